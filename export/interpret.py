@@ -1,0 +1,104 @@
+"""The interpreter: runs an integer network op by op in int64. It defines what a network means."""
+
+from collections.abc import Mapping
+from typing import assert_never
+
+import numpy as np
+
+from export import fixed
+from export.fixed import Ints
+from export.ir import (
+    Add,
+    Clamp,
+    Gt,
+    Input,
+    Layer,
+    Lookup,
+    MatVec,
+    Mul,
+    Network,
+    Op,
+    Select,
+    Shl,
+    Shr,
+    State,
+    Step,
+    Sub,
+    Table,
+)
+
+Trace = dict[str, Ints]
+
+
+def _apply(op: Op, v: list[Ints], layer: Layer, inputs: Mapping[str, Ints], states: Mapping[str, Ints]) -> Ints:
+    match op:
+        case Input(source):
+            return inputs[source]
+        case State(name):
+            return states[f"{layer.name}.{name}"]
+        case Table(values):
+            return np.array(values, np.int64)
+        case MatVec(weights, x):
+            return v[x] @ layer.weights[weights].astype(np.int64).T
+        case Add(a, b):
+            return v[a] + v[b]
+        case Sub(a, b):
+            return v[a] - v[b]
+        case Mul(a, b):
+            return v[a] * v[b]
+        case Shr(a, shift):
+            return fixed.shr(v[a], shift)
+        case Shl(a, shift):
+            return fixed.shl(v[a], shift)
+        case Clamp(a, lo, hi):
+            return fixed.clamp(v[a], lo, hi)
+        case Gt(a, b):
+            return fixed.gt(v[a], v[b])
+        case Select(condition, a, b):
+            return fixed.select(v[condition], v[a], v[b])
+        case Step(a, borders):
+            return fixed.step(v[a], np.array(borders, np.int64))
+        case Lookup(a, levels):
+            return fixed.lookup(v[a], np.array(levels, np.int64))
+        case _:
+            assert_never(op)
+
+
+def initial_states(network: Network, batch: int) -> Trace:
+    """The states before the first step, each (batch, neurons)."""
+    return {
+        f"{layer.name}.{state.name}": np.full((batch, layer.size), state.init, np.int64)
+        for layer in network.layers
+        for state in layer.states
+    }
+
+
+def step(network: Network, states: Trace, x: Ints) -> Trace:
+    """One step on the input x (batch, inputs): what it leaves in every state and layer output, and "output"."""
+    inputs = {"input": x}
+    after: Trace = {}
+    for layer in network.layers:
+        values: list[Ints] = []
+        for op in layer.ops:
+            values.append(_apply(op, values, layer, inputs, states))
+        shape = (len(x), layer.size)
+        after |= {name: np.broadcast_to(values[value], shape) for name, value in layer.records()}
+        inputs[layer.name] = np.broadcast_to(values[layer.output], shape)
+    return after | {"output": inputs[network.layers[-1].name]}
+
+
+def run(network: Network, x: Ints) -> Trace:
+    """The whole network on x (batch, steps, inputs): every record and the output, each (batch, steps, neurons)."""
+    states = initial_states(network, len(x))
+    steps = []
+    for t in range(x.shape[1]):
+        after = step(network, states, x[:, t].astype(np.int64))
+        steps.append(after)
+        states |= {name: after[name] for name in states}
+    return {name: np.stack([after[name] for after in steps], axis=1) for name in steps[0]}
+
+
+def classify(output: Ints) -> Ints:
+    """The class of each sample from the output (batch, steps, classes): the last step's argmax, ties to the lowest."""
+    decision: Ints = output[:, -1].argmax(axis=1)
+    return decision

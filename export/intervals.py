@@ -1,0 +1,185 @@
+"""What every value can be, over all inputs and all time: the proof that nothing overflows.
+
+A state carries a claim [lo, hi]. The claim is an invariant when it holds before the first step and when a step that
+starts inside it ends inside it. `prove` checks that in one pass; `find_invariants` searches for small claims.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+import numpy as np
+
+from export import fixed
+from export.errors import BadInput
+from export.fixed import Ints
+from export.ir import (
+    Add,
+    Clamp,
+    Gt,
+    Input,
+    Layer,
+    Lookup,
+    MatVec,
+    Mul,
+    Network,
+    Op,
+    Select,
+    Shl,
+    Shr,
+    State,
+    Step,
+    Sub,
+    Table,
+    op_name,
+    without,
+)
+
+WORD_LO, WORD_HI = -(2**31), 2**31 - 1
+_SEARCH_ROUNDS = 2000  # a leak 1 − 2^−8 settles well within this; what does not settle keeps its format's range
+
+
+@dataclass(frozen=True)
+class Interval:
+    """[lo, hi], for each neuron or one for all."""
+
+    lo: Ints
+    hi: Ints
+
+    @classmethod
+    def of(cls, lo: int, hi: int) -> "Interval":
+        """The same interval for every neuron."""
+        return cls(np.array([lo], np.int64), np.array([hi], np.int64))
+
+    @property
+    def hull(self) -> tuple[int, int]:
+        """The least and the greatest value over all neurons."""
+        return int(self.lo.min()), int(self.hi.max())
+
+
+def _corners(values: tuple[Ints, ...]) -> Interval:
+    stacked = np.stack(np.broadcast_arrays(*values))
+    return Interval(stacked.min(axis=0), stacked.max(axis=0))
+
+
+def _apply(op: Op, v: list[Interval], layer: Layer, inputs: Mapping[str, Interval], states: Mapping[str, Interval]) -> Interval:
+    match op:
+        case Input(source):
+            return inputs[source]
+        case State(name):
+            return states[name]
+        case Table(values):
+            constants = np.array(values, np.int64)
+            return Interval(constants, constants)
+        case MatVec(weights, x):
+            # Each term's interval is widened to hold 0: then it bounds every partial sum, in every order.
+            w = layer.weights[weights].astype(np.int64)
+            a, b = w * v[x].lo, w * v[x].hi
+            return Interval(np.minimum(np.minimum(a, b), 0).sum(axis=1), np.maximum(np.maximum(a, b), 0).sum(axis=1))
+        case Add(a, b):
+            return Interval(v[a].lo + v[b].lo, v[a].hi + v[b].hi)
+        case Sub(a, b):
+            return Interval(v[a].lo - v[b].hi, v[a].hi - v[b].lo)
+        case Mul(a, b):
+            return _corners((v[a].lo * v[b].lo, v[a].lo * v[b].hi, v[a].hi * v[b].lo, v[a].hi * v[b].hi))
+        case Shr(a, shift):
+            return Interval(fixed.shr(v[a].lo, shift), fixed.shr(v[a].hi, shift))
+        case Shl(a, shift):
+            return Interval(fixed.shl(v[a].lo, shift), fixed.shl(v[a].hi, shift))
+        case Clamp(a, lo, hi):
+            return Interval(fixed.clamp(v[a].lo, lo, hi), fixed.clamp(v[a].hi, lo, hi))
+        case Gt(a, b):
+            return Interval(fixed.gt(v[a].lo, v[b].hi), fixed.gt(v[a].hi, v[b].lo))
+        case Select(_, a, b):
+            return _corners((v[a].lo, v[a].hi, v[b].lo, v[b].hi))
+        case Step(a, borders):
+            sorted_borders = np.array(borders, np.int64)
+            return Interval(fixed.step(v[a].lo, sorted_borders), fixed.step(v[a].hi, sorted_borders))
+        case Lookup(a, levels):
+            lo, hi = v[a].hull
+            if lo < 0 or hi >= len(levels):
+                raise BadInput(f"layer {layer.name}: LOOKUP has {len(levels)} levels, its code lies in [{lo}, {hi}]")
+            reached = levels[lo : hi + 1]
+            return Interval.of(min(reached), max(reached))
+        case _:
+            assert_never(op)
+
+
+def _check_word(layer: Layer, index: int, interval: Interval) -> None:
+    bad = np.flatnonzero((interval.lo < WORD_LO) | (interval.hi > WORD_HI))
+    if bad.size:
+        first = int(bad[0])
+        raise BadInput(
+            f"layer {layer.name}, neuron {first}: {op_name(layer.ops[index])} (value {index}) lies in "
+            f"[{int(interval.lo[first])}, {int(interval.hi[first])}], which 32 bits cannot hold"
+        )
+
+
+def evaluate(layer: Layer, inputs: Mapping[str, Interval], states: Mapping[str, Interval]) -> list[Interval]:
+    """The interval of every value of one step. Raises BadInput, naming layer and neuron, beyond 32 bits."""
+    values: list[Interval] = []
+    for index, op in enumerate(layer.ops):
+        if isinstance(op, Shr):  # the half is added before the shift, so the sum must fit too
+            before, half = values[op.a], (1 << op.shift) >> 1
+            _check_word(layer, index, Interval(before.lo, before.hi + half))
+        values.append(_apply(op, values, layer, inputs, states))
+        _check_word(layer, index, values[-1])
+    return values
+
+
+def _claims(layer: Layer) -> dict[str, Interval]:
+    return {state.name: Interval.of(state.lo, state.hi) for state in layer.states}
+
+
+def prove(network: Network) -> list[list[Interval]]:
+    """The interval of every value of every layer. Raises BadInput where a state's claim is no invariant."""
+    inputs = {"input": Interval.of(network.input_lo, network.input_hi)}
+    proven = []
+    for layer in network.layers:
+        values = evaluate(layer, inputs, _claims(layer))
+        for state in layer.states:
+            lo, hi = values[state.next].hull
+            if not (state.lo <= min(lo, state.init) and max(hi, state.init) <= state.hi):
+                neuron = int(np.argmax((values[state.next].lo < state.lo) | (values[state.next].hi > state.hi)))
+                raise BadInput(
+                    f"layer {layer.name}, neuron {neuron}: state {state.name} starts at {state.init} and is committed "
+                    f"in [{lo}, {hi}], outside its claimed interval [{state.lo}, {state.hi}]"
+                )
+        inputs[layer.name] = values[layer.output]
+        proven.append(values)
+    return proven
+
+
+def find_invariants(network: Network) -> Network:
+    """The network with the smallest claims that the search finds, and without the clamps they prove dead.
+
+    From the initial states, the reachable interval grows step by step until it no longer does: the least invariant
+    of this form. A state that does not settle keeps the range its format gave it.
+    """
+    inputs = {"input": Interval.of(network.input_lo, network.input_hi)}
+    layers = []
+    for layer in network.layers:
+        claims = {state.name: Interval.of(state.init, state.init) for state in layer.states}
+        for _ in range(_SEARCH_ROUNDS):
+            values = evaluate(layer, inputs, claims)
+            grown = {s.name: _hull_of(claims[s.name], values[s.next]) for s in layer.states}
+            if all(grown[name].hull == claims[name].hull for name in claims):
+                break
+            claims = grown
+        else:
+            claims = _claims(layer)
+            values = evaluate(layer, inputs, claims)
+        bounds = {name: claim.hull for name, claim in claims.items()}
+        states = tuple(replace(s, lo=bounds[s.name][0], hi=bounds[s.name][1]) for s in layer.states)
+        dead = {
+            index: op.a
+            for index, op in enumerate(layer.ops)
+            if isinstance(op, Clamp) and op.lo <= values[op.a].hull[0] and values[op.a].hull[1] <= op.hi
+        }
+        layers.append(without(replace(layer, states=states), dead))
+        inputs[layer.name] = values[layer.output]
+    return replace(network, layers=tuple(layers))
+
+
+def _hull_of(a: Interval, b: Interval) -> Interval:
+    return Interval.of(min(a.hull[0], b.hull[0]), max(a.hull[1], b.hull[1]))

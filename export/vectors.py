@@ -1,0 +1,126 @@
+"""Golden vectors: what the hard torch forward did, sample by sample, and the comparison of a run with them.
+
+The file is a plain .npz: "input" (samples, steps, inputs), each record of the network (samples, steps, neurons) under
+its name, e.g. "hidden.u", and "output".
+"""
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from export.errors import BadInput
+from export.fixed import Ints
+from export.interpret import Trace
+from export.ir import Network
+
+
+def record_sizes(network: Network) -> dict[str, int]:
+    """The names of all that is compared after a step, in order, with their numbers of neurons."""
+    sizes = {name: layer.size for layer in network.layers for name, _ in layer.records()}
+    return sizes | {"output": network.outputs}
+
+
+def save(path: Path, x: Ints, trace: Trace) -> None:
+    """Writes the vectors, in the smallest integer types that hold them. The bytes depend on the values alone."""
+    arrays = {"input": x} | trace
+    with path.open("wb") as file:
+        np.savez(file, **{name: _smallest(values) for name, values in arrays.items()})  # type: ignore[arg-type]
+
+
+def _smallest(values: Ints) -> np.ndarray:
+    lo, hi = (int(values.min()), int(values.max())) if values.size else (0, 0)
+    return values.astype(np.promote_types(np.min_scalar_type(lo), np.min_scalar_type(hi)))
+
+
+def load(path: Path, network: Network) -> tuple[Ints, Trace]:
+    """The input and the trace stored in `path`. Raises BadInput unless they are vectors of this network."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+        raise BadInput(f"{path}: not a readable .npz file of vectors ({_first_line(error)})") from None
+    sizes = {"input": network.inputs} | record_sizes(network)
+    if set(arrays) != set(sizes):
+        odd = sorted(set(arrays) ^ set(sizes))[0]
+        raise BadInput(f"{path}: {odd}: expected exactly the arrays {', '.join(sizes)}")
+    count = arrays["input"].shape[:2]
+    for name, size in sizes.items():
+        values = arrays[name]
+        if values.dtype.kind not in "iu" or values.shape != (*count, size) or 0 in values.shape:
+            raise BadInput(
+                f"{path}: {name}: expected integers of shape (samples, steps, {size}) with at least one sample, "
+                f"got {values.dtype} {values.shape}"
+            )
+    x = arrays.pop("input").astype(np.int64)
+    check_input(network, x, str(path))
+    return x, arrays
+
+
+def check_input(network: Network, x: Ints, where: str) -> None:
+    """Raises BadInput unless every input lies in the interval that the network was proven for."""
+    lo, hi = int(x.min()), int(x.max())
+    if lo < network.input_lo or hi > network.input_hi:
+        raise BadInput(
+            f"{where}: input: values in [{lo}, {hi}], the network was proven for [{network.input_lo}, {network.input_hi}]"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """The first place where a run leaves the reference: `record` is the layer's state or output."""
+
+    sample: int
+    step: int
+    layer: str
+    neuron: int
+    expected: int
+    got: int
+    record: str
+
+
+@dataclass
+class Comparison:
+    """The running total of one executor's comparison with the reference."""
+
+    executor: str
+    samples: int = 0
+    steps: int = 0
+    values: int = 0
+    mismatches: int = 0
+    first: Mismatch | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """The row of `verify --json`."""
+        return asdict(self)
+
+    @property
+    def good(self) -> bool:
+        """True where something was compared and all of it was equal."""
+        return self.values > 0 and self.mismatches == 0
+
+    def add(self, expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> None:
+        """Compares one batch, each array (samples, steps, neurons), record by record in the network's order."""
+        shape = next(iter(expected.values())).shape
+        places = []
+        for order, (name, want) in enumerate(expected.items()):
+            have = got[name]
+            self.values += want.size
+            different = np.argwhere(want != have) if have.shape == want.shape else np.argwhere(np.ones_like(want))
+            self.mismatches += len(different)
+            if len(different):
+                sample, step, neuron = map(int, different[0])
+                values = int(want[sample, step, neuron]), int(have[sample, step, neuron])
+                layer, _, record = name.rpartition(".")
+                mismatch = Mismatch(self.samples + sample, step, layer or "output", neuron, *values, record)
+                places.append(((sample, step, order), mismatch))
+        if places and self.first is None:
+            self.first = min(places, key=lambda place: place[0])[1]
+        self.samples += shape[0]
+        self.steps += shape[0] * shape[1]

@@ -1,0 +1,1 @@
+"""Training: quantization-aware spiking networks in torch. Reaches export only from lower.py and cli.py."""

@@ -1,0 +1,206 @@
+"""What a network is and how it is trained, as TOML: one dataclass a table, every field checked, none ignored."""
+
+import tomllib
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from export.errors import BadInput
+from export.network_file import check_identifier
+from qat.encoding import ENCODERS
+from qat.neurons import NEURONS, RESETS, TIMINGS
+
+WEIGHTS = (1, 2, 3, 4, 5, 6, 7, 8, "ternary", "float")
+STATES = (*range(2, 17), "float")
+
+
+def one_of(*choices: Any, default: Any = MISSING) -> Any:
+    """A field that takes one of the choices."""
+    return field(default=default, metadata={"choices": choices})
+
+
+def within(lo: float, hi: float, default: Any = MISSING) -> Any:
+    """A field that takes a number in [lo, hi]."""
+    return field(default=default, metadata={"range": (lo, hi)})
+
+
+@dataclass(frozen=True)
+class Task:
+    """[task]: the data set, and the options of its loader (see data.py)."""
+
+    name: str = one_of("digits", "mnist", "speech", "npz")
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """[encoder]: how data becomes the integers of each step (see encoding.py)."""
+
+    kind: str = one_of(*ENCODERS, default="direct")
+    steps: int = within(1, 100_000, default=8)
+    seed: int = within(0, 2**32 - 1, default=0)
+    delta: int = within(1, 2**16 - 1, default=16)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """[[layer]]: a fully connected layer of neurons.
+
+    weights: bits of the codes (1 = ±1), "ternary", or "float"; scale: one a "row" or one a "layer".
+    states: bits of the membrane's code, or "float"; state_range: how many thresholds the code spans at first.
+    decay: β at first, learned as m / 2^decay_bits. threshold: at first, learned. gain: of the initial weights.
+    """
+
+    name: str
+    size: int = within(1, 65_536)
+    neuron: str = one_of(*NEURONS, default="lif")
+    recurrent: bool = False
+    weights: int | str = one_of(*WEIGHTS, default=4)
+    states: int | str = one_of(*STATES, default=8)
+    scale: str = one_of("row", "layer", default="row")
+    state_range: float = within(1, 1024, default=4.0)
+    decay: float = within(0, 1, default=0.9)
+    decay_bits: int = within(1, 12, default=6)
+    decay_per: str = one_of("layer", "neuron", default="layer")
+    threshold: float = within(1e-3, 1e3, default=1.0)
+    threshold_per: str = one_of("layer", "neuron", default="neuron")
+    bias: bool = True
+    reset: str = one_of(*RESETS, default="subtract")
+    timing: str = one_of(*TIMINGS, default="delayed")
+    pool: str = one_of("last", "max", default="last")
+    gain: float = within(1e-3, 1e3, default=1.0)
+
+
+@dataclass(frozen=True)
+class Training:
+    """[training]: Adam with a learning rate that halves every `halving` epochs, whatever the number of epochs."""
+
+    epochs: int = within(1, 100_000, default=10)
+    batch: int = within(1, 65_536, default=64)
+    rate: float = within(0, 10, default=2e-3)
+    halving: float = within(1e-3, 1e9, default=5.0)
+    seed: int = within(0, 2**32 - 1, default=0)
+    slope: float = within(0, 1e3, default=5.0)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole NET.toml."""
+
+    task: Task
+    encoder: Encoder
+    layers: tuple[Layer, ...]
+    training: Training
+
+    def with_precision(self, weights: int | str | None, states: int | str | None) -> "Config":
+        """The same network with these weights and states in every layer; None leaves the layers' own."""
+        changes = {k: v for k, v in {"weights": weights, "states": states}.items() if v is not None}
+        return replace(self, layers=tuple(replace(layer, **changes) for layer in self.layers))
+
+    def dumps(self) -> str:
+        """The TOML text that `loads` reads back to the same configuration."""
+        document = {
+            "task": {"name": self.task.name, **self.task.options},
+            "encoder": asdict(self.encoder),
+            "layer": [asdict(layer) for layer in self.layers],
+            "training": asdict(self.training),
+        }
+        return tomli_w.dumps(document)
+
+
+def loads(text: str, where: str) -> Config:
+    """The configuration in `text`. Raises BadInput with one line naming the table and the field."""
+    try:
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BadInput(f"{where}: not TOML ({error})") from None
+    for key in document:
+        if key not in ("task", "encoder", "layer", "training"):
+            raise BadInput(f"{where}: {key}: not a table of the format, expected [task] [encoder] [[layer]] [training]")
+    if not isinstance(document.get("layer"), list) or not document["layer"]:
+        raise BadInput(f"{where}: layer: expected at least one [[layer]] table")
+    task = _table(document, "task", where)
+    if "name" not in task:
+        raise BadInput(f"{where}: task: name: missing")
+    options = {key: value for key, value in task.items() if key != "name"}
+    for key, value in options.items():
+        if not isinstance(value, int | float | str):
+            raise BadInput(f"{where}: task: {key}: expected a number or a string, got {value!r}")
+    config = Config(
+        task=_read(Task, {"name": task["name"]} | ({"options": options}), f"{where}: task"),
+        encoder=_read(Encoder, _table(document, "encoder", where), f"{where}: encoder"),
+        layers=tuple(_read(Layer, row, f"{where}: layer[{i}]") for i, row in enumerate(document["layer"])),
+        training=_read(Training, _table(document, "training", where), f"{where}: training"),
+    )
+    check(config, where)
+    return config
+
+
+def load(path: Path) -> Config:
+    """The configuration in the file `path`; see `loads`."""
+    try:
+        return loads(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _table(document: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+    table = document.get(key, {})
+    if not isinstance(table, dict):
+        raise BadInput(f"{where}: {key}: expected a table")
+    return table
+
+
+def _read(kind: Any, row: Any, where: str) -> Any:
+    if not isinstance(row, dict):
+        raise BadInput(f"{where}: expected a table")
+    known = {f.name: f for f in fields(kind)}
+    for key in row:
+        if key not in known:
+            raise BadInput(f"{where}: {key}: not a field, expected one of {', '.join(known)}")
+    for name, f in known.items():
+        if name not in row and f.default is MISSING and f.default_factory is MISSING:
+            raise BadInput(f"{where}: {name}: missing")
+    return kind(**{name: _value(known[name], value, f"{where}: {name}") for name, value in row.items()})
+
+
+def _value(f: Field[Any], value: Any, where: str) -> Any:
+    if "choices" in f.metadata:
+        choices = f.metadata["choices"]
+        if isinstance(value, bool) or value not in choices or isinstance(value, float):
+            raise BadInput(f"{where}: expected one of {', '.join(map(str, choices))}, got {value!r}")
+        return value
+    expected = {int: "an integer", float: "a number", bool: "true or false", str: "a string", dict: "a table"}
+    kind: Any = dict if f.name == "options" else f.type
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise BadInput(f"{where}: expected {expected[kind]}, got {value!r}")
+    if "range" in f.metadata:
+        lo, hi = f.metadata["range"]
+        if not lo <= value <= hi:
+            raise BadInput(f"{where}: expected {expected[kind]} in [{lo}, {hi}], got {value!r}")
+    return kind(value)
+
+
+def check(config: Config, where: str) -> None:
+    """Raises BadInput unless the layers form a network: names, one readout at the end, nothing without effect."""
+    names = ["input"]
+    for i, layer in enumerate(config.layers):
+        place = f"{where}: layer[{i}]"
+        check_identifier(layer.name, f"{place}: name")
+        if layer.name in names:
+            raise BadInput(f"{place}: name: {layer.name!r} is taken")
+        names.append(layer.name)
+        neuron = NEURONS[layer.neuron]
+        last = i == len(config.layers) - 1
+        if neuron.readout != last:
+            readouts = ", ".join(name for name, row in NEURONS.items() if row.readout)
+            raise BadInput(f"{place}: neuron: expected a readout ({readouts}) as the last layer and only there")
+        if layer.recurrent and neuron.readout:
+            raise BadInput(f"{place}: recurrent: a {layer.neuron} readout takes no recurrent weights")
+        if layer.pool != "last" and layer.neuron != "li":
+            raise BadInput(f"{place}: pool: only an li readout pools over time")
+        if (layer.weights == "float") != (config.layers[0].weights == "float"):
+            raise BadInput(f"{place}: weights: float weights are for comparison, in all layers or in none")

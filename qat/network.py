@@ -1,0 +1,114 @@
+"""A network in training: layers in a chain, the hard forward in torch, and its checkpoint in safetensors."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from export.errors import BadInput
+from qat import neurons
+from qat.config import Config
+from qat.layers import SpikingLayer
+from qat.ops import TorchOps
+
+
+class SpikingNetwork(nn.Module):
+    """The layers of `config` on `channels` inputs of at most `maximum`. Equal seeds give equal networks."""
+
+    def __init__(self, config: Config, channels: int, maximum: int):
+        super().__init__()
+        self.config, self.channels, self.maximum = config, channels, maximum
+        generator = torch.Generator().manual_seed(config.training.seed)
+        self.layers = nn.ModuleList()
+        inputs, input_scale = channels, float(maximum)
+        for layer in config.layers:
+            self.layers.append(SpikingLayer(inputs, layer, input_scale, generator))
+            inputs, input_scale = layer.size, 1.0
+        self.ops = TorchOps(config.training.slope)
+
+    @property
+    def stack(self) -> list[SpikingLayer]:
+        """The layers, in order."""
+        return [layer for layer in self.layers if isinstance(layer, SpikingLayer)]
+
+    def forward(self, x: Tensor, record: dict[str, Tensor] | None = None) -> Tensor:
+        """x (batch, steps, channels) of integers → the readout's output (batch, steps, classes), in x's dtype.
+
+        With `record`, also every state and spike of every step, under the names of the integer network.
+        """
+        value = x.transpose(0, 1)
+        for layer in self.stack:
+            value = layer(value, self.ops, record)
+        if record is not None:
+            for name in record:
+                record[name] = record[name].transpose(0, 1)
+        return value.transpose(0, 1)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(batch, classes): the last output in real units, for the loss."""
+        output = self(x)[:, -1]
+        readout = self.stack[-1]
+        if readout.neuron.step is neurons.count:
+            return output * (10 / x.shape[1])
+        shift = 0 if readout.config.states == "float" else int(readout.shifts[2])
+        return output * (readout.unit.squeeze(1) * float(1 << shift))
+
+    def project(self) -> None:
+        """Brings every layer's parameters back to their domain."""
+        for layer in self.stack:
+            layer.project()
+
+    def restore(self, tensors: dict[str, Tensor], where: Path) -> None:
+        """Takes the parameters. Raises BadInput unless scales and thresholds are positive and shifts are shifts."""
+        self.load_state_dict(tensors)
+        for layer in self.stack:
+            place = f"{where}: layer {layer.config.name}"
+            if not bool((layer.unit > 0).all()):
+                raise BadInput(f"{place}: scale: expected positive numbers")
+            if layer.threshold is not None and not bool((layer.threshold > 0).all()):
+                raise BadInput(f"{place}: threshold: expected positive numbers")
+            if int(layer.shifts.min()) < 0 or int(layer.shifts.max()) > 31:
+                raise BadInput(f"{place}: shifts: expected 0 to 31")
+
+
+def read_tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in `path`, which must have the names, shapes and types of `expected` and be finite."""
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise BadInput(f"{path}: not a readable safetensors file ({str(error).splitlines()[0]})") from None
+    if set(found) != set(expected):
+        odd = sorted(set(found) ^ set(expected))[0]
+        raise BadInput(f"{path}: {odd}: {'not a tensor of this network' if odd in found else 'missing'}")
+    for name, tensor in expected.items():
+        if found[name].shape != tensor.shape or found[name].dtype != tensor.dtype:
+            raise BadInput(
+                f"{path}: {name}: expected {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}, "
+                f"got {str(found[name].dtype).removeprefix('torch.')} {tuple(found[name].shape)}"
+            )
+        if not bool(torch.isfinite(found[name]).all()):
+            raise BadInput(f"{path}: {name}: holds NaN or infinity")
+    return found
+
+
+def hard_trace(network: SpikingNetwork, x: np.ndarray, dtype: torch.dtype) -> dict[str, np.ndarray]:
+    """The hard forward on x (samples, steps, channels): every record and "output", each (samples, steps, neurons).
+
+    These are the golden vectors. `dtype` must be exact for the network (see lower.exact_dtype).
+    """
+    record: dict[str, Tensor] = {}
+    device = next(network.parameters()).device
+    with torch.no_grad():
+        record["output"] = network(torch.as_tensor(x.astype(np.int64)).to(device, dtype), record)
+    order = [name for name in record if name != "output"] + ["output"]
+    return {name: _integers(record[name], name) for name in order}
+
+
+def _integers(values: Tensor, name: str) -> np.ndarray:
+    whole = values.cpu().numpy().astype(np.int64)
+    if not bool((values.cpu() == torch.as_tensor(whole)).all()):
+        raise BadInput(f"{name}: the forward is not an integer one: full precision cannot be exported")
+    return whole
