@@ -81,9 +81,8 @@ def step(network: Network, states: Trace, x: Ints) -> Trace:
         values: list[Ints] = []
         for op in layer.ops:
             values.append(_apply(op, values, layer, inputs, states))
-        shape = (len(x), layer.size)
-        after |= {name: np.broadcast_to(values[value], shape) for name, value in layer.records()}
-        inputs[layer.name] = np.broadcast_to(values[layer.output], shape)
+        after |= {name: values[value] for name, value in layer.records()}
+        inputs[layer.name] = values[layer.output]
     return after | {"output": inputs[network.layers[-1].name]}
 
 

@@ -62,7 +62,9 @@ def _corners(values: tuple[Ints, ...]) -> Interval:
     return Interval(stacked.min(axis=0), stacked.max(axis=0))
 
 
-def _apply(op: Op, v: list[Interval], layer: Layer, inputs: Mapping[str, Interval], states: Mapping[str, Interval]) -> Interval:
+def _apply(
+    op: Op, v: list[Interval], layer: Layer, inputs: Mapping[str, Interval], states: Mapping[str, Interval]
+) -> Interval:
     match op:
         case Input(source):
             return inputs[source]

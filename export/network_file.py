@@ -97,7 +97,10 @@ def _layer_to_json(layer: Layer, intervals: list[Interval]) -> dict[str, Any]:
             for s in layer.states
         ],
         "weights": {
-            name: {"dtype": fixed.dtype_name(int(w.min()), int(w.max())), "rows": [" ".join(map(str, row)) for row in w.tolist()]}
+            name: {
+                "dtype": fixed.dtype_name(int(w.min()), int(w.max())),
+                "rows": [" ".join(map(str, row)) for row in w.tolist()],
+            }
             for name, w in layer.weights.items()
         },
         "output": layer.output,
@@ -296,6 +299,7 @@ def _check_layer(layer: Layer, sizes: dict[str, int], where: str) -> None:
         raise BadInput(f"{where}: the name is taken")
     states = [state.name for state in layer.states]
     widths: list[int] = []
+    varies: list[bool] = []
     for index, op in enumerate(layer.ops):
         place = f"{where}: ops[{index}] ({op_name(op)})"
         for value in operands(op):
@@ -304,9 +308,10 @@ def _check_layer(layer: Layer, sizes: dict[str, int], where: str) -> None:
             if not isinstance(op, MatVec) and isinstance(layer.ops[value], Input) and widths[value] != layer.size:
                 raise BadInput(f"{place}: reads {widths[value]} inputs neuron by neuron in a layer of {layer.size}")
         widths.append(_check_op(op, layer, sizes, states, widths, place))
+        varies.append(isinstance(op, Input | State | MatVec) or any(varies[value] for value in operands(op)))
     for value in (layer.output, *(state.next for state in layer.states)):
-        if not 0 <= value < len(layer.ops) or widths[value] not in (1, layer.size):
-            raise BadInput(f"{where}: value {value} as output or state: expected one of its {layer.size} neurons' values")
+        if not 0 <= value < len(layer.ops) or widths[value] != layer.size or not varies[value]:
+            raise BadInput(f"{where}: output or state is value {value}: expected one computed for each neuron")
     if len(set(states)) != len(states):
         raise BadInput(f"{where}: states: two share a name")
 
@@ -326,7 +331,9 @@ def _check_op(op: Op, layer: Layer, sizes: dict[str, int], states: list[str], wi
         if op.weights not in layer.weights:
             raise BadInput(f"{place}: weights: no matrix {op.weights!r}")
         if layer.weights[op.weights].shape != (layer.size, widths[op.x]):
-            raise BadInput(f"{place}: weights: expected ({layer.size}, {widths[op.x]}), got {layer.weights[op.weights].shape}")
+            raise BadInput(
+                f"{place}: weights: expected ({layer.size}, {widths[op.x]}), got {layer.weights[op.weights].shape}"
+            )
     if hasattr(op, "shift") and not 0 <= op.shift <= 31:
         raise BadInput(f"{place}: shift: expected 0 to 31, got {op.shift}")
     if isinstance(op, Clamp) and op.lo > op.hi:

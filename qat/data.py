@@ -166,7 +166,7 @@ def _features(
     frames = np.lib.stride_tricks.sliding_window_view(samples, len(window))[::hop]
     energy = np.abs(np.fft.rfft(frames * window)) ** 2 @ filters
     features = np.zeros((steps, filters.shape[1]), np.uint8)
-    if peak := energy.max():
+    if (peak := energy.max()) > 1e-6:  # less is the rounding error of a constant: silence
         decibel = 10 * np.log10(np.maximum(energy[:steps] / peak, 10 ** (-floor_db / 10)))
         features[: len(decibel)] = np.floor((decibel / floor_db + 1) * 255 + 0.5)
     return features

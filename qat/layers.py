@@ -179,7 +179,9 @@ class SpikingLayer(nn.Module):
         fan_in_shift, recurrent_shift, _ = self.shifts.tolist()
         products = x @ codes.t()  # the input's product for all steps at once
         batch = (x.shape[1], self.config.size)
-        state: dict[str, Any] = {k: torch.full(batch, v, dtype=dtype, device=x.device) for k, v in self.initial_states().items()}
+        state: dict[str, Any] = {
+            k: torch.full(batch, v, dtype=dtype, device=x.device) for k, v in self.initial_states().items()
+        }
         outputs, history = [], []
         for product in products:
             feedback = None if recurrent is None else state["spike"] @ recurrent.t()

@@ -14,6 +14,8 @@ from qat.config import Config
 from qat.layers import SpikingLayer
 from qat.ops import TorchOps
 
+LOGIT_RANGE = 12.0
+
 
 class SpikingNetwork(nn.Module):
     """The layers of `config` on `channels` inputs of at most `maximum`. Equal seeds give equal networks."""
@@ -48,13 +50,13 @@ class SpikingNetwork(nn.Module):
         return value.transpose(0, 1)
 
     def logits(self, x: Tensor) -> Tensor:
-        """(batch, classes): the last output in real units, for the loss."""
-        output = self(x)[:, -1]
+        """(batch, classes): the last output for the loss, scaled so that the readout's initial range is ±LOGIT_RANGE."""
+        output: Tensor = self(x)[:, -1]
         readout = self.stack[-1]
         if readout.neuron.step is neurons.count:
-            return output * (10 / x.shape[1])
+            return output * (LOGIT_RANGE / x.shape[1])
         shift = 0 if readout.config.states == "float" else int(readout.shifts[2])
-        return output * (readout.unit.squeeze(1) * float(1 << shift))
+        return output * (readout.unit.squeeze(1) * float(1 << shift) * (LOGIT_RANGE / readout.config.state_range))
 
     def project(self) -> None:
         """Brings every layer's parameters back to their domain."""

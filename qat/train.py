@@ -75,6 +75,13 @@ class Run:
         run._restore(path / CHECKPOINT_FILE)
         return run
 
+    def to(self, device: torch.device) -> None:
+        """Moves the network, and what the optimizer remembers, to a device."""
+        self.network.to(device)
+        for state in self.optimizer.state.values():
+            for key in ("exp_avg", "exp_avg_sq"):
+                state[key] = state[key].to(device)
+
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for name, parameter in self.network.named_parameters():
@@ -99,7 +106,9 @@ class Run:
         for name, parameter in self.network.named_parameters():
             if parameter.requires_grad and self.epochs_done:
                 self.optimizer.state[parameter] = {
-                    key: tensors[f"adam.{name}.{key}"].to(parameter.device) if key != "step" else tensors[f"adam.{name}.step"]
+                    key: tensors[f"adam.{name}.{key}"].to(parameter.device)
+                    if key != "step"
+                    else tensors[f"adam.{name}.step"]
                     for key in ("step", "exp_avg", "exp_avg_sq")
                 }
 
@@ -111,7 +120,9 @@ class Run:
         with replaced(metrics) as temporary:
             temporary.write_text("".join(line + "\n" for line in done))
         batches = -(-len(data.train.y) // training.batch)
-        bar = progress.add_task(f"training {self.path.name}", total=epochs * batches, completed=self.epochs_done * batches)
+        bar = progress.add_task(
+            f"training {self.path.name}", total=epochs * batches, completed=self.epochs_done * batches
+        )
         while self.epochs_done < epochs:
             rate = training.rate * 0.5 ** (self.epochs_done / training.halving)
             for group in self.optimizer.param_groups:
@@ -131,13 +142,22 @@ class Run:
                 right += int((logits.argmax(dim=1) == y).sum())
                 progress.advance(bar)
             self.epochs_done += 1
-            line = {"epoch": self.epochs_done, "loss": loss_sum / len(order), "train_accuracy": right / len(order), "rate": rate}
+            line = {
+                "epoch": self.epochs_done,
+                "loss": loss_sum / len(order),
+                "train_accuracy": right / len(order),
+                "rate": rate,
+            }
             if not np.isfinite(line["loss"]):
-                raise BadInput(f"{self.path}: the loss is not finite in epoch {self.epochs_done}: lower [training] rate")
+                raise BadInput(
+                    f"{self.path}: the loss is not finite in epoch {self.epochs_done}: lower [training] rate"
+                )
             with metrics.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             self.save()
-            progress.update(bar, description=f"training {self.path.name}: train accuracy {100 * right / len(order):.2f} %")
+            progress.update(
+                bar, description=f"training {self.path.name}: train accuracy {100 * right / len(order):.2f} %"
+            )
 
     def tensors(self, split: Split, maximum: int) -> tuple[Tensor, Tensor]:
         """The encoded inputs (batch, steps, channels) in float32 and the labels, where the network is."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.io import wavfile
+from scipy.signal import get_window
 
 from export.errors import BadInput
 from qat.data import Dataset, load
@@ -209,17 +210,32 @@ def test_speech_pads_crops_and_measures_decibels(tmp_path: Path) -> None:
 
 
 def test_speech_takes_short_silent_and_8_bit_recordings(tmp_path: Path) -> None:
-    assert not one(tmp_path, np.zeros(3000, np.int16)).any()
-    short = one(tmp_path, tone(1000, 0.01))
+    for silence in (np.zeros(3000, np.int16), np.full(3000, -32768, np.int16), np.full(3000, 128, np.uint8)):
+        assert not one(tmp_path, silence).any()
+    samples = tone(1000, 0.01, level=100)
+    short = one(tmp_path, samples)
     assert short[0].max() == 255
     assert not short[1:].any()
-    wide = one(tmp_path, tone(1000, 0.5, level=100 * 256)).astype(int)
-    narrow = one(tmp_path, (tone(1000, 0.5, level=100 * 256) // 256 + 128).astype(np.uint8))
-    loud = wide > 160
-    assert loud.any()
-    assert np.abs(wide - narrow)[loud].max() <= 8
+    np.testing.assert_array_equal(one(tmp_path, (samples + 128).astype(np.uint8)), short)
     fast = one(tmp_path, tone(1000, 0.5, rate=16000), 16000)
     assert fast.shape == (64, 40)
+
+
+def test_speech_features_equal_their_definition(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 2000, 3000) * np.linspace(1, 0.01, 3000) ** 2
+    x = one(tmp_path, noise.astype(np.int16), channels=24)
+    edges = np.linspace(*(2595 * np.log10(1 + hertz / 700) for hertz in (100, 4000)), 26)
+    edges = 700 * (10 ** (edges / 2595) - 1)
+    dft = np.exp(-2j * np.pi * np.outer(np.arange(129), np.arange(256)) / 256)
+    energy = np.zeros((28, 24))
+    for t in range(28):
+        power = abs(dft @ (get_window("hann", 256) * noise.astype(np.int16)[100 * t : 100 * t + 256])) ** 2
+        for i in range(24):
+            energy[t, i] = np.interp(8000 / 256 * np.arange(129), edges[i : i + 3], [0, 1, 0]) @ power
+    expected = np.clip(255 + 10 * np.log10(energy / energy.max()) * 255 / 60, 0, 255)
+    assert (expected == 0).any()
+    np.testing.assert_allclose(x[:28], expected, rtol=0, atol=0.5 + 1e-6)
+    assert not x[28:].any()
 
 
 def spoil(speech: Path, content: bytes, *words: str, **options: object) -> None:

@@ -60,7 +60,7 @@ void scribble(void) { *(volatile int16_t *)table = 3; }
 """
 VALUES = "static const int16_t table[8] = {1, -2, 30, -400, 5, -6, 7, -32768};\n"
 TABLE = [1, -2, 30, -400, 5, -6, 7, -32768]
-FUNCTIONS = "divide udivide wide shift lookup copies choose straight deep peek scribble".split()
+KEEP = "divide udivide wide shift lookup copies choose straight deep peek scribble seed state".split()
 
 
 def signed(value: int) -> int:
@@ -89,7 +89,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def elf(core: Core, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp(core.name) / "code.elf"
-    compile_core(core, [source], out, include=source.parent / "include", keep=[*FUNCTIONS, "seed"], defines=["SIZE=50"])
+    compile_core(core, [source], out, include=source.parent / "include", keep=KEEP, defines=["SIZE=50"])
     return out
 
 
@@ -239,8 +239,7 @@ def test_same_source_gives_the_same_program(core: Core, elf: Path, source: Path,
     moved = tmp_path / "elsewhere.c"
     moved.write_text(CODE)
     out = tmp_path / "again.elf"
-    keep = [*FUNCTIONS, "seed"]
-    compile_core(core, [moved], out, include=source.parent / "include", keep=keep, defines=["SIZE=50"])
+    compile_core(core, [moved], out, include=source.parent / "include", keep=KEEP, defines=["SIZE=50"])
     calls = [Machine(core, path).count("copies", 50) for path in (elf, out)]
     assert calls[0] == calls[1]
     assert toolchain.section_sizes(elf) == toolchain.section_sizes(out)

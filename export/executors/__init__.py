@@ -1,1 +1,26 @@
-"""Everything that can run an integer network: one row of the literal dict EXECUTORS each."""
+"""Everything that can run an integer network: a row of EXECUTORS each.
+
+An executor takes an opened build and gives a function from inputs (samples, steps, inputs) to the trace of every
+record and "output", each (samples, steps, neurons). To add one: a function, and its row.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from export.build import Build
+from export.executors.core import on_core
+from export.executors.host import on_host
+from export.executors.python import on_interpreter, on_onnx, on_simulator
+from export.executors.toolchain import CORES
+from export.fixed import Ints
+from export.interpret import Trace
+
+Runner = Callable[[Ints], Trace]
+
+EXECUTORS: dict[str, Callable[[Build], AbstractContextManager[Runner]]] = {
+    "interpreter": on_interpreter,
+    "simulator": on_simulator,
+    "onnx": on_onnx,
+    "c-host": on_host,
+    **{name: on_core(core) for name, core in CORES.items()},
+}

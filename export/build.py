@@ -1,0 +1,107 @@
+"""A BUILD folder: everything made from one integer network and its golden vectors, and the manifest of it all.
+
+NAME.h and NAME_test.c, NAME_sim.py, NAME.onnx, network.json, vectors.npz, MANIFEST.json. No dates and no paths: two
+builds of one network with one set of vectors are byte-identical.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from export import __version__, network_file, vectors
+from export.emit_c import emit_header, emit_test
+from export.emit_onnx import emit_onnx
+from export.emit_python import emit_simulator
+from export.errors import BadInput
+from export.files import new_folder
+from export.fixed import Ints
+from export.interpret import Trace
+from export.ir import Network
+
+NETWORK_FILE, VECTORS_FILE, MANIFEST_FILE = "network.json", "vectors.npz", "MANIFEST.json"
+
+
+@dataclass(frozen=True)
+class Build:
+    """An opened BUILD: its folder, its network, and what in it is not as the manifest says."""
+
+    path: Path
+    network: Network
+    complaints: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> "Build":
+        """The build in the folder `path`. Files that changed since the export become complaints, a line each."""
+        if not path.is_dir():
+            raise BadInput(f"{path}: no such build folder")
+        network = network_file.load(path / NETWORK_FILE, trust_digest=True)
+        complaints = []
+        for name, expected in _read_manifest(path / MANIFEST_FILE).items():
+            try:
+                found = _sha256((path / name).read_bytes())
+            except OSError:
+                raise BadInput(f"{path / name}: missing, though {MANIFEST_FILE} lists it") from None
+            if found != expected:
+                complaints.append(f"{path / name}: changed since the export ({MANIFEST_FILE} has another sha256)")
+        return cls(path, network, tuple(complaints))
+
+    @property
+    def header(self) -> Path:
+        """NAME.h."""
+        return self.path / f"{self.network.name}.h"
+
+    @property
+    def test_program(self) -> Path:
+        """NAME_test.c."""
+        return self.path / f"{self.network.name}_test.c"
+
+    @property
+    def simulator(self) -> Path:
+        """NAME_sim.py."""
+        return self.path / f"{self.network.name}_sim.py"
+
+    @property
+    def onnx(self) -> Path:
+        """NAME.onnx."""
+        return self.path / f"{self.network.name}.onnx"
+
+    def vectors(self) -> tuple[Ints, Trace]:
+        """The golden vectors: input and trace."""
+        return vectors.load(self.path / VECTORS_FILE, self.network)
+
+
+def write_build(path: Path, network: Network, x: Ints, trace: dict[str, np.ndarray]) -> None:
+    """Writes the folder `path`, whole or not at all, from the network and the golden vectors (x, trace)."""
+    vectors.check_input(network, x, "golden vectors")
+    with new_folder(path) as folder:
+        (folder / NETWORK_FILE).write_text(network_file.dumps(network), encoding="utf-8")
+        (folder / f"{network.name}.h").write_text(emit_header(network, x, trace), encoding="utf-8")
+        (folder / f"{network.name}_test.c").write_text(emit_test(network), encoding="utf-8")
+        (folder / f"{network.name}_sim.py").write_text(emit_simulator(network), encoding="utf-8")
+        (folder / f"{network.name}.onnx").write_bytes(emit_onnx(network))
+        vectors.save(folder / VECTORS_FILE, x, trace)
+        manifest = {
+            "generator": f"quantal {__version__}",
+            "network": network_file.digest(network),
+            "files": {file.name: _sha256(file.read_bytes()) for file in sorted(folder.iterdir())},
+        }
+        (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _sha256(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def _read_manifest(path: Path) -> dict[str, str]:
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        entries = {str(name): str(value) for name, value in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadInput(f"{path}: files: expected a manifest with names and digests ({type(error).__name__})") from None
+    for name in entries:
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise BadInput(f"{path}: files: expected plain file names, got {name!r}")
+    return entries

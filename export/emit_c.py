@@ -1,0 +1,326 @@
+"""The C99 header of a network, and the test program beside it.
+
+Products run over events: an input or spike that is 0 costs its test alone. Everything else of a layer is one loop over
+its neurons in int32_t; states and accumulators are stored in the smallest words that their intervals allow.
+"""
+
+from dataclasses import dataclass
+from typing import assert_never
+
+import numpy as np
+
+from export import __version__, fixed
+from export.fixed import Ints
+from export.interpret import Trace
+from export.intervals import Interval, prove
+from export.ir import (
+    ARITHMETIC,
+    Add,
+    Clamp,
+    Gt,
+    Input,
+    Layer,
+    Lookup,
+    MatVec,
+    Mul,
+    Network,
+    Select,
+    Shl,
+    Shr,
+    State,
+    Step,
+    Sub,
+    Table,
+    operands,
+)
+from export.network_file import digest
+from export.render import render, word_bits, wrapped
+
+SELF_TEST_STEPS = 64
+_HASH_START, _HASH_FACTOR = 2166136261, 16777619  # FNV-1a, fed 32 bits at a time
+
+
+def c_type(lo: int, hi: int) -> str:
+    """The smallest fixed-width C type that holds [lo, hi]."""
+    return f"{'' if lo < 0 else 'u'}int{word_bits(lo, hi)}_t"
+
+
+@dataclass(frozen=True)
+class CArray:
+    """An array of the state struct or of the scratch: C type, name, length, and what the header says of it."""
+
+    type: str
+    name: str
+    size: int
+    comment: str = ""
+
+
+@dataclass(frozen=True)
+class CTable:
+    """A constant table, as text: e.g. type int8_t, name hidden_fan_in, dimensions [64][128]."""
+
+    type: str
+    name: str
+    dimensions: str
+    values: str
+    comment: str = ""
+
+
+@dataclass(frozen=True)
+class CProduct:
+    """A matrix product: over the entries of `source` that are not 0, into `accumulator`; `term` is what each adds."""
+
+    accumulator: str
+    type: str
+    source: str
+    inputs: int
+    term: str
+    comment: str
+
+
+@dataclass(frozen=True)
+class CLayer:
+    """One layer's function: products, the lines of its neuron loop, constant tables."""
+
+    name: str
+    size: int
+    title: str
+    products: list[CProduct]
+    lines: list[str]
+    tables: list[CTable]
+    scratch: list[CArray]
+
+
+def _interval_comment(lo: int, hi: int, fraction: int = 0) -> str:
+    return f"[{lo}, {hi}], {fixed.dtype_name(lo, hi, fraction)}"
+
+
+class _LayerWriter:
+    """Turns one layer's ops into C. `fields` maps a layer's name to where its output stands."""
+
+    def __init__(self, network: Network, layer: Layer, intervals: list[Interval], fields: dict[str, str]):
+        self.network, self.layer, self.fields = network, layer, fields
+        self.hulls = [interval.hull for interval in intervals]
+        self.private = f"{network.name}_priv_{layer.name}"
+        self.result = CLayer(layer.name, layer.size, layer_title(layer), [], [], [], [])
+
+    def write(self) -> CLayer:
+        names = [self._value(index) for index in range(len(self.layer.ops))]
+        records = dict(self.layer.records())
+        for name, value in records.items():
+            lo, hi = self.hulls[value]
+            state = next((s for s in self.layer.states if name == f"{self.layer.name}.{s.name}"), None)
+            kind = c_type(state.lo, state.hi) if state else c_type(lo, hi)
+            self.result.lines.append(f"state->{name.replace('.', '_')}[i] = ({kind}){names[value]};")
+        if self.layer is self.network.layers[-1]:
+            self.result.lines.append(f"out[i] = {names[self.layer.output]};")
+        return self.result
+
+    def _table(self, suffix: str, values: tuple[int, ...]) -> str:
+        name = f"{self.private}_{suffix}"
+        kind = c_type(min(values), max(values))
+        self.result.tables.append(CTable(kind, name, f"[{len(values)}]", wrapped(values)))
+        return name
+
+    def _literal(self, value: int) -> str:
+        return str(value) if value > -(2**31) else "(-2147483647 - 1)"
+
+    def _value(self, index: int) -> str:
+        """The C expression by which later lines call value `index`; what is not trivial gets a line of its own."""
+        op = self.layer.ops[index]
+        match op:
+            case Table(values) if len(values) == 1:
+                return self._literal(values[0])
+            case Input() | State() if not self._read_by_neurons(index):
+                return ""
+        lo, hi = self.hulls[index]
+        expression = self._expression(index)
+        self.result.lines.append(f"const int32_t v{index} = {expression}; /* [{lo}, {hi}] */")
+        return f"v{index}"
+
+    def _read_by_neurons(self, index: int) -> bool:
+        readers = [op for op in self.layer.ops if not isinstance(op, MatVec)]
+        direct = {value for op in readers for value in operands(op)}
+        return index in direct or index == self.layer.output or any(s.next == index for s in self.layer.states)
+
+    def _name(self, index: int) -> str:
+        op = self.layer.ops[index]
+        return self._literal(op.values[0]) if isinstance(op, Table) and len(op.values) == 1 else f"v{index}"
+
+    def _expression(self, index: int) -> str:
+        op, n = self.layer.ops[index], self._name
+        match op:
+            case Input(source):
+                return f"{self.fields[source]}[i]"
+            case State(name):
+                return f"state->{self.layer.name}_{name}[i]"
+            case Table(values):
+                return f"{self._table(f'table{index}', values)}[i]"
+            case MatVec():
+                return f"{self._product(index, op)}[i]"
+            case Add(a, b):
+                return f"{n(a)} + {n(b)}"
+            case Sub(a, b):
+                return f"{n(a)} - {n(b)}"
+            case Mul(a, b):
+                return f"{n(a)} * {n(b)}"
+            case Shr(a, shift):
+                return f"({n(a)} + {1 << (shift - 1)}) >> {shift}" if shift else n(a)
+            case Shl(a, shift):
+                return f"{n(a)} * {1 << shift}"
+            case Clamp(a, lo, hi):
+                return f"{n(a)} < {lo} ? {lo} : ({n(a)} > {hi} ? {hi} : {n(a)})"
+            case Gt(a, b):
+                return f"{n(a)} > {n(b)} ? 1 : 0"
+            case Select(condition, a, b):
+                return f"{n(condition)} != 0 ? {n(a)} : {n(b)}"
+            case Step(a, borders):
+                table = self._table(f"borders{index}", borders)
+                return " + ".join(f"({n(a)} >= {table}[{i}])" for i in range(len(borders)))
+            case Lookup(a, levels):
+                return f"{self._table(f'levels{index}', levels)}[{n(a)}]"
+            case _:
+                assert_never(op)
+
+    def _product(self, index: int, op: MatVec) -> str:
+        source = self.layer.ops[op.x]
+        assert isinstance(source, Input | State)
+        columns = self.fields[source.source] if isinstance(source, Input) else f"state->{self.layer.name}_{source.name}"
+        weights = self.layer.weights[op.weights]
+        lo, hi = self.hulls[index]
+        accumulator = f"state->scratch.{self.layer.name}.{op.weights}"
+        kind = c_type(min(lo, -1), hi)
+        self.result.scratch.append(CArray(kind, op.weights, self.layer.size, _interval_comment(lo, hi)))
+        table = f"{self.private}_{op.weights}"
+        dtype = fixed.dtype_name(int(weights.min()), int(weights.max()))
+        rows = ",\n".join("    {\n" + wrapped(row, "        ") + "\n    }" for row in weights.T.tolist())
+        self.result.tables.append(
+            CTable("int8_t", table, f"[{weights.shape[1]}][{weights.shape[0]}]", rows, f"one row an input, {dtype}")
+        )
+        spikes = self.hulls[op.x] in ((0, 1), (0, 0))
+        term = f"{table}[e][i]" if spikes else f"(int32_t){table}[e][i] * {columns}[e]"
+        comment = f"{self.layer.name} {op.weights}: sums in {_interval_comment(lo, hi)}"
+        self.result.products.append(CProduct(accumulator, kind, columns, weights.shape[1], term, comment))
+        return accumulator
+
+
+def layer_title(layer: Layer) -> str:
+    """One line: what the layer is, as its semantics have it."""
+    said = (f"{key.replace('_', ' ')} {value}" for key, value in layer.semantics.items())
+    return "; ".join([f"{layer.size} neurons", *said])
+
+
+def output_field(layer: Layer) -> str:
+    """The struct field (record name with _) that holds the layer's output after a step."""
+    return next(name for name, value in layer.records() if value == layer.output).replace(".", "_")
+
+
+def state_arrays(network: Network, intervals: list[list[Interval]]) -> list[CArray]:
+    """The arrays of the state struct, in the order of the records: all that a step leaves to be compared but `out`."""
+    arrays = []
+    for layer, values in zip(network.layers, intervals, strict=True):
+        states = {f"{layer.name}.{s.name}": s for s in layer.states}
+        for name, value in layer.records():
+            state = states.get(name)
+            lo, hi = (state.lo, state.hi) if state else values[value].hull
+            comment = _interval_comment(lo, hi, state.fraction if state else 0)
+            arrays.append(CArray(c_type(lo, hi), name.replace(".", "_"), layer.size, comment))
+    return arrays
+
+
+def record_dtype(network: Network) -> np.dtype[np.void]:
+    """What the test program writes after every step: the state's arrays, then the output, packed, little-endian."""
+    names = [name for layer in network.layers for name, _ in layer.records()]
+    arrays = state_arrays(network, prove(network))
+    columns = [(name, _numpy_code(array.type), (array.size,)) for name, array in zip(names, arrays, strict=True)]
+    return np.dtype([*columns, ("output", "<i4", (network.outputs,))])
+
+
+def input_dtype(network: Network) -> np.dtype[np.generic]:
+    """The type of one input in memory."""
+    return np.dtype(_numpy_code(c_type(network.input_lo, network.input_hi)))
+
+
+def _numpy_code(kind: str) -> str:
+    return f"<{'u' if kind.startswith('u') else 'i'}{int(kind.strip('uint_')) // 8}"
+
+
+def _initial_values(network: Network) -> list[tuple[str, int, int]]:
+    """(field, size, value) of all that reset writes."""
+    values = []
+    for layer in network.layers:
+        initial = {f"{layer.name}.{s.name}": s.init for s in layer.states}
+        values += [(name.replace(".", "_"), layer.size, initial.get(name, 0)) for name, _ in layer.records()]
+    return values
+
+
+def _step_hashes(network: Network, trace: Trace) -> list[int]:
+    """For each step of the first sample, FNV-1a over all records and the output, as 32-bit words."""
+    hashes = []
+    for t in range(min(SELF_TEST_STEPS, trace["output"].shape[1])):
+        value = _HASH_START
+        for name in (*(name for layer in network.layers for name, _ in layer.records()), "output"):
+            for word in trace[name][0, t].tolist():
+                value = ((value ^ (word & 0xFFFFFFFF)) * _HASH_FACTOR) & 0xFFFFFFFF
+        hashes.append(value)
+    return hashes
+
+
+def emit_header(network: Network, x: Ints, trace: Trace) -> str:
+    """NAME.h. The first sample of the golden vectors (x, trace) becomes its self test."""
+    intervals = prove(network)
+    input_type = c_type(network.input_lo, network.input_hi)
+    fields = {"input": "in"}
+    layers = []
+    for layer, values in zip(network.layers, intervals, strict=True):
+        layers.append(_LayerWriter(network, layer, values, fields).write())
+        fields[layer.name] = f"state->{output_field(layer)}"
+    hashes = _step_hashes(network, trace)
+    shown = x[0, : len(hashes)].reshape(-1)
+    packed = network.input_hi == 1 and network.input_lo == 0
+    sample = np.packbits(shown.astype(np.uint8), bitorder="little").tolist() if packed else shown.tolist()
+    return render(
+        "header.h.j2",
+        version=__version__,
+        digest=digest(network),
+        arithmetic=ARITHMETIC,
+        name=network.name,
+        NAME=network.name.upper(),
+        inputs=network.inputs,
+        outputs=network.outputs,
+        encoding=network.encoding,
+        input_type=input_type,
+        input_comment=_interval_comment(network.input_lo, network.input_hi),
+        input_lo=network.input_lo,
+        input_hi=network.input_hi,
+        output_comment=_interval_comment(*intervals[-1][network.layers[-1].output].hull),
+        arrays=state_arrays(network, intervals),
+        initial=_initial_values(network),
+        layers=layers,
+        arguments={layer.name: _arguments(network, layer) for layer in network.layers},
+        test_steps=len(hashes),
+        test_packed=packed,
+        test_input=wrapped(sample),
+        test_input_size=len(sample),
+        test_hashes=wrapped(hashes).replace(",", "u,") + "u",
+        hash_start=_HASH_START,
+        hash_factor=_HASH_FACTOR,
+    )
+
+
+def _arguments(network: Network, layer: Layer) -> list[str]:
+    """Which of step's arguments a layer's function needs beside the state."""
+    reads_input = any(op == Input("input") for op in layer.ops)
+    return ["in"] * reads_input + ["out"] * (layer is network.layers[-1])
+
+
+def emit_test(network: Network) -> str:
+    """NAME_test.c: runs the self test, or streams steps; built without an operating system it only offers symbols."""
+    return render(
+        "test.c.j2",
+        version=__version__,
+        name=network.name,
+        NAME=network.name.upper(),
+        arrays=state_arrays(network, prove(network)),
+        input_type=c_type(network.input_lo, network.input_hi),
+    )

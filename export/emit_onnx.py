@@ -1,0 +1,152 @@
+"""One step of a network as an ONNX model of integer operators: the states come in and go out as int32 tensors.
+
+Inputs: "input" and each state, (batch, neurons); outputs: every record of the step (its states under "NAME.next") and
+"output". The standard opset has no arithmetic right shift on signed integers, and its Div truncates: x is first moved
+up by a multiple of 2^s that its interval makes large enough, where truncation and floor agree.
+"""
+
+from typing import assert_never
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from export import __version__, fixed
+from export.fixed import Ints
+from export.intervals import Interval, prove
+from export.ir import (
+    Add,
+    Clamp,
+    Gt,
+    Input,
+    Layer,
+    Lookup,
+    MatVec,
+    Mul,
+    Network,
+    Select,
+    Shl,
+    Shr,
+    State,
+    Step,
+    Sub,
+    Table,
+)
+from export.network_file import digest
+
+OPSET, IR_VERSION = 17, 8
+
+
+class _Graph:
+    """Collects nodes and constants; `node` returns the name of its result."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def node(self, kind: str, *inputs: str, name: str = "", **attributes: object) -> str:
+        output = name or f"n{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
+        return output
+
+    def constant(self, values: Ints, dtype: type = np.int32) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(values).astype(dtype), name))
+        return name
+
+    def number(self, value: int) -> str:
+        return self.constant(np.array([value]))
+
+
+def _floor_shift(graph: _Graph, x: str, shift: int, lo: int, hi: int) -> str:
+    """floor((x + half) / 2^s) for x in [lo, hi], in int64 where the lifted x leaves 32 bits."""
+    lifts = max(0, -(lo >> shift))
+    offset = (lifts << shift) + ((1 << shift) >> 1)
+    dtype, wide = (np.int32, False) if hi + offset < 2**31 and 1 << shift < 2**31 else (np.int64, True)
+
+    def number(value: int) -> str:
+        return graph.constant(np.array([value]), dtype)
+
+    lifted = graph.node("Add", graph.node("Cast", x, to=TensorProto.INT64) if wide else x, number(offset))
+    floor = graph.node("Sub", graph.node("Div", lifted, number(1 << shift)), number(lifts))
+    return graph.node("Cast", floor, to=TensorProto.INT32) if wide else floor
+
+
+def _value(
+    graph: _Graph, layer: Layer, index: int, names: list[str], intervals: list[Interval], outputs: dict[str, str]
+) -> str:
+    op = layer.ops[index]
+    match op:
+        case Input(source):
+            return outputs[source]
+        case State(name):
+            return f"{layer.name}.{name}"
+        case Table(values):
+            return graph.constant(np.array(values))
+        case MatVec(weights, x):
+            transposed = layer.weights[weights].T.astype(np.int64)
+            signed, bits = fixed.bits_for(*intervals[x].hull)
+            if bits > 8:
+                return graph.node("MatMul", names[x], graph.constant(transposed))
+            byte = graph.node("Cast", names[x], to=TensorProto.INT8 if signed else TensorProto.UINT8)
+            return graph.node("MatMulInteger", byte, graph.constant(transposed, np.int8))
+        case Add(a, b):
+            return graph.node("Add", names[a], names[b])
+        case Sub(a, b):
+            return graph.node("Sub", names[a], names[b])
+        case Mul(a, b):
+            return graph.node("Mul", names[a], names[b])
+        case Shr(a, shift):
+            return _floor_shift(graph, names[a], shift, *intervals[a].hull)
+        case Shl(a, shift):
+            return graph.node("Mul", names[a], graph.number(1 << shift))
+        case Clamp(a, lo, hi):
+            return graph.node("Min", graph.node("Max", names[a], graph.number(lo)), graph.number(hi))
+        case Gt(a, b):
+            return graph.node("Cast", graph.node("Greater", names[a], names[b]), to=TensorProto.INT32)
+        case Select(condition, a, b):
+            return graph.node("Where", graph.node("Cast", names[condition], to=TensorProto.BOOL), names[a], names[b])
+        case Step(a, borders):
+            column = graph.node("Unsqueeze", names[a], graph.constant(np.array([-1]), np.int64))
+            below = graph.node("GreaterOrEqual", column, graph.constant(np.array(borders)))
+            ones = graph.node("Cast", below, to=TensorProto.INT32)
+            return graph.node("ReduceSum", ones, graph.constant(np.array([-1]), np.int64), keepdims=0)
+        case Lookup(a, levels):
+            return graph.node("Gather", graph.constant(np.array(levels)), names[a])
+        case _:
+            assert_never(op)
+
+
+def emit_onnx(network: Network) -> bytes:
+    """The serialized model of one step."""
+    graph = _Graph()
+    outputs = {"input": "input"}
+    batch = "batch"
+
+    def tensor(name: str, size: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.INT32, [batch, size])
+
+    graph_inputs = [tensor("input", network.inputs)]
+    graph_outputs = []
+    for layer, intervals in zip(network.layers, prove(network), strict=True):
+        graph_inputs += [tensor(f"{layer.name}.{state.name}", layer.size) for state in layer.states]
+        names: list[str] = []
+        for index in range(len(layer.ops)):
+            names.append(_value(graph, layer, index, names, intervals, outputs))
+        for record, value in layer.records():
+            name = graph.node("Identity", names[value], name=f"{record}.next")
+            graph_outputs.append(tensor(name, layer.size))
+            if value == layer.output:
+                outputs[layer.name] = name
+    graph.node("Identity", outputs[network.layers[-1].name], name="output")
+    graph_outputs.append(tensor("output", network.outputs))
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, network.name, graph_inputs, graph_outputs, graph.constants),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="quantal",
+        producer_version=__version__,
+        doc_string=digest(network),
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)

@@ -1,0 +1,222 @@
+"""The commands that need torch: train, export, demo, and the reference of `verify --run`."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from export import cli as export_cli
+from export.build import Build, write_build
+from export.cli import progress
+from export.errors import BadInput
+from export.executors import EXECUTORS
+from export.executors.toolchain import CORES
+from export.files import check_free
+from export.network_file import check_identifier, digest
+from qat import config as configuration
+from qat.config import STATES, WEIGHTS, Config
+from qat.data import Dataset, Split
+from qat.lower import exact_dtype, lower
+from qat.network import hard_trace
+from qat.train import TWIN_FOLDER, Run, batches_of, encoded, load_data, load_samples, twin
+
+PRESETS = ("digits", "mnist", "speech")
+
+
+def preset(name: str) -> Config:
+    """The network that quantal ships under that name."""
+    return configuration.loads(
+        (resources.files("qat") / "presets" / f"{name}.toml").read_text("utf-8"), f"preset {name}"
+    )
+
+
+def _precision(choices: tuple[Any, ...]) -> Callable[[click.Context, click.Parameter, str | None], int | str | None]:
+    def parse(_: click.Context, __: click.Parameter, value: str | None) -> int | str | None:
+        known = {str(choice): choice for choice in choices}
+        if value is not None and value not in known:
+            raise click.BadParameter(f"expected one of {', '.join(known)}, got {value!r}")
+        return None if value is None else known[value]
+
+    return parse
+
+
+@click.command()
+@click.option("--task", help="digits (comes along), mnist, speech or npz.")
+@click.option("--data", type=click.Path(path_type=Path), help="The data set: a folder or a file, as the task needs.")
+@click.option("--network", type=click.Path(path_type=Path), help="The network and its training, as TOML.")
+@click.option("--preset", "preset_name", type=click.Choice(PRESETS), help="A network that is known to work.")
+@click.option("--weights", callback=_precision(WEIGHTS), help="Bits of every weight: 1 to 8, ternary, float.")
+@click.option("--states", callback=_precision(STATES), help="Bits of every state: 2 to 16, float.")
+@click.option("--epochs", type=click.IntRange(1), help="Epochs in all.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Everything random follows from it.")
+@click.option("--compare", is_flag=True, help="Train the same network in full precision beside it.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out from its last checkpoint.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run's folder.")
+def train(
+    task: str | None,
+    data: Path | None,
+    network: Path | None,
+    preset_name: str | None,
+    weights: int | str | None,
+    states: int | str | None,
+    epochs: int | None,
+    seed: int | None,
+    compare: bool,
+    resume: bool,
+    device: str,
+    out: Path,
+) -> None:
+    """Train a network with its weights and states quantized, and say what it gets right in its integer form."""
+    chosen = {
+        "--task": task,
+        "--network": network,
+        "--preset": preset_name,
+        "--weights": weights,
+        "--states": states,
+        "--seed": seed,
+    }
+    if resume:
+        given = [flag for flag, value in chosen.items() if value is not None]
+        if given:
+            raise BadInput(
+                f"{given[0]}: --resume takes the network from the run; only --epochs and --data may be given"
+            )
+        run = Run.open(out)
+        config, dataset = run.config, load_data(run.config, data)
+    else:
+        check_free(out)
+        config = _configuration(task, network, preset_name).with_precision(weights, states)
+        training = {key: value for key, value in {"epochs": epochs, "seed": seed}.items() if value is not None}
+        config = replace(config, training=replace(config.training, **training))
+        configuration.check(config, str(network or preset_name or task))
+        dataset = load_data(config, data)
+        run = Run.create(out, config, dataset)
+    accuracy = train_run(run, dataset, epochs or config.training.epochs, device)
+    if compare:
+        folder = out / TWIN_FOLDER
+        other = Run.open(folder) if resume and folder.exists() else Run.create(folder, twin(config), dataset)
+        full = train_run(other, dataset, epochs or config.training.epochs, device)
+        click.echo(f"full precision test accuracy {100 * full:.2f} %")
+    click.echo(f"test accuracy {100 * accuracy:.2f} %")
+
+
+def _configuration(task: str | None, network: Path | None, preset_name: str | None) -> Config:
+    if network is not None and preset_name is not None:
+        raise BadInput("--network: cannot go with --preset")
+    if network is not None:
+        config = configuration.load(network)
+    elif (preset_name or task) in PRESETS:
+        config = preset(str(preset_name or task))
+    elif task is None:
+        raise BadInput("--task: name a task, a --preset or a --network")
+    else:
+        raise BadInput(f"--network: task {task!r} has no preset; describe the network in a TOML file")
+    if task is not None and task != config.task.name:
+        raise BadInput(f"--task: {task!r} does not go with a network made for {config.task.name!r}")
+    return config
+
+
+def train_run(run: Run, data: Dataset, epochs: int, device: str) -> float:
+    """Trains the run until `epochs` epochs are done; the accuracy of its hard form on the test set."""
+    torch.set_num_threads(1)  # at these sizes a second thread costs more than it gives, and sums in another order
+    try:
+        run.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(f"--device: {str(error).splitlines()[0]}") from None
+    with progress() as bars:
+        run.train(data, epochs, bars)
+        return run.accuracy(data.test, data.maximum, bars)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The build's folder.")
+@click.option("--name", help="The network's name in C and in file names; the task's by default.")
+def export(run: Path, out: Path, name: str | None) -> None:
+    """Turn a run into integers: network.json, C header, simulator, ONNX, test program and golden vectors.
+
+    The golden vectors are what torch's hard forward does on the test samples that the run keeps.
+    """
+    check_free(out)
+    opened = Run.open(run)
+    export_run(opened, out, name or opened.config.task.name)
+    for file in sorted(out.iterdir()):
+        click.echo(f"{file.stat().st_size:>12,} {file}")
+
+
+def export_run(run: Run, out: Path, name: str) -> None:
+    """Writes the build of `run` in the folder `out`, under the C name `name`."""
+    check_identifier(name, "--name")
+    samples = load_samples(run.path)
+    lowered = lower(run.network, name)
+    if samples.x.ndim != 3 or samples.x.shape[2] != lowered.inputs:
+        raise BadInput(
+            f"{run.path}: samples.npz: x: expected (samples, steps, {lowered.inputs}), got {samples.x.shape}"
+        )
+    write_build(out, lowered, samples.x, hard_trace(run.network, samples.x, exact_dtype(lowered)))
+
+
+def reference(
+    build: Build, run: Path, data: Path | None, samples: int | None, size: int
+) -> Callable[[], tuple[int, Any]]:
+    """Torch's own forward, for `verify --run`: on the run's samples, or on the first of the task's test set."""
+    opened = Run.open(run)
+    lowered = lower(opened.network, build.network.name)
+    if digest(lowered) != digest(build.network):
+        export_cli.complain(f"{run}: this run lowers to another network than the one in {build.path}")
+    dtype = exact_dtype(lowered)
+    if data is None and samples is None:
+        chosen, maximum = load_samples(run), None
+    else:
+        dataset = load_data(opened.config, data)
+        count = samples or len(dataset.test.y)
+        if count > len(dataset.test.y):
+            raise BadInput(f"--samples: the test set has {len(dataset.test.y)} samples, not {count}")
+        chosen, maximum = Split(dataset.test.x[:count], dataset.test.y[:count]), dataset.maximum
+
+    def batches() -> Iterator[Any]:
+        for part in batches_of(chosen, size):
+            x = part.x if maximum is None else encoded(opened.config, part, maximum).x
+            yield x, hard_trace(opened.network, x, dtype)
+
+    return lambda: (len(chosen.y), batches())
+
+
+@click.command()
+@click.option("--out", default="quantal-demo", show_default=True, type=click.Path(path_type=Path), help="A new folder.")
+def demo(out: Path) -> None:
+    """Train on real data, export, verify everywhere, count the cost: the whole way, in minutes.
+
+    A recurrent network reads handwritten digits with 4-bit weights and 8-bit states.
+    """
+    check_free(out)
+    config = preset("digits")
+    dataset = load_data(config, None)
+
+    def say(command: str) -> None:
+        click.secho(f"$ quantal {command}", bold=True)
+
+    say(f"train --task digits --out {out}/run")
+    run = Run.create(out / "run", config, dataset)
+    accuracy = train_run(run, dataset, config.training.epochs, "cpu")
+    click.echo(f"test accuracy {100 * accuracy:.2f} %")
+    say(f"export {out}/run --out {out}/build")
+    export_run(run, out / "build", config.task.name)
+    for file in sorted((out / "build").iterdir()):
+        click.echo(f"{file.stat().st_size:>12,} {file}")
+    build = Build.open(out / "build")
+    say(f"verify {out}/build")
+    reports, failed = export_cli.run_executors(
+        build, tuple(EXECUTORS), export_cli.reference_for(build, None, None, None), build.complaints
+    )
+    export_cli.show_reports(reports)
+    say(f"cost {out}/build")
+    export_cli.show_costs(export_cli.measure_costs(build, list(CORES)))
+    if failed:
+        sys.exit(1)
