@@ -180,8 +180,8 @@ def run_executors(
             if comparison.first is not None:
                 f = comparison.first
                 complain(
-                    f"{name}: {comparison.mismatches} mismatches; first: sample {f.sample}, step {f.step}, layer {f.layer}, "
-                    f"{f.record} of neuron {f.neuron}: expected {f.expected}, got {f.got}"
+                    f"{name}: {comparison.mismatches} mismatches; first: sample {f.sample}, step {f.step}, "
+                    f"layer {f.layer}, {f.record} of neuron {f.neuron}: expected {f.expected}, got {f.got}"
                 )
             failed |= error is not None or not comparison.good
             reports.append(comparison.as_json())

@@ -5,7 +5,7 @@ Inputs: "input" and each state, (batch, neurons); outputs: every record of the s
 up by a multiple of 2^s that its interval makes large enough, where truncation and floor agree.
 """
 
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import onnx
@@ -44,7 +44,7 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def node(self, kind: str, *inputs: str, name: str = "", **attributes: object) -> str:
+    def node(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         output = name or f"n{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
         return output
@@ -149,4 +149,5 @@ def emit_onnx(network: Network) -> bytes:
         doc_string=digest(network),
     )
     onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content

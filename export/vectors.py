@@ -64,7 +64,8 @@ def check_input(network: Network, x: Ints, where: str) -> None:
     lo, hi = int(x.min()), int(x.max())
     if lo < network.input_lo or hi > network.input_hi:
         raise BadInput(
-            f"{where}: input: values in [{lo}, {hi}], the network was proven for [{network.input_lo}, {network.input_hi}]"
+            f"{where}: input: values in [{lo}, {hi}], "
+            f"the network was proven for [{network.input_lo}, {network.input_hi}]"
         )
 
 

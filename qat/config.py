@@ -96,7 +96,7 @@ class Config:
 
     def with_precision(self, weights: int | str | None, states: int | str | None) -> "Config":
         """The same network with these weights and states in every layer; None leaves the layers' own."""
-        changes = {k: v for k, v in {"weights": weights, "states": states}.items() if v is not None}
+        changes: dict[str, Any] = {k: v for k, v in {"weights": weights, "states": states}.items() if v is not None}
         return replace(self, layers=tuple(replace(layer, **changes) for layer in self.layers))
 
     def dumps(self) -> str:

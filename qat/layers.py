@@ -136,13 +136,14 @@ class SpikingLayer(nn.Module):
             scaled = value / unit.squeeze(1)
             return scaled if exact else round_half_up(scaled)
 
-        lo, hi, decay_bits, decay = -math.inf, math.inf, 0, self.decay
-        if config.states != "float":
+        lo, hi, decay_bits = -math.inf, math.inf, 0
+        decay: Tensor = self.decay
+        if config.states == "float":
+            state_shift = 0
+        else:
             half = 2 ** (int(config.states) - 1)
             lo, hi, decay_bits = -half, half - 1, config.decay_bits
             decay = round_half_up((decay * 2.0**decay_bits).clamp(0, 2.0**decay_bits - 1))
-        else:
-            state_shift = 0
         threshold = None
         if self.threshold is not None:
             threshold = table(self.threshold)

@@ -4,7 +4,6 @@ The neuron's own `step` is recorded by the builder; nothing is derived a second 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -108,8 +107,8 @@ def _semantics(layer: SpikingLayer) -> dict[str, str]:
 
 
 def _ints(values: Tensor) -> Sequence[int]:
-    whole: Any = values.detach().cpu().numpy().astype(np.int64)
-    return whole.tolist()
+    whole: list[int] = values.detach().cpu().numpy().astype(np.int64).tolist()
+    return whole
 
 
 def _int8(codes: Tensor) -> np.ndarray:

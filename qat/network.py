@@ -50,7 +50,7 @@ class SpikingNetwork(nn.Module):
         return value.transpose(0, 1)
 
     def logits(self, x: Tensor) -> Tensor:
-        """(batch, classes): the last output for the loss, scaled so that the readout's initial range is ±LOGIT_RANGE."""
+        """(batch, classes): the last output, scaled for the loss so that the readout's first range is ±LOGIT_RANGE."""
         output: Tensor = self(x)[:, -1]
         readout = self.stack[-1]
         if readout.neuron.step is neurons.count:

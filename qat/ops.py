@@ -49,7 +49,8 @@ class _Fire(torch.autograd.Function):
 
 def round_half_up(x: Tensor) -> Tensor:
     """floor(x + ½), the gradient passed straight through."""
-    return _RoundHalfUp.apply(x)  # type: ignore[no-untyped-call]
+    rounded: Tensor = _RoundHalfUp.apply(x)  # type: ignore[no-untyped-call]
+    return rounded
 
 
 class TorchOps:
@@ -80,7 +81,8 @@ class TorchOps:
         return a.clamp(lo, hi)
 
     def gt(self, a: Tensor, b: Tensor) -> Tensor:
-        return _Fire.apply(a, b, self.slope)  # type: ignore[no-untyped-call]
+        spike: Tensor = _Fire.apply(a, b, self.slope)  # type: ignore[no-untyped-call]
+        return spike
 
     def select(self, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
         return torch.where(condition != 0, a, b)

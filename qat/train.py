@@ -66,7 +66,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> "Run":
-        """The run in the folder `path`, at its last checkpoint. Raises BadInput, naming the file, where it is broken."""
+        """The run in the folder `path`, at its last checkpoint. Raises BadInput, naming the broken file."""
         if not path.is_dir():
             raise BadInput(f"{path}: no such run folder")
         config = configuration.load(path / CONFIG_FILE)
