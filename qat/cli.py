@@ -56,7 +56,6 @@ def _precision(choices: tuple[Any, ...]) -> Callable[[click.Context, click.Param
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Everything random follows from it.")
 @click.option("--compare", is_flag=True, help="Train the same network in full precision beside it.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out from its last checkpoint.")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run's folder.")
 def train(
     task: str | None,
@@ -69,7 +68,6 @@ def train(
     seed: int | None,
     compare: bool,
     resume: bool,
-    device: str,
     out: Path,
 ) -> None:
     """Train a network with its weights and states quantized, and say what it gets right in its integer form."""
@@ -97,11 +95,11 @@ def train(
         configuration.check(config, str(network or preset_name or task))
         dataset = load_data(config, data)
         run = Run.create(out, config, dataset)
-    accuracy = train_run(run, dataset, epochs or config.training.epochs, device)
+    accuracy = train_run(run, dataset, epochs or config.training.epochs)
     if compare:
         folder = out / TWIN_FOLDER
         other = Run.open(folder) if resume and folder.exists() else Run.create(folder, twin(config), dataset)
-        full = train_run(other, dataset, epochs or config.training.epochs, device)
+        full = train_run(other, dataset, epochs or config.training.epochs)
         click.echo(f"full precision test accuracy {100 * full:.2f} %")
     click.echo(f"test accuracy {100 * accuracy:.2f} %")
 
@@ -122,13 +120,9 @@ def _configuration(task: str | None, network: Path | None, preset_name: str | No
     return config
 
 
-def train_run(run: Run, data: Dataset, epochs: int, device: str) -> float:
+def train_run(run: Run, data: Dataset, epochs: int) -> float:
     """Trains the run until `epochs` epochs are done; the accuracy of its hard form on the test set."""
     torch.set_num_threads(1)  # at these sizes a second thread costs more than it gives, and sums in another order
-    try:
-        run.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        raise BadInput(f"--device: {str(error).splitlines()[0]}") from None
     with progress() as bars:
         run.train(data, epochs, bars)
         return run.accuracy(data.test, data.maximum, bars)
@@ -204,7 +198,7 @@ def demo(out: Path) -> None:
 
     say(f"train --task digits --out {out}/run")
     run = Run.create(out / "run", config, dataset)
-    accuracy = train_run(run, dataset, config.training.epochs, "cpu")
+    accuracy = train_run(run, dataset, config.training.epochs)
     click.echo(f"test accuracy {100 * accuracy:.2f} %")
     say(f"export {out}/run --out {out}/build")
     export_run(run, out / "build", config.task.name)

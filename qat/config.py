@@ -60,7 +60,7 @@ class Layer:
     weights: int | str = one_of(*WEIGHTS, default=4)
     states: int | str = one_of(*STATES, default=8)
     scale: str = one_of("row", "layer", default="row")
-    state_range: float = within(1, 1024, default=4.0)
+    state_range: float = within(1, 1024, default=2.0)
     decay: float = within(0, 1, default=0.9)
     decay_bits: int = within(1, 12, default=6)
     decay_per: str = one_of("layer", "neuron", default="layer")

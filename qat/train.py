@@ -75,13 +75,6 @@ class Run:
         run._restore(path / CHECKPOINT_FILE)
         return run
 
-    def to(self, device: torch.device) -> None:
-        """Moves the network, and what the optimizer remembers, to a device."""
-        self.network.to(device)
-        for state in self.optimizer.state.values():
-            for key in ("exp_avg", "exp_avg_sq"):
-                state[key] = state[key].to(device)
-
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for name, parameter in self.network.named_parameters():

@@ -1,0 +1,49 @@
+"""The committed golden cases: what their runs export to today is what is committed, byte for byte."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export import interpret, vectors
+from export.build import Build
+
+GOLDEN = Path(__file__).resolve().parent.parent / "golden"
+_spec = importlib.util.spec_from_file_location("regenerate", GOLDEN / "regenerate.py")
+assert _spec is not None
+assert _spec.loader is not None
+regenerate = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(regenerate)
+
+
+def test_the_cases_are_there_and_the_readme_says_what_each_pins() -> None:
+    cases = regenerate.cases()
+    assert {"feed_forward", "recurrent_subtract", "recurrent_zero_immediate", "ternary_2bit"} <= set(cases)
+    text = (GOLDEN / "README.md").read_text(encoding="utf-8")
+    assert all(f"**{case}**" in text for case in cases)
+
+
+@pytest.mark.parametrize("case", regenerate.cases())
+def test_a_run_exports_to_the_committed_bytes(case: str, tmp_path: Path) -> None:
+    regenerate.regenerate(case, tmp_path / "build")
+    assert regenerate.differences(case, tmp_path / "build") == []
+
+
+@pytest.mark.parametrize("case", regenerate.cases())
+def test_the_committed_network_alone_gives_the_committed_vectors(case: str) -> None:
+    build = Build.open(GOLDEN / case / "build")
+    x, trace = build.vectors()
+    comparison = vectors.Comparison("interpreter")
+    comparison.add(trace, interpret.run(build.network, x))
+    assert build.complaints == ()
+    assert comparison.good, comparison.first
+    assert all(np.ptp(values) > 0 for values in trace.values()), "a record that never moves pins nothing"
+
+
+def test_a_changed_byte_is_seen(tmp_path: Path) -> None:
+    case = regenerate.cases()[0]
+    regenerate.regenerate(case, tmp_path / "build")
+    header = tmp_path / "build" / f"{case}.h"
+    header.write_text(header.read_text().replace(">> 1", ">> 2", 1))
+    assert regenerate.differences(case, tmp_path / "build") == [f"{case}.h"]
