@@ -64,12 +64,15 @@ def quantal() -> None:
 def main() -> None:
     """Runs `quantal`; turns what can go wrong into one line and an exit code."""
     try:
-        quantal(standalone_mode=False)
+        quantal(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except click.ClickException as error:
         complain(error.format_message())
         sys.exit(2)
     except BadInput as error:
         complain(str(error))
+        sys.exit(2)
+    except OSError as error:
+        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         sys.exit(2)
     except ExecutorError as error:
         complain(str(error))

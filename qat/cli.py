@@ -13,7 +13,7 @@ import torch
 from export import cli as export_cli
 from export.build import Build, write_build
 from export.cli import progress
-from export.errors import BadInput
+from export.errors import BadInput, ExecutorError
 from export.executors import EXECUTORS
 from export.executors.toolchain import CORES
 from export.files import check_free
@@ -52,7 +52,7 @@ def _precision(choices: tuple[Any, ...]) -> Callable[[click.Context, click.Param
 @click.option("--preset", "preset_name", type=click.Choice(PRESETS), help="A network that is known to work.")
 @click.option("--weights", callback=_precision(WEIGHTS), help="Bits of every weight: 1 to 8, ternary, float.")
 @click.option("--states", callback=_precision(STATES), help="Bits of every state: 2 to 16, float.")
-@click.option("--epochs", type=click.IntRange(1), help="Epochs in all.")
+@click.option("--epochs", type=click.IntRange(1, 100_000), help="Epochs in all.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Everything random follows from it.")
 @click.option("--compare", is_flag=True, help="Train the same network in full precision beside it.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out from its last checkpoint.")
@@ -87,6 +87,7 @@ def train(
             )
         run = Run.open(out)
         config, dataset = run.config, load_data(run.config, data)
+        run.check(dataset)
     else:
         check_free(out)
         config = _configuration(task, network, preset_name).with_precision(weights, states)
@@ -139,7 +140,7 @@ def export(run: Path, out: Path, name: str | None) -> None:
     """
     check_free(out)
     opened = Run.open(run)
-    export_run(opened, out, name or opened.config.task.name)
+    export_run(opened, out, opened.config.task.name if name is None else name)
     for file in sorted(out.iterdir()):
         click.echo(f"{file.stat().st_size:>12,} {file}")
 
@@ -163,12 +164,13 @@ def reference(
     opened = Run.open(run)
     lowered = lower(opened.network, build.network.name)
     if digest(lowered) != digest(build.network):
-        export_cli.complain(f"{run}: this run lowers to another network than the one in {build.path}")
+        raise ExecutorError(f"{run}: this run lowers to another network than the one in {build.path}")
     dtype = exact_dtype(lowered)
     if data is None and samples is None:
         chosen, maximum = load_samples(run), None
     else:
         dataset = load_data(opened.config, data)
+        opened.check(dataset)
         count = samples or len(dataset.test.y)
         if count > len(dataset.test.y):
             raise BadInput(f"--samples: the test set has {len(dataset.test.y)} samples, not {count}")

@@ -11,8 +11,9 @@ from export.errors import BadInput
 from export.network_file import check_identifier
 from qat.encoding import ENCODERS
 from qat.neurons import NEURONS, RESETS, TIMINGS
+from qat.quantizers import WEIGHT_QUANTIZERS
 
-WEIGHTS = (1, 2, 3, 4, 5, 6, 7, 8, "ternary", "float")
+WEIGHTS = tuple(WEIGHT_QUANTIZERS)
 STATES = (*range(2, 17), "float")
 
 
@@ -114,7 +115,7 @@ def loads(text: str, where: str) -> Config:
     """The configuration in `text`. Raises BadInput with one line naming the table and the field."""
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{where}: not TOML ({error})") from None
     for key in document:
         if key not in ("task", "encoder", "layer", "training"):

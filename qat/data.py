@@ -282,7 +282,7 @@ def _npz(data: Path | None) -> Dataset:
 LOADERS: dict[str, Callable[..., Dataset]] = {"digits": _digits, "mnist": _mnist, "speech": _speech, "npz": _npz}
 
 
-def load(task: str, data: Path | None, **options: Any) -> Dataset:
+def load(task: str, data: Path | None, /, **options: Any) -> Dataset:
     """The dataset of a task: 'digits' (needs no data), 'mnist' and 'speech' (a folder), 'npz' (a file).
 
     Only 'speech' has options: steps, channels, rate (Hz), frame_ms, hop_ms, floor_db (dB), test_below (index).

@@ -3,7 +3,7 @@
 The neuron's own `step` is recorded by the builder; nothing is derived a second time.
 """
 
-from collections.abc import Sequence
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -12,11 +12,10 @@ from torch import Tensor
 from export.errors import BadInput
 from export.intervals import find_invariants, prove
 from export.ir import Builder, Layer, Network, StateVar
-from qat import encoding, neurons
-from qat.config import Config
+from qat import neurons
 from qat.layers import SpikingLayer
 from qat.network import SpikingNetwork
-from qat.neurons import NEURONS, Params
+from qat.neurons import NEURONS
 
 
 def lower(network: SpikingNetwork, name: str) -> Network:
@@ -24,7 +23,6 @@ def lower(network: SpikingNetwork, name: str) -> Network:
 
     Raises BadInput where a layer is in full precision, or where the proof fails, naming layer and neuron.
     """
-    config = network.config
     layers = []
     source = "input"
     for layer in network.stack:
@@ -33,10 +31,10 @@ def lower(network: SpikingNetwork, name: str) -> Network:
     lowered = find_invariants(
         Network(
             name=name,
-            inputs=network.channels,
+            inputs=network.inputs,
             input_lo=0,
-            input_hi=network.maximum,
-            encoding=_encoding(config),
+            input_hi=network.input_maximum,
+            encoding=asdict(network.config.encoder) | {"channels": network.channels, "maximum": network.maximum},
             layers=tuple(layers),
         )
     )
@@ -44,45 +42,28 @@ def lower(network: SpikingNetwork, name: str) -> Network:
     return lowered
 
 
-def _encoding(config: Config) -> dict[str, str | int]:
-    encoder = config.encoder
-    return {"kind": encoder.kind, "steps": encoder.steps, "seed": encoder.seed, "delta": encoder.delta}
-
-
 def _lower_layer(layer: SpikingLayer, source: str) -> Layer:
     config = layer.config
     if config.weights == "float" or config.states == "float":
         what = "weights" if config.weights == "float" else "states"
         raise BadInput(f"layer {config.name}: {what}: full precision is for comparison and cannot be exported")
-    with torch.no_grad():
-        integers = layer.integers()
     ops = Builder()
-    weights = {"fan_in": _int8(integers.codes)}
-    fan_in = ops.matvec("fan_in", ops.input(source))
-    state = {name: ops.state(name) for name in layer.initial_states()}
-    recurrent = None
+    with torch.no_grad():
+        integers = layer.integers().mapped(_int8, lambda table: ops.table(_ints(table)))
+    weights = {"fan_in": integers.codes}
+    fan_in, recurrent = ops.matvec("fan_in", ops.input(source)), None
+    params = replace(integers.params, lo=int(integers.params.lo), hi=int(integers.params.hi))
+    ranges = layer.states(params)
+    state = {name: ops.state(name) for name in ranges}
     if integers.recurrent is not None:
-        weights["recurrent"] = _int8(integers.recurrent)
+        weights["recurrent"] = integers.recurrent
         recurrent = ops.matvec("recurrent", state["spike"])
-    fan_in_shift, recurrent_shift, state_shift = layer.shifts.tolist()
-    bias = None if integers.bias is None else ops.table(_ints(integers.bias))
-    current = neurons.current(ops, fan_in, fan_in_shift, recurrent, recurrent_shift, bias)
-    p = integers.params
-    params = Params(
-        threshold=None if p.threshold is None else ops.table(_ints(p.threshold)),
-        decay=ops.table(_ints(p.decay)),
-        decay_bits=p.decay_bits, state_shift=p.state_shift, lo=int(p.lo), hi=int(p.hi),
-        reset=p.reset, timing=p.timing, pool=p.pool,
-    )  # fmt: skip
+    fan_in_shift, recurrent_shift, _ = layer.shifts.tolist()
+    current = neurons.current(ops, fan_in, fan_in_shift, recurrent, recurrent_shift, integers.bias)
     output, after = layer.neuron.step(ops, current, state, params)
     if recurrent is not None:
         after["spike"] = output
-    ranges = {"spike": (0, 1), "count": (0, neurons.COUNT_MAX)}
-    states = []
-    for name, init in layer.initial_states().items():
-        lo, hi = ranges.get(name, (int(p.lo), int(p.hi)))
-        fraction = 0 if name in ranges else -state_shift
-        states.append(StateVar(name, init, lo, hi, after[name], fraction))
+    states = [StateVar(k, int(s.init), int(s.lo), int(s.hi), after[k], -s.shift) for k, s in ranges.items()]
     return Layer(
         name=config.name,
         size=config.size,
@@ -106,7 +87,7 @@ def _semantics(layer: SpikingLayer) -> dict[str, str]:
     return said
 
 
-def _ints(values: Tensor) -> Sequence[int]:
+def _ints(values: Tensor) -> list[int]:
     whole: list[int] = values.detach().cpu().numpy().astype(np.int64).tolist()
     return whole
 
@@ -119,9 +100,3 @@ def exact_dtype(network: Network) -> torch.dtype:
     """The smallest torch float that holds every value of the network exactly: float32 below 2^24, else float64."""
     largest = max(max(-v.hull[0], v.hull[1]) for layer in prove(network) for v in layer)
     return torch.float32 if largest < 2**24 else torch.float64
-
-
-def input_format(config: Config, channels: int, maximum: int) -> tuple[int, int]:
-    """(channels, maximum) of what the encoder makes of `channels` inputs of at most `maximum`."""
-    kind = config.encoder.kind
-    return encoding.encoded_channels(kind, channels), encoding.encoded_maximum(kind, maximum)

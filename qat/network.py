@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from export.errors import BadInput
-from qat import neurons
 from qat.config import Config
+from qat.encoding import encoded_channels, encoded_maximum
 from qat.layers import SpikingLayer
 from qat.ops import TorchOps
 
@@ -18,14 +18,19 @@ LOGIT_RANGE = 12.0
 
 
 class SpikingNetwork(nn.Module):
-    """The layers of `config` on `channels` inputs of at most `maximum`. Equal seeds give equal networks."""
+    """The layers of `config`, for data of `channels` channels with values 0 … `maximum`, encoded as it says.
+
+    `inputs` integers of at most `input_maximum` reach the first layer at each step. Equal seeds, equal networks.
+    """
 
     def __init__(self, config: Config, channels: int, maximum: int):
         super().__init__()
         self.config, self.channels, self.maximum = config, channels, maximum
         generator = torch.Generator().manual_seed(config.training.seed)
         self.layers = nn.ModuleList()
-        inputs, input_scale = channels, float(maximum)
+        self.inputs = encoded_channels(config.encoder.kind, channels)
+        self.input_maximum = encoded_maximum(config.encoder.kind, maximum)
+        inputs, input_scale = self.inputs, float(self.input_maximum)
         for layer in config.layers:
             self.layers.append(SpikingLayer(inputs, layer, input_scale, generator))
             inputs, input_scale = layer.size, 1.0
@@ -37,7 +42,7 @@ class SpikingNetwork(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, SpikingLayer)]
 
     def forward(self, x: Tensor, record: dict[str, Tensor] | None = None) -> Tensor:
-        """x (batch, steps, channels) of integers → the readout's output (batch, steps, classes), in x's dtype.
+        """x (batch, steps, inputs) of integers → the readout's output (batch, steps, classes), in x's dtype.
 
         With `record`, also every state and spike of every step, under the names of the integer network.
         """
@@ -53,7 +58,7 @@ class SpikingNetwork(nn.Module):
         """(batch, classes): the last output, scaled for the loss so that the readout's first range is ±LOGIT_RANGE."""
         output: Tensor = self(x)[:, -1]
         readout = self.stack[-1]
-        if readout.neuron.step is neurons.count:
+        if readout.config.neuron == "count":
             return output * (LOGIT_RANGE / x.shape[1])
         shift = 0 if readout.config.states == "float" else int(readout.shifts[2])
         return output * (readout.unit.squeeze(1) * float(1 << shift) * (LOGIT_RANGE / readout.config.state_range))
@@ -97,7 +102,7 @@ def read_tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def hard_trace(network: SpikingNetwork, x: np.ndarray, dtype: torch.dtype) -> dict[str, np.ndarray]:
-    """The hard forward on x (samples, steps, channels): every record and "output", each (samples, steps, neurons).
+    """The hard forward on x (samples, steps, inputs): every record and "output", each (samples, steps, neurons).
 
     These are the golden vectors. `dtype` must be exact for the network (see lower.exact_dtype).
     """

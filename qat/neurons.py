@@ -95,17 +95,44 @@ def count(ops: Any, current: Any, state: State, p: Params) -> tuple[Any, State]:
 
 
 @dataclass(frozen=True)
+class StateRange:
+    """A state's value before the first step, and the range of its code, which stands for code · 2^shift."""
+
+    init: float
+    lo: float
+    hi: float
+    shift: int = 0
+
+
+SPIKE = StateRange(0, 0, 1)
+
+
+def _membrane(p: Params) -> dict[str, StateRange]:
+    return {"u": StateRange(0, p.lo, p.hi, p.state_shift)}
+
+
+def _integrator(p: Params) -> dict[str, StateRange]:
+    best = {"best": StateRange(p.lo, p.lo, p.hi, p.state_shift)}
+    return _membrane(p) | (best if p.pool == "max" else {})
+
+
+def _counter(p: Params) -> dict[str, StateRange]:
+    return _membrane(p) | {"count": StateRange(0, 0, COUNT_MAX)}
+
+
+@dataclass(frozen=True)
 class Neuron:
-    """A row of NEURONS: the step, the name of its output, and whether it fires and whether it may end a network."""
+    """A row of NEURONS: the step, its states, its output's name; whether it fires, whether it may end a network."""
 
     step: Callable[[Any, Any, State, Params], tuple[Any, State]]
+    states: Callable[[Params], dict[str, StateRange]]
     output_name: str
     fires: bool
     readout: bool
 
 
 NEURONS = {
-    "lif": Neuron(lif, "spike", fires=True, readout=False),
-    "li": Neuron(li, "membrane", fires=False, readout=True),
-    "count": Neuron(count, "count", fires=True, readout=True),
+    "lif": Neuron(lif, _membrane, "spike", fires=True, readout=False),
+    "li": Neuron(li, _integrator, "membrane", fires=False, readout=True),
+    "count": Neuron(count, _counter, "count", fires=True, readout=True),
 }

@@ -22,7 +22,7 @@ from qat import config as configuration
 from qat.config import Config
 from qat.data import Dataset, Split, load
 from qat.encoding import encode
-from qat.lower import exact_dtype, input_format, lower
+from qat.lower import exact_dtype, lower
 from qat.network import SpikingNetwork, read_tensors
 
 CONFIG_FILE, CHECKPOINT_FILE = "network.toml", "checkpoint.safetensors"
@@ -44,13 +44,12 @@ class Run:
     @classmethod
     def create(cls, path: Path, config: Config, data: Dataset) -> "Run":
         """A new run in a folder that must not exist yet, or must be empty."""
-        channels, maximum = input_format(config, data.train.x.shape[-1], data.maximum)
         if config.layers[-1].size != data.classes:
             raise BadInput(
                 f"{config.layers[-1].name}: size: expected {data.classes}, the classes of {config.task.name}, "
                 f"got {config.layers[-1].size}"
             )
-        run = cls(path, config, channels, maximum)
+        run = cls(path, config, data.train.x.shape[-1], data.maximum)
         first = encoded(config, Split(data.test.x[:SAMPLES], data.test.y[:SAMPLES]), data.maximum)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -153,7 +152,7 @@ class Run:
             )
 
     def tensors(self, split: Split, maximum: int) -> tuple[Tensor, Tensor]:
-        """The encoded inputs (batch, steps, channels) in float32 and the labels, where the network is."""
+        """The encoded inputs (batch, steps, inputs) in float32 and the labels, where the network is."""
         device = next(self.network.parameters()).device
         coded = encoded(self.config, split, maximum)
         return torch.from_numpy(coded.x).to(device, torch.float32), torch.from_numpy(coded.y).to(device)
@@ -186,7 +185,7 @@ def batches_of(split: Split, size: int) -> Iterator[Split]:
 
 
 def encoded(config: Config, split: Split, maximum: int) -> Split:
-    """The split with its inputs encoded: (samples, steps, channels) integers."""
+    """The split with its inputs encoded: (samples, steps, inputs) integers."""
     e = config.encoder
     return Split(encode(e.kind, split.x, steps=e.steps, maximum=maximum, seed=e.seed, delta=e.delta), split.y)
 

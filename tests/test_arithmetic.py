@@ -19,11 +19,13 @@ SHIFTS = range(32)
 WORDS = range(2, 17)
 INT32 = st.integers(-(2**31), 2**31 - 1)
 OPS = TorchOps()
+WIDE = {"overflow": "wrap"}  # where the word is wide enough never to overflow: saturation costs fxpmath 25 times more
 
 
 def on_fine_grid(x: Ints, shift: int) -> Fxp:
     """x · 2^−shift + ½ in fxpmath, with all its fractional bits: flooring it rounds half up."""
-    return Fxp(x + ((1 << shift) >> 1), signed=True, n_word=48, n_frac=shift, raw=True, rounding="floor")
+    half = (1 << shift) >> 1
+    return Fxp(x + half, signed=True, n_word=48, n_frac=shift, raw=True, rounding="floor", **WIDE)
 
 
 def factors(k: int) -> list[int]:
@@ -46,7 +48,7 @@ def test_right_shift_is_fxpmaths_floor_of_x_plus_a_half(shift: int) -> None:
 
 @pytest.mark.parametrize("shift", SHIFTS)
 def test_left_shift_is_fxpmaths_product_with_a_power_of_two(shift: int) -> None:
-    witness = Fxp(ALL, signed=True, n_word=16, n_frac=0) * Fxp(1 << shift, signed=False, n_word=32, n_frac=0)
+    witness = Fxp(ALL, signed=True, n_word=16, n_frac=0, **WIDE) * Fxp(1 << shift, signed=False, n_word=32, n_frac=0)
     assert np.array_equal(fixed.shl(ALL, shift), witness.raw())
 
 
@@ -60,11 +62,11 @@ def test_clamp_is_fxpmaths_saturation(word: int, signed: bool) -> None:
 
 @pytest.mark.parametrize("k", range(1, 13))
 def test_decay_is_fxpmaths_product_rounded_half_up(k: int) -> None:
-    u = Fxp(ALL, signed=True, n_word=16, n_frac=0)
+    u = Fxp(ALL, signed=True, n_word=16, n_frac=0, **WIDE)
     half = Fxp(0.5, signed=False, n_word=1, n_frac=1)
     for m in factors(k):
         exact = u * Fxp(int(m), signed=False, n_word=k, n_frac=k, raw=True) + half
-        witness = Fxp(exact, signed=True, n_word=20, n_frac=0, rounding="floor")
+        witness = Fxp(exact, signed=True, n_word=20, n_frac=0, rounding="floor", **WIDE)
         assert np.array_equal(fixed.shr(ALL * m, k), witness.raw()), m
 
 
@@ -75,24 +77,23 @@ def test_a_power_of_two_grid_as_a_table_is_shr_and_clamp_and_fxpmaths_quantizer(
     for shift in range(17):
         borders = levels[1:] * (1 << shift) - ((1 << shift) >> 1)
         table = fixed.lookup(fixed.step(ALL, borders), levels)
-        witness = Fxp(
-            on_fine_grid(ALL, shift), signed=True, n_word=word, n_frac=0, rounding="floor", overflow="saturate"
-        )
         assert np.array_equal(table, fixed.clamp(fixed.shr(ALL, shift), lo, hi)), shift
-        assert np.array_equal(table, witness.raw()), shift
+        if shift in (0, 1, 16 - word):
+            fine = on_fine_grid(ALL, shift)
+            witness = Fxp(fine, signed=True, n_word=word, n_frac=0, rounding="floor", overflow="saturate")
+            assert np.array_equal(table, witness.raw()), shift
 
 
 @given(INT32, INT32, st.integers(-31, 31))
 def test_dtype_name_is_the_smallest_fxpmath_format_that_holds_the_interval(a: int, b: int, fraction: int) -> None:
     lo, hi = min(a, b), max(a, b)
     name = fixed.dtype_name(lo, hi, fraction)
-    word = Fxp([lo, hi], dtype=name, raw=True, overflow="saturate")
+    ends = {"val": [lo, hi], "raw": True, "overflow": "saturate"}
+    word = Fxp(**ends, dtype=name)
     assert (word.signed, word.n_frac) == (lo < 0, fraction)
     assert word.raw().tolist() == [lo, hi]
     if word.n_word > 1:
-        less = Fxp(
-            [lo, hi], signed=word.signed, n_word=word.n_word - 1, n_frac=fraction, raw=True, overflow="saturate"
-        )
+        less = Fxp(**ends, signed=word.signed, n_word=word.n_word - 1, n_frac=fraction)
         assert less.raw().tolist() != [lo, hi]
 
 
