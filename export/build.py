@@ -22,6 +22,7 @@ from export.interpret import Trace
 from export.ir import Network
 
 NETWORK_FILE, VECTORS_FILE, MANIFEST_FILE = "network.json", "vectors.npz", "MANIFEST.json"
+EMITTED = (".h", "_test.c", "_sim.py", ".onnx")
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,12 @@ class Build:
         if not path.is_dir():
             raise BadInput(f"{path}: no such build folder")
         network = network_file.load(path / NETWORK_FILE, trust_digest=True)
+        listed = _read_manifest(path / MANIFEST_FILE)
+        for name in (NETWORK_FILE, VECTORS_FILE, *(f"{network.name}{ending}" for ending in EMITTED)):
+            if name not in listed:
+                raise BadInput(f"{path / MANIFEST_FILE}: files: {name}: missing")
         complaints = []
-        for name, expected in _read_manifest(path / MANIFEST_FILE).items():
+        for name, expected in listed.items():
             try:
                 found = _sha256((path / name).read_bytes())
             except OSError:

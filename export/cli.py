@@ -96,7 +96,8 @@ def progress() -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def executor_names(_: click.Context, __: click.Parameter, chosen: tuple[str, ...]) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from export.ir import (
 
 FORMAT = "quantal integer network, version 1"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_WORDS = re.compile(r"[A-Za-z0-9_ ,.>-]{1,80}")
 _C_WORDS = frozenset(
     """
     alignas alignof and asm auto bitand bitor bool break case catch char class compl const constexpr continue default
@@ -49,7 +50,7 @@ _C_WORDS = frozenset(
 def check_identifier(name: str, where: str) -> str:
     """The name, if C, C++ and Python take it as an identifier everywhere quantal uses it. Raises BadInput else."""
     if not _NAME.fullmatch(name) or name in _C_WORDS:
-        raise BadInput(f"{where}: expected a C identifier [a-z][a-z0-9_]*, at most 32 long, no keyword, got {name!r}")
+        raise BadInput(f"{where}: expected a C identifier [a-z][a-z0-9_]*, at most 32 long, no keyword, got {_shown(name)}")
     return name
 
 
@@ -117,6 +118,14 @@ def _op_to_json(op: Op, interval: Interval) -> dict[str, Any]:
 # ---- reading
 
 
+def _shown(value: Any, most: int = 40) -> str:
+    """The value for a message: short, in one line, however deep it is nested."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 class _Field:
     """A place in the document: it knows its name, so that every complaint can say it."""
 
@@ -124,8 +133,7 @@ class _Field:
         self.value, self.where = value, where
 
     def fail(self, expected: str) -> BadInput:
-        got = repr(self.value)
-        return BadInput(f"{self.where}: expected {expected}, got {got if len(got) < 40 else got[:37] + '...'}")
+        return BadInput(f"{self.where}: expected {expected}, got {_shown(self.value)}")
 
     def __getitem__(self, key: str) -> "_Field":
         if not isinstance(self.value, dict):
@@ -139,7 +147,7 @@ class _Field:
             _ = self[key]
         for key in self.value:
             if key not in expected:
-                raise BadInput(f"{self.where}: {key}: not a field of the format")
+                raise BadInput(f"{self.where}: {_shown(key)}: not a field of the format")
         return self
 
     def items(self) -> list["_Field"]:
@@ -157,6 +165,12 @@ class _Field:
             raise self.fail("a string")
         return self.value
 
+    def words(self) -> str:
+        """Text that may stand in a comment of any language."""
+        if not _WORDS.fullmatch(self.text()):
+            raise self.fail("words: letters, digits and _ , . > -")
+        return self.text()
+
     def identifier(self) -> str:
         return check_identifier(self.text(), self.where)
 
@@ -169,10 +183,10 @@ class _Field:
             raise self.fail("at least one integer, each of 32 bits")
         return values
 
-    def mapping(self) -> dict[str, Any]:
+    def mapping(self) -> dict[str, "_Field"]:
         if not isinstance(self.value, dict):
             raise self.fail("an object")
-        return self.value
+        return {check_identifier(key, self.where): self[key] for key in self.value}
 
 
 def loads(text: str, where: str, *, trust_digest: bool = False) -> Network:
@@ -196,11 +210,14 @@ def loads(text: str, where: str, *, trust_digest: bool = False) -> Network:
         inputs=source["size"].integer(1, 2**20),
         input_lo=source["lo"].integer(-(2**15), 0),
         input_hi=source["hi"].integer(0, 2**16 - 1),
-        encoding={_Field(k, where).text(): _scalar(source["encoding"][k]) for k in source["encoding"].mapping()},
+        encoding={key: _scalar(value) for key, value in source["encoding"].mapping().items()},
         layers=tuple(_layer(field) for field in root["layers"].items()),
     )
     check(network, where)
-    intervals = prove(network)
+    try:
+        intervals = prove(network)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
     if not trust_digest:
         _check_derived(root, _to_json(network, intervals) | {"digest": digest(network)})
     return network
@@ -223,33 +240,32 @@ def _check_derived(found: _Field, expected: Any) -> None:
     elif isinstance(expected, list) and isinstance(found.value, list) and len(expected) == len(found.value):
         for item, value in zip(found.items(), expected, strict=True):
             _check_derived(item, value)
-    elif found.value != expected:
-        raise found.fail(repr(expected) + ", as the network proves")
+    elif type(found.value) is not type(expected) or found.value != expected:
+        raise found.fail(_shown(expected, 80) + ", as the network proves")
 
 
 def _scalar(field: _Field) -> str | int:
-    return field.text() if isinstance(field.value, str) else field.integer()
+    return field.words() if isinstance(field.value, str) else field.integer(0, 2**32 - 1)
 
 
 def _layer(field: _Field) -> Layer:
     field.keys("name", "size", "semantics", "ops", "states", "weights", "output", "output_name")
-    weights = field["weights"]
     return Layer(
         name=field["name"].identifier(),
         size=field["size"].integer(1, 2**16),
-        semantics={key: field["semantics"][key].text() for key in field["semantics"].mapping()},
+        semantics={key: value.words() for key, value in field["semantics"].mapping().items()},
         ops=tuple(_op(op) for op in field["ops"].items()),
         states=tuple(_state(state) for state in field["states"].items()),
-        weights={check_identifier(name, weights.where): _matrix(weights[name]) for name in weights.mapping()},
+        weights={name: _matrix(value) for name, value in field["weights"].mapping().items()},
         output=field["output"].integer(0),
         output_name=field["output_name"].identifier(),
     )
 
 
 def _state(field: _Field) -> StateVar:
-    numbers = [f.name for f in fields(StateVar) if f.name != "name"]
-    field.keys("name", *numbers, "dtype")
-    return StateVar(name=field["name"].identifier(), **{name: field[name].integer() for name in numbers})
+    field.keys(*(f.name for f in fields(StateVar)), "dtype")
+    numbers = {name: field[name].integer() for name in ("init", "lo", "hi", "next")}
+    return StateVar(field["name"].identifier(), **numbers, fraction=field["fraction"].integer(-31, 31))
 
 
 def _matrix(field: _Field) -> np.ndarray:
@@ -281,6 +297,7 @@ def _op(field: _Field) -> Op:
 def check(network: Network, where: str) -> None:
     """Raises BadInput, naming the layer, unless every reference, size and name in the network fits."""
     check_identifier(network.name, f"{where}: name")
+    _check_encoding(network, f"{where}: input: encoding")
     if not network.layers:
         raise BadInput(f"{where}: layers: expected at least one")
     sizes = {"input": network.inputs}
@@ -291,6 +308,31 @@ def check(network: Network, where: str) -> None:
     repeated = {name for name in records if records.count(name) > 1}
     if repeated:
         raise BadInput(f"{where}: {min(repeated)}: two states or outputs share this name")
+
+
+# What each encoder's formula needs, with the range in which its products fit uint32_t (see the header's encoder).
+_ENCODINGS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "direct": (1, ()),
+    "latency": (1, ("maximum",)),
+    "rate": (1, ("maximum", "seed")),
+    "delta": (2, ("maximum", "delta")),
+}
+
+
+def _check_encoding(network: Network, where: str) -> None:
+    encoding = network.encoding
+    if not encoding:
+        return
+    kind = encoding.get("kind")
+    if kind not in _ENCODINGS:
+        raise BadInput(f"{where}: kind: expected one of {', '.join(_ENCODINGS)}, got {kind!r}")
+    fan, needed = _ENCODINGS[str(kind)]
+    for name in ("steps", "channels", *needed):
+        value, (lo, hi) = encoding.get(name), (0, 2**32 - 1) if name == "seed" else (1, 2**16 - 1)
+        if not isinstance(value, int) or not lo <= value <= hi:
+            raise BadInput(f"{where}: {name}: expected an integer in [{lo}, {hi}], got {value!r}")
+    if encoding["channels"] * fan != network.inputs:
+        raise BadInput(f"{where}: channels: {encoding['channels']} do not make {network.inputs} inputs")
 
 
 def _check_layer(layer: Layer, sizes: dict[str, int], where: str) -> None:
@@ -312,6 +354,9 @@ def _check_layer(layer: Layer, sizes: dict[str, int], where: str) -> None:
     for value in (layer.output, *(state.next for state in layer.states)):
         if not 0 <= value < len(layer.ops) or widths[value] != layer.size or not varies[value]:
             raise BadInput(f"{where}: output or state is value {value}: expected one computed for each neuron")
+    for state in layer.states:
+        if state.lo > state.hi:
+            raise BadInput(f"{where}: state {state.name}: lo {state.lo} lies above hi {state.hi}")
     if len(set(states)) != len(states):
         raise BadInput(f"{where}: states: two share a name")
 

@@ -23,7 +23,7 @@ from qat.config import STATES, WEIGHTS, Config
 from qat.data import Dataset, Split
 from qat.lower import exact_dtype, lower
 from qat.network import hard_trace
-from qat.train import TWIN_FOLDER, Run, batches_of, encoded, load_data, load_samples, twin
+from qat.train import TWIN_FOLDER, Run, batches_of, load_data, twin
 
 PRESETS = ("digits", "mnist", "speech")
 
@@ -126,7 +126,7 @@ def train_run(run: Run, data: Dataset, epochs: int) -> float:
     torch.set_num_threads(1)  # at these sizes a second thread costs more than it gives, and sums in another order
     with progress() as bars:
         run.train(data, epochs, bars)
-        return run.accuracy(data.test, data.maximum, bars)
+        return run.accuracy(data.test, bars)
 
 
 @click.command()
@@ -148,12 +148,8 @@ def export(run: Path, out: Path, name: str | None) -> None:
 def export_run(run: Run, out: Path, name: str) -> None:
     """Writes the build of `run` in the folder `out`, under the C name `name`."""
     check_identifier(name, "--name")
-    samples = load_samples(run.path)
+    samples = run.samples()
     lowered = lower(run.network, name)
-    if samples.x.ndim != 3 or samples.x.shape[2] != lowered.inputs:
-        raise BadInput(
-            f"{run.path}: samples.npz: x: expected (samples, steps, {lowered.inputs}), got {samples.x.shape}"
-        )
     write_build(out, lowered, samples.x, hard_trace(run.network, samples.x, exact_dtype(lowered)))
 
 
@@ -166,19 +162,20 @@ def reference(
     if digest(lowered) != digest(build.network):
         raise ExecutorError(f"{run}: this run lowers to another network than the one in {build.path}")
     dtype = exact_dtype(lowered)
-    if data is None and samples is None:
-        chosen, maximum = load_samples(run), None
+    coded = data is None and samples is None
+    if coded:
+        chosen = opened.samples()
     else:
         dataset = load_data(opened.config, data)
         opened.check(dataset)
         count = samples or len(dataset.test.y)
         if count > len(dataset.test.y):
             raise BadInput(f"--samples: the test set has {len(dataset.test.y)} samples, not {count}")
-        chosen, maximum = Split(dataset.test.x[:count], dataset.test.y[:count]), dataset.maximum
+        chosen = Split(dataset.test.x[:count], dataset.test.y[:count])
 
     def batches() -> Iterator[Any]:
         for part in batches_of(chosen, size):
-            x = part.x if maximum is None else encoded(opened.config, part, maximum).x
+            x = (part if coded else opened.encoded(part)).x
             yield x, hard_trace(opened.network, x, dtype)
 
     return lambda: (len(chosen.y), batches())

@@ -40,7 +40,7 @@ class Encoder:
     """[encoder]: how data becomes the integers of each step (see encoding.py)."""
 
     kind: str = one_of(*ENCODERS, default="direct")
-    steps: int = within(1, 100_000, default=8)
+    steps: int = within(1, 65_535, default=8)
     seed: int = within(0, 2**32 - 1, default=0)
     delta: int = within(1, 2**16 - 1, default=16)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from export.errors import BadInput
 from export.intervals import find_invariants, prove
-from export.ir import Builder, Layer, Network, StateVar
+from export.ir import Builder, Layer, Network, Shr, StateVar
 from qat import neurons
 from qat.layers import SpikingLayer
 from qat.network import SpikingNetwork
@@ -98,5 +98,11 @@ def _int8(codes: Tensor) -> np.ndarray:
 
 def exact_dtype(network: Network) -> torch.dtype:
     """The smallest torch float that holds every value of the network exactly: float32 below 2^24, else float64."""
-    largest = max(max(-v.hull[0], v.hull[1]) for layer in prove(network) for v in layer)
+    largest = 0
+    for layer, intervals in zip(network.layers, prove(network), strict=True):
+        for op, interval in zip(layer.ops, intervals, strict=True):
+            lo, hi = interval.hull
+            largest = max(largest, -lo, hi)
+            if isinstance(op, Shr):  # rounding adds half a step before it shifts
+                largest = max(largest, intervals[op.a].hull[1] + (1 << op.shift >> 1))
     return torch.float32 if largest < 2**24 else torch.float64

@@ -7,21 +7,21 @@ metrics.jsonl (a line an epoch) and samples.npz (encoded test samples, for the g
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import Progress
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
 from export.errors import BadInput
-from export.files import replaced
+from export.files import new_folder, replaced
 from qat import config as configuration
 from qat.config import Config
 from qat.data import Dataset, Split, load
-from qat.encoding import encode
+from qat.encoding import LIMIT, encode, encoded_channels
 from qat.lower import exact_dtype, lower
 from qat.network import SpikingNetwork, read_tensors
 
@@ -44,23 +44,14 @@ class Run:
     @classmethod
     def create(cls, path: Path, config: Config, data: Dataset) -> "Run":
         """A new run in a folder that must not exist yet, or must be empty."""
-        if config.layers[-1].size != data.classes:
-            raise BadInput(
-                f"{config.layers[-1].name}: size: expected {data.classes}, the classes of {config.task.name}, "
-                f"got {config.layers[-1].size}"
-            )
         run = cls(path, config, data.train.x.shape[-1], data.maximum)
-        first = encoded(config, Split(data.test.x[:SAMPLES], data.test.y[:SAMPLES]), data.maximum)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            with replaced(path / SAMPLES_FILE) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, x=first.x, y=first.y)
-            with replaced(path / CONFIG_FILE) as temporary:
-                temporary.write_text(config.dumps(), encoding="utf-8")
-            (path / METRICS_FILE).write_text("")
-            run.save()
-        except OSError as error:
-            raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
+        run.check(data)
+        first = run.encoded(Split(data.test.x[:SAMPLES], data.test.y[:SAMPLES]))
+        with new_folder(path) as folder:
+            np.savez_compressed(folder / SAMPLES_FILE, x=first.x, y=first.y)
+            (folder / CONFIG_FILE).write_text(config.dumps(), encoding="utf-8")
+            (folder / METRICS_FILE).write_text("")
+            run._write(folder / CHECKPOINT_FILE)
         return run
 
     @classmethod
@@ -69,10 +60,27 @@ class Run:
         if not path.is_dir():
             raise BadInput(f"{path}: no such run folder")
         config = configuration.load(path / CONFIG_FILE)
-        header = _header(path / CHECKPOINT_FILE)
-        run = cls(path, config, int(header["channels"]), int(header["maximum"]))
+        run = cls(path, config, *_header(path / CHECKPOINT_FILE, config))
         run._restore(path / CHECKPOINT_FILE)
         return run
+
+    def check(self, data: Dataset) -> None:
+        """Raises BadInput unless the network fits the data: its classes, channels and values."""
+        task, readout, network = self.config.task.name, self.config.layers[-1], self.network
+        if readout.size != data.classes:
+            raise BadInput(f"{readout.name}: size: expected {data.classes}, the classes of {task}, got {readout.size}")
+        channels = data.train.x.shape[-1]
+        if channels != network.channels or data.maximum > network.maximum:
+            raise BadInput(
+                f"{self.path}: made for {network.channels} channels of values 0..{network.maximum}, "
+                f"but the data of {task} has {channels} of 0..{data.maximum}"
+            )
+
+    def encoded(self, split: Split) -> Split:
+        """The split with its inputs encoded: (samples, steps, inputs) integers."""
+        e = self.config.encoder
+        x = encode(e.kind, split.x, steps=e.steps, maximum=self.network.maximum, seed=e.seed, delta=e.delta)
+        return Split(x, split.y)
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
@@ -87,10 +95,16 @@ class Run:
     def save(self) -> None:
         """Writes the checkpoint: whole or not at all."""
         with replaced(self.path / CHECKPOINT_FILE) as temporary:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}, temporary)
+            self._write(temporary)
+
+    def _write(self, path: Path) -> None:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}, path)
 
     def _restore(self, path: Path) -> None:
         tensors = read_tensors(path, self._tensors())
+        for name, tensor in tensors.items():
+            if name.endswith(("epochs_done", ".step", ".exp_avg_sq")) and bool((tensor < 0).any()):
+                raise BadInput(f"{path}: {name}: expected no negative numbers")
         self.epochs_done = int(tensors["epochs_done"])
         self.network.restore(
             {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}, path
@@ -108,9 +122,9 @@ class Run:
         """Trains until `epochs` epochs are done in all. Any split of the epochs over sittings gives the same result."""
         training = self.config.training
         metrics = self.path / METRICS_FILE
-        done = metrics.read_text().splitlines()[: self.epochs_done] if metrics.exists() else []
+        done = metrics.read_bytes().splitlines(keepends=True)[: self.epochs_done] if metrics.exists() else []
         with replaced(metrics) as temporary:
-            temporary.write_text("".join(line + "\n" for line in done))
+            temporary.write_bytes(b"".join(done))
         batches = -(-len(data.train.y) // training.batch)
         bar = progress.add_task(
             f"training {self.path.name}", total=epochs * batches, completed=self.epochs_done * batches
@@ -119,11 +133,12 @@ class Run:
             rate = training.rate * 0.5 ** (self.epochs_done / training.halving)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
+            dtype = self.exact_dtype()
             order = np.random.default_rng([training.seed, self.epochs_done]).permutation(len(data.train.y))
             loss_sum, right = 0.0, 0
             self.network.train()
             for chosen in np.array_split(order, batches):
-                x, y = self.tensors(Split(data.train.x[chosen], data.train.y[chosen]), data.maximum)
+                x, y = self.tensors(Split(data.train.x[chosen], data.train.y[chosen]), dtype)
                 self.optimizer.zero_grad(set_to_none=True)
                 logits = self.network.logits(x)
                 loss = functional.cross_entropy(logits, y)
@@ -151,11 +166,27 @@ class Run:
                 bar, description=f"training {self.path.name}: train accuracy {100 * right / len(order):.2f} %"
             )
 
-    def tensors(self, split: Split, maximum: int) -> tuple[Tensor, Tensor]:
-        """The encoded inputs (batch, steps, inputs) in float32 and the labels, where the network is."""
+    def samples(self) -> Split:
+        """The encoded test samples that the run keeps. Raises BadInput unless the network takes them."""
+        path, inputs, maximum = self.path / SAMPLES_FILE, self.network.inputs, self.network.input_maximum
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                x, y = file["x"], file["y"]
+        except Exception as error:  # a damaged archive raises whatever its layers raise
+            raise BadInput(f"{path}: not a readable .npz file of samples ({type(error).__name__})") from None
+        if x.dtype.kind not in "iu" or x.ndim != 3 or x.shape[2] != inputs or not x.size:
+            raise BadInput(f"{path}: x: expected integers (samples, steps, {inputs}), got {x.dtype} {x.shape}")
+        if x.min() < 0 or x.max() > maximum:
+            raise BadInput(f"{path}: x: expected values 0..{maximum}, got {x.min()}..{x.max()}")
+        if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
+            raise BadInput(f"{path}: y: expected an integer for each of {len(x)} samples, got {y.dtype} {y.shape}")
+        return Split(x.astype(np.int64), y.astype(np.int64))
+
+    def tensors(self, split: Split, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The encoded inputs (batch, steps, inputs) in `dtype` and the labels, where the network is."""
         device = next(self.network.parameters()).device
-        coded = encoded(self.config, split, maximum)
-        return torch.from_numpy(coded.x).to(device, torch.float32), torch.from_numpy(coded.y).to(device)
+        coded = self.encoded(split)
+        return torch.from_numpy(coded.x).to(device, dtype), torch.from_numpy(coded.y).to(device)
 
     @property
     def quantized(self) -> bool:
@@ -166,14 +197,14 @@ class Run:
         """The float in which the hard forward is exact; float32 for a network in full precision."""
         return exact_dtype(lower(self.network, "network")) if self.quantized else torch.float32
 
-    def accuracy(self, split: Split, maximum: int, progress: Progress) -> float:
+    def accuracy(self, split: Split, progress: Progress) -> float:
         """The share of `split` that the hard form of the network classifies rightly."""
         dtype = self.exact_dtype()
         right = 0
         for part in progress.track(list(batches_of(split, EVALUATION_BATCH)), description="testing"):
-            x, y = self.tensors(part, maximum)
+            x, y = self.tensors(part, dtype)
             with torch.no_grad():
-                output = self.network(x.to(dtype))[:, -1]
+                output = self.network(x)[:, -1]
             right += int((output.cpu().numpy().argmax(axis=1) == y.cpu().numpy()).sum())
         return right / len(split.y)
 
@@ -184,12 +215,6 @@ def batches_of(split: Split, size: int) -> Iterator[Split]:
         yield Split(split.x[start : start + size], split.y[start : start + size])
 
 
-def encoded(config: Config, split: Split, maximum: int) -> Split:
-    """The split with its inputs encoded: (samples, steps, inputs) integers."""
-    e = config.encoder
-    return Split(encode(e.kind, split.x, steps=e.steps, maximum=maximum, seed=e.seed, delta=e.delta), split.y)
-
-
 def load_data(config: Config, data: Path | None) -> Dataset:
     """The data set of the configuration's task, read from `data` where the task needs a path."""
     options = dict(config.task.options)
@@ -198,26 +223,25 @@ def load_data(config: Config, data: Path | None) -> Dataset:
     return load(config.task.name, data, **options)
 
 
-def load_samples(run: Path) -> Split:
-    """The encoded test samples that a run keeps."""
-    path = run / SAMPLES_FILE
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return Split(file["x"].astype(np.int64), file["y"].astype(np.int64))
-    except Exception as error:  # a damaged archive raises whatever its layers raise
-        raise BadInput(f"{path}: not a readable .npz file of samples ({type(error).__name__})") from None
-
-
 def twin(config: Config) -> Config:
     """The same network in full precision."""
     return config.with_precision("float", "float")
 
 
-def _header(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
-
+def _header(path: Path, config: Config) -> tuple[int, int]:
+    """The network's channels and maximum: what has to be known to build it and to read the rest."""
+    first, size = "network.layers.0.weight", config.layers[0].size
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in ("channels", "maximum")}
+            numbers = {name: file.get_tensor(name) for name in ("channels", "maximum")}
+            shape = file.get_slice(first).get_shape()
     except (OSError, SafetensorError, ValueError) as error:
         raise BadInput(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
+    for name, number in numbers.items():
+        if number.shape or number.dtype != torch.int64 or not 1 <= number <= LIMIT:
+            raise BadInput(f"{path}: {name}: expected an integer 1..{LIMIT}")
+    channels, maximum = (int(number) for number in numbers.values())
+    inputs = encoded_channels(config.encoder.kind, channels)
+    if shape != [size, inputs]:  # what the file holds bounds the memory that the network takes
+        raise BadInput(f"{path}: {first}: expected {(size, inputs)}, got {tuple(shape)}")
+    return channels, maximum

@@ -54,7 +54,7 @@ def random_input(samples: int, steps: int, channels: int, maximum: int, seed: in
 def one_line(error: pytest.ExceptionInfo[BadInput], *words: str) -> str:
     """The message of a refusal: one line that holds all the words."""
     line = str(error.value)
-    assert len(line.splitlines()) == 1, line
+    assert len(line.splitlines()) == 1, ascii(line)
     for word in words:
-        assert word in line, line
+        assert word in line, ascii(line)
     return line

@@ -235,7 +235,10 @@ def membrane(decay: int, bits: int, maximum: int) -> Network:
     return Network("one", 1, 0, maximum, {}, (layer,))
 
 
-@pytest.mark.parametrize("decay", [0, 1, 32, 48, 56, 58, 60, 62, 63])
+PURE_LEAKS = [32, 48, 56, 60, 62, 63]
+
+
+@pytest.mark.parametrize("decay", [0, 1, 31, 57, 58, 61, *PURE_LEAKS])
 def test_a_leaky_membrane_with_small_input_gets_its_least_interval_and_loses_its_clamp(decay: int) -> None:
     network = find_invariants(membrane(decay, 6, 10))
     states = interpret.run(network, np.full((1, 3000, 1), 10))["readout.u"]
@@ -245,7 +248,7 @@ def test_a_leaky_membrane_with_small_input_gets_its_least_interval_and_loses_its
 
 
 def test_a_membrane_that_can_saturate_keeps_its_clamp_and_its_format() -> None:
-    network = find_invariants(membrane(63, 6, 2000))
+    network = find_invariants(membrane(61, 6, 2000))
     state = network.layers[0].state("u")
     assert (state.lo, state.hi) == (0, 2**15 - 1)
     assert any(isinstance(op, Clamp) for op in network.layers[0].ops)
@@ -312,6 +315,28 @@ def test_other_factors_keep_their_product(m: int, k: int) -> None:
     assert np.array_equal(value_of(ops, product_, ALL), fixed.shr(ALL * m, k))
 
 
+def said(ops: Builder, kind: int, a: int, b: int, number: int) -> int:
+    """The value of one statement of a random program."""
+    k = number % 5
+    match kind:
+        case 0:
+            return ops.add(a, b)
+        case 1:
+            return ops.sub(a, b)
+        case 2:
+            return ops.shr(a, k)
+        case 3:
+            return ops.shl(a, number % 2)
+        case 4:
+            return ops.shr(ops.mul(a, ops.const(number % (1 << k))), k)
+        case 5:
+            return ops.clamp(a, -number, number)
+        case 6:
+            return ops.select(ops.gt(a, b), b, a)
+        case _:
+            return ops.table([number % 3])
+
+
 @given(st.lists(st.tuples(st.integers(0, 7), *[st.integers(0, 2**16)] * 3), min_size=1, max_size=15))
 @settings(deadline=None)
 def test_the_builder_simplifies_without_changing_a_value(program: list[tuple[int, int, int, int]]) -> None:
@@ -319,23 +344,9 @@ def test_the_builder_simplifies_without_changing_a_value(program: list[tuple[int
     for ops in (Builder(), Plain()):
         values = [ops.input("input"), ops.const(0)]
         for kind, i, j, number in program:
-            a, b = values[i % len(values)], values[j % len(values)]
-            k = number % 5
-            values.append(
-                [
-                    lambda: ops.add(a, b),
-                    lambda: ops.sub(a, b),
-                    lambda: ops.shr(a, k),
-                    lambda: ops.shl(a, number % 2),
-                    lambda: ops.shr(ops.mul(a, ops.const(number % (1 << k))), k),
-                    lambda: ops.clamp(a, -number, number),
-                    lambda: ops.select(ops.gt(a, b), b, a),
-                    lambda: ops.table([number % 3]),
-                ][kind]()
-            )
+            values.append(said(ops, kind, values[i % len(values)], values[j % len(values)], number))
         results.append([value_of(ops, value, ALL[::17]) for value in values])
-        if isinstance(ops, Builder) and not isinstance(ops, Plain):
-            assert len(set(ops.ops)) == len(ops.ops)
+        assert isinstance(ops, Plain) or len(set(ops.ops)) == len(ops.ops)
     for simple, plain in zip(*results, strict=True):
         assert np.array_equal(simple, plain)
 

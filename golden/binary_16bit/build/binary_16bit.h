@@ -41,6 +41,13 @@ extern "C" {
 /* One input: [0, 1], fxp-u1/0. Values outside would void the proof that nothing overflows. */
 typedef uint8_t binary_16bit_input;
 
+/* The encoder, rate: 64 values in [0, 16] become 64 spikes a step. */
+#define BINARY_16BIT_CHANNELS 64
+typedef uint8_t binary_16bit_sample;
+
+/* Values → the input of step 0, 1, …. */
+void binary_16bit_encode(const binary_16bit_sample *values, uint32_t step, binary_16bit_input *in);
+
 /* All memory that the network needs. The caller owns it; one for each stream that runs at the same time. */
 typedef struct {
     int16_t first_u[20]; /* [-32768, 32767], fxp-s16/0 */
@@ -573,6 +580,24 @@ uint32_t binary_16bit_classify(binary_16bit_state *state, const binary_16bit_inp
         binary_16bit_step(state, in + t * BINARY_16BIT_INPUTS, out);
     }
     return binary_16bit_argmax(out);
+}
+
+/* A counter-based generator (lowbias32): the same numbers wherever and in whatever order they are drawn. */
+static uint32_t binary_16bit_priv_hash32(uint32_t n)
+{
+    n += 0u;
+    n = (n ^ (n >> 16)) * 0x7FEB352Du;
+    n = (n ^ (n >> 15)) * 0x846CA68Bu;
+    return n ^ (n >> 16);
+}
+
+void binary_16bit_encode(const binary_16bit_sample *values, uint32_t step, binary_16bit_input *in)
+{
+    uint32_t i;
+    for (i = 0; i < BINARY_16BIT_CHANNELS; ++i) {
+        const uint32_t random = binary_16bit_priv_hash32(step * BINARY_16BIT_CHANNELS + i) >> 16;
+        in[i] = random * 16 < (uint32_t)values[i] * 65536 ? 1 : 0;
+    }
 }
 
 #ifdef BINARY_16BIT_SELF_TEST

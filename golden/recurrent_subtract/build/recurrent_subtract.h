@@ -40,6 +40,13 @@ extern "C" {
 /* One input: [0, 1], fxp-u1/0. Values outside would void the proof that nothing overflows. */
 typedef uint8_t recurrent_subtract_input;
 
+/* The encoder, latency: 64 values in [0, 16] become 64 spikes a step. */
+#define RECURRENT_SUBTRACT_CHANNELS 64
+typedef uint8_t recurrent_subtract_sample;
+
+/* Values → the input of step 0, 1, … RECURRENT_SUBTRACT_STEPS - 1: one spike a channel, the earlier the larger its value. */
+void recurrent_subtract_encode(const recurrent_subtract_sample *values, uint32_t step, recurrent_subtract_input *in);
+
 /* All memory that the network needs. The caller owns it; one for each stream that runs at the same time. */
 typedef struct {
     int8_t hidden_u[24]; /* [-128, 127], fxp-s8/0 */
@@ -591,6 +598,15 @@ uint32_t recurrent_subtract_classify(recurrent_subtract_state *state, const recu
         recurrent_subtract_step(state, in + t * RECURRENT_SUBTRACT_INPUTS, out);
     }
     return recurrent_subtract_argmax(out);
+}
+
+void recurrent_subtract_encode(const recurrent_subtract_sample *values, uint32_t step, recurrent_subtract_input *in)
+{
+    uint_fast32_t i;
+    for (i = 0; i < RECURRENT_SUBTRACT_CHANNELS; ++i) {
+        const uint32_t late = ((uint32_t)16 - values[i]) * 11 / 16;
+        in[i] = values[i] > 0 && step == late ? 1 : 0;
+    }
 }
 
 #ifdef RECURRENT_SUBTRACT_SELF_TEST

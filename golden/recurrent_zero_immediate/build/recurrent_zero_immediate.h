@@ -40,6 +40,13 @@ extern "C" {
 /* One input: [0, 1], fxp-u1/0. Values outside would void the proof that nothing overflows. */
 typedef uint8_t recurrent_zero_immediate_input;
 
+/* The encoder, rate: 64 values in [0, 16] become 64 spikes a step. */
+#define RECURRENT_ZERO_IMMEDIATE_CHANNELS 64
+typedef uint8_t recurrent_zero_immediate_sample;
+
+/* Values → the input of step 0, 1, …. */
+void recurrent_zero_immediate_encode(const recurrent_zero_immediate_sample *values, uint32_t step, recurrent_zero_immediate_input *in);
+
 /* All memory that the network needs. The caller owns it; one for each stream that runs at the same time. */
 typedef struct {
     int8_t hidden_u[24]; /* [-32, 31], fxp-s6/0 */
@@ -593,6 +600,24 @@ uint32_t recurrent_zero_immediate_classify(recurrent_zero_immediate_state *state
         recurrent_zero_immediate_step(state, in + t * RECURRENT_ZERO_IMMEDIATE_INPUTS, out);
     }
     return recurrent_zero_immediate_argmax(out);
+}
+
+/* A counter-based generator (lowbias32): the same numbers wherever and in whatever order they are drawn. */
+static uint32_t recurrent_zero_immediate_priv_hash32(uint32_t n)
+{
+    n += 1401181199u;
+    n = (n ^ (n >> 16)) * 0x7FEB352Du;
+    n = (n ^ (n >> 15)) * 0x846CA68Bu;
+    return n ^ (n >> 16);
+}
+
+void recurrent_zero_immediate_encode(const recurrent_zero_immediate_sample *values, uint32_t step, recurrent_zero_immediate_input *in)
+{
+    uint32_t i;
+    for (i = 0; i < RECURRENT_ZERO_IMMEDIATE_CHANNELS; ++i) {
+        const uint32_t random = recurrent_zero_immediate_priv_hash32(step * RECURRENT_ZERO_IMMEDIATE_CHANNELS + i) >> 16;
+        in[i] = random * 16 < (uint32_t)values[i] * 65536 ? 1 : 0;
+    }
 }
 
 #ifdef RECURRENT_ZERO_IMMEDIATE_SELF_TEST

@@ -1,0 +1,180 @@
+"""Small networks for the tests of what is emitted: trained ones, and integer programs that use every op."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import conftest
+import numpy as np
+
+from export import interpret
+from export.build import Build, write_build
+from export.errors import BadInput
+from export.fixed import Ints
+from export.intervals import Interval, evaluate, prove
+from export.ir import (
+    Add,
+    Clamp,
+    Gt,
+    Input,
+    Layer,
+    Lookup,
+    MatVec,
+    Mul,
+    Network,
+    Op,
+    Select,
+    Shl,
+    Shr,
+    State,
+    StateVar,
+    Step,
+    Sub,
+    Table,
+    operands,
+)
+from qat import config
+from qat.lower import exact_dtype, lower
+from qat.network import SpikingNetwork, hard_trace
+
+RANGES = ((0, 1), (-1, 1), (0, 255), (-128, 127), (-(2**15), 2**15 - 1), (0, 2**16 - 1), (-5, 3), (0, 15))
+CLAIMS = ((-128, 127), (0, 1000), (-3_000_000, 70_000), (0, 1), (0, 300_000))
+
+
+def random_network(
+    seed: int, *, neuron: str = "li", pool: str = "last", channels: int = 6, maximum: int = 1, **options: object
+) -> SpikingNetwork:
+    """A feed-forward and a recurrent lif layer and a readout, perturbed as training would; `options` for all three."""
+    rng = np.random.default_rng(seed)
+    drawn = {
+        "scale": rng.choice(["row", "layer"]).item(),
+        "decay_per": rng.choice(["layer", "neuron"]).item(),
+        "threshold_per": rng.choice(["layer", "neuron"]).item(),
+        "bias": bool(rng.integers(2)),
+    }
+    chosen = drawn | {"gain": 2.0} | options
+    return conftest.random_network(
+        config.Layer("first", 7, **chosen),
+        config.Layer("second", 5, recurrent=True, **chosen),
+        config.Layer("out", 4, neuron=neuron, pool=pool, **chosen),
+        channels=channels,
+        maximum=maximum,
+        seed=seed,
+    )
+
+
+def write(network: SpikingNetwork, path: Path, name: str, x: Ints) -> Build:
+    """The build of `network` in the new folder `path`: what torch's hard forward does on x are its vectors."""
+    lowered = lower(network, name)
+    write_build(path, lowered, x, hard_trace(network, x, exact_dtype(lowered)))
+    return Build.open(path)
+
+
+def write_program(program: Network, path: Path, x: Ints) -> Build:
+    """The build of an integer network that nobody trained: its vectors are the interpreter's."""
+    write_build(path, program, x, interpret.run(program, x))
+    return Build.open(path)
+
+
+def input_for(network: Network, samples: int, steps: int, seed: int) -> Ints:
+    """Inputs of all the network's range: all least, all greatest, changing by step and by channel; then at random."""
+    lo, hi = network.input_lo, network.input_hi
+    shape = samples, steps, network.inputs
+    x = np.random.default_rng(seed).integers(lo, hi, shape, np.int64, endpoint=True)
+    step, channel = np.indices(shape[1:])
+    for sample, high in enumerate((step < 0, step >= 0, step % 2 == 0, (step + channel) % 2 == 0)):
+        x[sample] = np.where(high, hi, lo)
+    return x
+
+
+def random_program(seed: int) -> Network:
+    """An integer network that nobody trained, with every op in every layer; equal seeds give equal networks."""
+    rng = np.random.default_rng(seed)
+    lo, hi = RANGES[seed % len(RANGES)]
+    inputs = int(rng.integers(1, 9))
+    encoding = {"kind": "direct", "steps": 9, "channels": inputs}
+    network = Network("program", inputs, lo, hi, encoding, ())
+    known, widths = {"input": Interval.of(lo, hi)}, {"input": network.inputs}
+    for name in ("first", "second", "third")[: rng.integers(1, 4)]:
+        source = str(rng.choice(list(known)))
+        layer = _random_layer(rng, name, int(rng.choice([1, 2, 3, 7])), known, source, widths[source])
+        network = replace(network, layers=(*network.layers, layer))
+        known[name], widths[name] = prove(network)[-1][layer.output], layer.size
+    return network
+
+
+class _Draft:
+    """A layer that grows op by op, each op proven to fit in 32 bits."""
+
+    def __init__(self, layer: Layer, inputs: dict[str, Interval]):
+        self.layer, self.inputs = layer, inputs
+        self.claims = {state.name: Interval.of(state.lo, state.hi) for state in layer.states}
+        self.hulls: list[tuple[int, int]] = []
+
+    def add(self, op: Op) -> int:
+        """The index of the op's value. Raises BadInput where it does not fit."""
+        grown = replace(self.layer, ops=(*self.layer.ops, op))
+        self.hulls = [interval.hull for interval in evaluate(grown, self.inputs, self.claims)]
+        self.layer = grown
+        return len(grown.ops) - 1
+
+    def first_of(self, draw: Callable[[], Op]) -> int:
+        """As `add`, for the first op drawn that fits."""
+        while True:
+            try:
+                return self.add(draw())
+            except BadInput:
+                continue
+
+
+def _random_layer(
+    rng: np.random.Generator, name: str, size: int, inputs: dict[str, Interval], source: str, width: int
+) -> Layer:
+    def codes(columns: int) -> np.ndarray:
+        return rng.integers(-128, 128, (size, columns)).astype(np.int8)
+
+    def several(count: int) -> tuple[int, ...]:
+        return tuple(rng.integers(-1000, 1000, count).tolist())
+
+    claims = [CLAIMS[i] for i in sorted(rng.permutation(len(CLAIMS))[:3])]
+    states = tuple(StateVar(f"s{i}", int(rng.integers(lo, hi + 1)), lo, hi, 0) for i, (lo, hi) in enumerate(claims))
+    weights = {"fan_in": codes(width), "fed_back": codes(size)}
+    draft = _Draft(Layer(name, size, {}, (), states, weights, 0, "value"), inputs)
+    fan_in = draft.add(Input(source))
+    products = [draft.add(MatVec("fan_in", fan_in))]
+    values = [draft.add(State(state.name)) for state in states]
+    products.append(draft.add(MatVec("fed_back", values[0])))
+    values += [*products, draft.add(Table((int(rng.integers(-500, 500)),))), draft.add(Table(several(size)))]
+    values += [fan_in] * (width == size)
+
+    def draw(kind: type[Op]) -> Op:
+        a, b, c = rng.choice(values, 3).tolist()
+        if kind in (Shr, Shl):
+            return kind(a, int(rng.integers(0, 32)))
+        if kind is Clamp:
+            return Clamp(a, *sorted(several(2)))
+        if kind is Select:
+            return Select(a, b, c)
+        if kind is Step:
+            return Step(a, tuple(sorted(set(several(5)))))
+        if kind is Lookup:
+            codes = [v for v in values if draft.hulls[v][0] >= 0 and draft.hulls[v][1] < 50]
+            a = int(rng.choice(codes))
+            return Lookup(a, several(draft.hulls[a][1] + 1))
+        return kind(a, b)
+
+    values.append(draft.first_of(lambda: draw(Step)))
+    kinds = [Add, Sub, Mul, Shr, Shl, Clamp, Gt, Select, Step, Lookup] * 2
+    for index in rng.permutation(len(kinds)):
+        values.append(draft.first_of(lambda kind=kinds[index]: draw(kind)))  # type: ignore[misc]
+    read = {value for op in draft.layer.ops for value in operands(op)}
+    total = products[0]
+    for value in [v for v in values if v not in read]:
+        total = draft.add(Add(draft.add(Clamp(value, -9999, 9999)), total))
+    committed = []
+    for state, value in zip(states, [total, *rng.choice(products, 2)], strict=True):
+        (lo, hi), span = draft.hulls[value], 4 * (state.hi - state.lo)
+        scaled = draft.add(Shr(int(value), max(0, ((hi - lo) // span).bit_length())))
+        committed.append(replace(state, next=draft.add(Clamp(scaled, state.lo, state.hi))))
+    output = draft.add(Clamp(total, -(2**15), 2**15 - 1))
+    return replace(draft.layer, states=tuple(committed), output=output)

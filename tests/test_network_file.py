@@ -1,0 +1,381 @@
+"""network.json: read back it is the same network; whatever else is in the file is refused in one line."""
+
+import copy
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import one_line
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from export import interpret
+from export.errors import BadInput
+from export.ir import (
+    OPS,
+    Add,
+    Clamp,
+    Gt,
+    Input,
+    Layer,
+    Lookup,
+    MatVec,
+    Mul,
+    Network,
+    Select,
+    Shl,
+    Shr,
+    State,
+    StateVar,
+    Step,
+    Sub,
+    Table,
+    op_name,
+)
+from export.network_file import check_identifier, digest, dumps, load, loads
+
+WHERE = "some/network.json"
+WEIGHTS = np.array([[1, -2], [127, -128], [0, 5]], np.int8)
+HIDDEN = Layer(
+    name="hidden",
+    size=3,
+    semantics={"neuron": "lif", "fires": "level > threshold, strictly"},
+    ops=(
+        Input("input"), MatVec("fan_in", 0), Shl(1, 2), State("spike"), MatVec("recurrent", 3), Add(2, 4),
+        State("u"), Table((57, 58, 59)), Mul(6, 7), Shr(8, 6), Add(5, 9), Table((30,)), Gt(10, 11), Table((0,)),
+        Select(12, 11, 13), Sub(10, 14), Step(15, (-50, 0, 50)), Lookup(16, (-64, -16, 16, 64)), Clamp(17, -60, 60),
+    ),
+    states=(StateVar("u", 0, -60, 60, 18, -2), StateVar("spike", 0, 0, 1, 12)),
+    weights={"fan_in": WEIGHTS, "recurrent": np.eye(3, dtype=np.int8)},
+    output=12,
+    output_name="spike",
+)  # fmt: skip
+READOUT = Layer(
+    "readout", 2, {}, (Input("hidden"), MatVec("fan_in", 0)), (), {"fan_in": WEIGHTS.T}, 1, "membrane"
+)  # fmt: skip
+ENCODING = {"kind": "rate", "steps": 8, "seed": 2**32 - 1, "delta": 16, "channels": 2, "maximum": 9}
+NETWORK = Network("example", 2, -3, 9, ENCODING, (HIDDEN, READOUT))
+TEXT = dumps(NETWORK)
+ENCODING_NEEDS = ("kind", "steps", "seed", "channels", "maximum")  # of the rate encoder
+Path_ = tuple[str | int, ...]
+
+
+def changed(path: Path_, value: Any) -> str:
+    """The file with the value at `path` replaced."""
+    document = json.loads(TEXT)
+    place = document
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return json.dumps(document)
+
+
+def refused(text: str, *words: str, trust_digest: bool = False) -> None:
+    with pytest.raises(BadInput) as error:
+        loads(text, WHERE, trust_digest=trust_digest)
+    line = one_line(error, *words)
+    assert line.startswith(f"{WHERE}: ")
+    assert line.isprintable(), ascii(line)
+    assert len(line) < 400
+
+
+def places(value: Any, path: Path_ = ()) -> list[Path_]:
+    """The paths of all values inside `value`."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(found for key, item in inside for found in places(item, (*path, key)))]
+
+
+def value_at(path: Path_) -> Any:
+    value = json.loads(TEXT)
+    for key in path:
+        value = value[key]
+    return value
+
+
+PLACES = places(json.loads(TEXT))
+OBJECTS = [path for path in PLACES if isinstance(value_at(path), dict)]
+FIELDS = [(*path, key) for path in OBJECTS for key in value_at(path)]
+
+
+# ---- round trip
+
+
+def test_the_example_holds_every_op() -> None:
+    assert {op_name(op) for layer in NETWORK.layers for op in layer.ops} == set(OPS)
+
+
+def test_a_network_reads_back_to_the_same_bytes_and_the_same_trace() -> None:
+    again = loads(TEXT, WHERE)
+    assert dumps(again) == TEXT
+    assert digest(again) == digest(NETWORK) == json.loads(TEXT)["digest"]
+    x = np.random.default_rng(0).integers(-3, 9, (4, 30, 2), endpoint=True)
+    before, after = interpret.run(NETWORK, x), interpret.run(again, x)
+    assert list(before) == list(after) == ["hidden.u", "hidden.spike", "readout.membrane", "output"]
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_file_is_read_as_its_text(tmp_path: Path) -> None:
+    path = tmp_path / "network.json"
+    path.write_text(TEXT)
+    assert dumps(load(path)) == TEXT
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe{}", b"\x00", b"\xef\xbb\xbf{}"])
+def test_an_unreadable_file_is_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "network.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BadInput) as error:
+        load(path)
+    one_line(error, str(path))
+    with pytest.raises(BadInput) as error:
+        load(tmp_path)  # a folder
+    one_line(error, str(tmp_path))
+
+
+def test_the_text_is_sorted_ascii_without_dates_or_paths() -> None:
+    assert TEXT.isascii()
+    assert json.dumps(json.loads(TEXT), sort_keys=True, indent=1) + "\n" == TEXT
+    assert not re.search(r"20\d\d|/work|/tmp|/home", TEXT)
+
+
+def with_weight(value: int) -> Network:
+    weights = {**HIDDEN.weights, "recurrent": HIDDEN.weights["recurrent"].copy()}
+    weights["recurrent"][2, 1] = value
+    return replace(NETWORK, layers=(replace(HIDDEN, weights=weights), READOUT))
+
+
+def test_the_digest_changes_with_one_weight_and_with_nothing_but_the_network() -> None:
+    assert digest(with_weight(0)) == digest(NETWORK)
+    assert digest(with_weight(1)) != digest(NETWORK)
+    assert digest(NETWORK.renamed("other")) != digest(NETWORK)
+    assert digest(replace(NETWORK, encoding=ENCODING | {"steps": 9})) != digest(NETWORK)
+
+
+def test_a_changed_weight_is_refused_unless_the_digest_is_trusted() -> None:
+    path = "layers", 0, "weights", "recurrent", "rows", 2
+    assert value_at(path) == "0 0 1"
+    text = changed(path, "0 1 1")
+    refused(text)
+    network = loads(text, WHERE, trust_digest=True)
+    assert digest(network) == digest(with_weight(1))
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize("share", range(50))
+def test_a_truncated_file_is_refused(share: int) -> None:
+    refused(TEXT[: len(TEXT) * share // 50], "not JSON")
+
+
+@pytest.mark.parametrize("path", FIELDS, ids=lambda path: ".".join(map(str, path)))
+def test_a_missing_field_is_refused_by_name(path: Path_) -> None:
+    document = json.loads(TEXT)
+    place = document
+    for key in path[:-1]:
+        place = place[key]
+    del place[path[-1]]
+    free = path[-2:-1] in (("semantics",), ("encoding",))  # only the digest knows that something is missing
+    refused(json.dumps(document), "digest" if free and path[-1] not in ENCODING_NEEDS else str(path[-1]))
+
+
+@pytest.mark.parametrize("path", OBJECTS, ids=lambda path: ".".join(map(str, path)))
+@pytest.mark.parametrize("name", ["extra", "line\nbreak", "\x1b[2Jescape", "\ud800"])
+def test_an_unknown_field_is_refused_by_name(path: Path_, name: str) -> None:
+    for value in (0, "1", [], {}):
+        text = changed((*path, name), value)
+        if path[-1:] in (("encoding",), ("semantics",)):
+            refused(text)
+        else:
+            refused(text, repr(name)[1:-1])
+
+
+WRONG = [None, True, 1.5, float("nan"), float("inf"), -(10**400), "", "x y", [], [[]], {}, {"": 0}]
+
+
+@pytest.mark.parametrize("path", PLACES[1:], ids=lambda path: ".".join(map(str, path)))
+def test_a_value_of_another_type_is_refused(path: Path_) -> None:
+    for value in WRONG:
+        refused(changed(path, value))
+
+
+@pytest.mark.parametrize("value", WRONG)
+def test_a_file_that_is_no_object_is_refused(value: Any) -> None:
+    refused(json.dumps(value), "format" if isinstance(value, dict) else "object")
+
+
+@pytest.mark.parametrize("path", [path for path in PLACES if type(value_at(path)) is int], ids=str)
+def test_an_integer_spelt_as_another_type_is_refused(path: Path_) -> None:
+    integer = value_at(path)
+    for value in (float(integer), str(integer), bool(integer), [integer]):
+        refused(changed(path, value))
+
+
+LAYER = "layers", 0
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("format",), "quantal integer network, version 2", ("format", "version 1")),
+        (("arithmetic", "right_shift"), "truncating", ("arithmetic",)),
+        (("name",), "int", ("name", "C identifier", "'int'")),
+        (("name",), "../x", ("name", "'../x'")),
+        (("name",), "a\n", ("name",)),
+        (("name",), "Upper", ("name",)),
+        (("name",), "ünïcode", ("name",)),
+        (("name",), "x" * 33, ("name",)),
+        (("name",), "_x", ("name",)),
+        (("input", "size"), 0, ("input: size",)),
+        (("input", "size"), 3, ("ops[1] (MATVEC)", "(3, 3)", "(3, 2)")),
+        (("input", "lo"), 1, ("input: lo",)),
+        (("input", "hi"), 65536, ("input: hi",)),
+        (("input", "dtype"), "fxp-s6/0", ("input: dtype", "fxp-s5/0")),
+        (("input", "encoding", "kind"), "*/ #error", ("encoding: kind",)),
+        (("input", "encoding", "steps"), -1, ("encoding: steps",)),
+        (("input", "encoding", "channels"), 3, ("encoding: channels",)),
+        (("layers",), [], ("layers",)),
+        ((*LAYER, "name"), "while", ("layers[0]: name", "'while'")),
+        ((*LAYER, "name"), "input", ("layer input", "taken")),
+        ((*LAYER, "name"), "readout", ("layer readout",)),
+        ((*LAYER, "size"), 65537, ("layers[0]: size",)),
+        ((*LAYER, "size"), 4, ("layer hidden",)),
+        ((*LAYER, "output_name"), "a-b", ("output_name", "'a-b'")),
+        ((*LAYER, "output"), 19, ("layer hidden", "19")),
+        ((*LAYER, "output"), 0, ("layer hidden", "value 0")),
+        ((*LAYER, "output"), 11, ("layer hidden", "value 11")),
+        ((*LAYER, "output"), -1, ("output",)),
+        ((*LAYER, "states", 0, "name"), "spike", ("layer hidden",)),
+        ((*LAYER, "states", 0, "lo"), -59, ("layer hidden", "state u", "[-59, 60]")),
+        ((*LAYER, "states", 0, "lo"), 61, ("layer hidden",)),
+        ((*LAYER, "states", 0, "init"), 61, ("state u", "starts at 61")),
+        ((*LAYER, "states", 0, "next"), 0, ("layer hidden", "value 0")),
+        ((*LAYER, "states", 0, "next"), 99, ("layer hidden", "99")),
+        ((*LAYER, "states", 0, "fraction"), 2**31 - 1, ("states[0]: fraction",)),
+        ((*LAYER, "states", 0, "fraction"), -(2**31), ("states[0]: fraction",)),
+        ((*LAYER, "states", 0, "fraction"), -3, ("states[0]: dtype",)),
+        ((*LAYER, "states", 0, "dtype"), "int8", ("states[0]: dtype", "fxp-s7/-2")),
+        ((*LAYER, "weights", "fan_in", "rows", 0), "1 200", ("weights: fan_in",)),
+        ((*LAYER, "weights", "fan_in", "rows", 0), "1 -129", ("weights: fan_in",)),
+        ((*LAYER, "weights", "fan_in", "rows", 0), "1 2 3", ("weights: fan_in", "equal length")),
+        ((*LAYER, "weights", "fan_in", "rows", 0), "1 x", ("rows[0]",)),
+        ((*LAYER, "weights", "fan_in", "rows", 0), "1 1.0", ("rows[0]",)),
+        ((*LAYER, "weights", "fan_in", "rows", 0), "1 " + "9" * 5000, ("rows[0]",)),
+        ((*LAYER, "weights", "fan_in", "rows"), ["1 -2", "127 -128"], ("(3, 2)", "(2, 2)")),
+        ((*LAYER, "weights", "fan_in", "dtype"), "fxp-s4/0", ("weights: fan_in: dtype", "fxp-s8/0")),
+        ((*LAYER, "weights", "a b"), {"rows": ["1"], "dtype": "fxp-u1/0"}, ("weights", "'a b'")),
+        ((*LAYER, "ops", 0, "op"), "CONV", ("ops[0]: op", "MATVEC")),
+        ((*LAYER, "ops", 0, "source"), "readout", ("ops[0] (INPUT)", "source", "'readout'")),
+        ((*LAYER, "ops", 1, "weights"), "none", ("ops[1] (MATVEC)", "'none'")),
+        ((*LAYER, "ops", 1, "x"), 1, ("ops[1] (MATVEC)", "value 1")),
+        ((*LAYER, "ops", 4, "x"), 1, ("ops[4] (MATVEC)", "INPUT or a STATE")),
+        ((*LAYER, "ops", 4, "x"), 0, ("ops[4] (MATVEC)", "(3, 2)", "(3, 3)")),
+        ((*LAYER, "ops", 5, "a"), 0, ("ops[5] (ADD)", "2 inputs")),
+        ((*LAYER, "ops", 5, "b"), 6, ("ops[5] (ADD)", "value 6")),
+        ((*LAYER, "ops", 5, "b"), -1, ("ops[5] (ADD)", "value -1")),
+        ((*LAYER, "ops", 6, "name"), "v", ("ops[6] (STATE)", "'v'")),
+        ((*LAYER, "ops", 7, "values"), "57 58", ("ops[7] (TABLE)", "1 or 3")),
+        ((*LAYER, "ops", 7, "values"), "57 58 59 60", ("ops[7] (TABLE)", "1 or 3")),
+        ((*LAYER, "ops", 7, "values"), f"57 58 {2**31}", ("ops[7]: values", "32 bits")),
+        ((*LAYER, "ops", 9, "shift"), 99, ("ops[9] (SHR)", "shift", "99")),
+        ((*LAYER, "ops", 2, "shift"), -1, ("ops[2] (SHL)", "shift", "-1")),
+        ((*LAYER, "ops", 2, "shift"), 31, ("layer hidden", "neuron 0", "SHL", "32 bits")),
+        ((*LAYER, "ops", 16, "borders"), "-50 50 0", ("ops[16] (STEP)", "ascending")),
+        ((*LAYER, "ops", 16, "borders"), "0 0 50", ("ops[16] (STEP)", "ascending")),
+        ((*LAYER, "ops", 17, "levels"), "-64 -16 16", ("layer hidden", "LOOKUP", "3 levels")),
+        ((*LAYER, "ops", 18, "lo"), 61, ("ops[18] (CLAMP)", "61")),
+        ((*LAYER, "ops", 18, "hi"), 61, ("layer hidden", "state u")),
+        ((*LAYER, "ops", 18, "interval"), [-60, 61], ("ops[18]: interval[1]", "60")),
+        ((*LAYER, "ops", 18, "interval"), [-60], ("ops[18]: interval",)),
+        (("digest",), "sha256:" + "0" * 64, ("digest",)),
+    ],
+    ids=lambda value: None if isinstance(value, tuple) else json.dumps(value)[:20],
+)
+def test_a_wrong_value_is_refused_naming_its_place(path: Path_, value: Any, words: tuple[str, ...]) -> None:
+    refused(changed(path, value), *words)
+
+
+def test_records_that_collide_in_c_are_refused() -> None:
+    def one(name: str, state: str) -> Layer:
+        ops = Input("input"), MatVec("w", 0), Clamp(1, 0, 1)
+        return Layer(name, 3, {}, ops, (StateVar(state, 0, 0, 1, 2),), {"w": WEIGHTS}, 2, "out")
+
+    apart = Network("n", 2, 0, 1, {}, (one("a", "b_c"), one("a_c", "b")))
+    assert dumps(loads(dumps(apart), WHERE)) == dumps(apart)
+    for network in (
+        replace(apart, layers=(one("a", "b_c"), one("a_b", "c"))),  # both a_b_c
+        replace(apart, layers=(one("a", "b"), one("a", "b"))),
+    ):
+        with pytest.raises(BadInput) as error:
+            dumps(network)
+        one_line(error)
+
+
+@pytest.mark.parametrize("where", [(), ("name",), (*LAYER, "size"), (*LAYER, "ops", 0, "interval"), (*LAYER, "ops", 1)])
+def test_nesting_of_any_depth_is_refused(where: Path_) -> None:
+    marker = changed(where, "@") if where else '"@"'
+    for depth in (*range(2, 1200, 7), *range(900, 1000), 100_000):
+        refused(marker.replace('"@"', "[" * depth + "]" * depth, 1))
+    refused(marker.replace('"@"', '{"a":' * 970 + "0" + "}" * 970, 1))
+
+
+@pytest.mark.parametrize("name", ["a", "hidden", "x1_y2", "z" * 32])
+def test_an_identifier_is_taken(name: str) -> None:
+    assert check_identifier(name, "x") == name
+
+
+@pytest.mark.parametrize("text", ["*/ int evil; /*", "line\nbreak", "\\", "\x1b[2J", "??/", "é" * 10, "x" * 1000])
+def test_free_text_that_could_leave_a_c_comment_is_refused(text: str) -> None:
+    refused(changed((*LAYER, "semantics", "neuron"), text), trust_digest=True)
+    refused(changed((*LAYER, "semantics", text), "lif"), trust_digest=True)
+
+
+# ---- mutation
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-300, 300)
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from([*OPS, "hidden", "readout", "input", "u", "spike", "fan_in", "0 1", "1 -2", "-5 0 5 7"])
+)
+VALUES = SCALARS | st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+)
+MUTATIONS = st.lists(
+    st.tuples(st.sampled_from(PLACES[1:]), VALUES | st.sampled_from(PLACES[1:]).map(value_at)), max_size=3
+)
+
+
+@given(MUTATIONS, st.booleans())
+@example([((*LAYER, "states", 0, "lo"), 5), ((*LAYER, "ops", 16, "a"), 6)], True)
+@settings(max_examples=500, deadline=None)
+def test_any_change_is_refused_in_one_line_or_gives_a_network_that_runs(
+    mutations: list[tuple[Path_, Any]], trust_digest: bool
+) -> None:
+    document = json.loads(TEXT)
+    for path, value in mutations:
+        place = document
+        try:
+            for key in path[:-1]:
+                place = place[key]
+            place[path[-1]] = copy.deepcopy(value)
+        except (KeyError, IndexError, TypeError):
+            pass  # an earlier change took the place away
+    text = json.dumps(document)
+    try:
+        network = loads(text, WHERE, trust_digest=trust_digest)
+    except BadInput:
+        refused(text, trust_digest=trust_digest)
+        return
+    assert loads(dumps(network), WHERE).name == network.name
+    x = np.full((1, 3, network.inputs), network.input_hi, np.int64)
+    assert interpret.run(network, x)["output"].shape == (1, 3, network.outputs)
+    assert trust_digest or document == json.loads(TEXT)
