@@ -16,11 +16,11 @@ from export import __version__
 from export.errors import BadInput, ExecutorError
 
 COMMANDS = {
-    "demo": "qat.cli:demo",
-    "train": "qat.cli:train",
-    "export": "qat.cli:export",
-    "verify": "export.cli:verify",
-    "cost": "export.cli:cost",
+    "demo": ("qat.cli:demo", "Train on real data, export, verify everywhere, count the cost."),
+    "train": ("qat.cli:train", "Train a network with its weights and states quantized."),
+    "export": ("qat.cli:export", "Turn a run into integers: C header, simulator, golden vectors."),
+    "verify": ("export.cli:verify", "Compare every state, spike and output with torch's."),
+    "cost": ("export.cli:cost", "Flash, RAM and instructions a step on each core."),
 }
 REFERENCE = "qat.cli:reference"  # what runs torch again for `verify --run`
 BATCH = 250
@@ -40,6 +40,11 @@ def by_name(where: str) -> Any:
 class LazyGroup(click.Group):
     """Imports a command's module when the command is called, so that `quantal cost` starts without torch."""
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands and what they do, with no command imported for it."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands, in the order in which they are used."""
         return list(COMMANDS)
@@ -48,7 +53,7 @@ class LazyGroup(click.Group):
         """The command of that name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = by_name(COMMANDS[cmd_name])
+        command: click.Command = by_name(COMMANDS[cmd_name][0])
         return command
 
 
@@ -64,7 +69,7 @@ def quantal() -> None:
 def main() -> None:
     """Runs `quantal`; turns what can go wrong into one line and an exit code."""
     try:
-        quantal(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+        quantal(args=sys.argv[1:] or ["--help"], prog_name="quantal", standalone_mode=False)
     except click.ClickException as error:
         complain(error.format_message())
         sys.exit(2)

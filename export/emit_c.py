@@ -4,7 +4,7 @@ Products run over events: an input or spike that is 0 costs its test alone. Ever
 its neurons in int32_t; states and accumulators are stored in the smallest words that their intervals allow.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from export import __version__, fixed
 from export.fixed import Ints
 from export.interpret import Trace
-from export.intervals import Interval, prove
+from export.intervals import WORD_HI, WORD_LO, Interval, prove
 from export.ir import (
     ARITHMETIC,
     Add,
@@ -32,6 +32,7 @@ from export.ir import (
     Sub,
     Table,
     operands,
+    without,
 )
 from export.network_file import digest
 from export.render import render, word_bits, wrapped
@@ -41,8 +42,9 @@ _HASH_START, _HASH_FACTOR = 2166136261, 16777619  # FNV-1a, fed 32 bits at a tim
 
 
 def c_type(lo: int, hi: int) -> str:
-    """The smallest fixed-width C type that holds [lo, hi]."""
-    return f"{'' if lo < 0 else 'u'}int{word_bits(lo, hi)}_t"
+    """The smallest fixed-width C type that holds [lo, hi]; of 32 bits the signed one, which every value fits."""
+    bits = word_bits(lo, hi)
+    return f"{'' if lo < 0 or bits == 32 else 'u'}int{bits}_t"
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class CLayer:
     """One layer's function: products, the lines of its neuron loop, constant tables."""
 
     name: str
+    private: str
     size: int
     title: str
     products: list[CProduct]
@@ -96,13 +99,16 @@ def _interval_comment(lo: int, hi: int, fraction: int = 0) -> str:
 
 
 class _LayerWriter:
-    """Turns one layer's ops into C. `fields` maps a layer's name to where its output stands."""
+    """Turns one layer's ops into C. `fields` maps a layer's name to where its output stands.
+
+    The layer's number keeps private names apart, whatever layers and matrices are called.
+    """
 
     def __init__(self, network: Network, layer: Layer, intervals: list[Interval], fields: dict[str, str]):
         self.network, self.layer, self.fields = network, layer, fields
         self.hulls = [interval.hull for interval in intervals]
-        self.private = f"{network.name}_priv_{layer.name}"
-        self.result = CLayer(layer.name, layer.size, layer_title(layer), [], [], [], [])
+        self.private = f"{network.name}_priv_{network.layers.index(layer) + 1}_{layer.name}"
+        self.result = CLayer(layer.name, self.private, layer.size, layer_title(layer), [], [], [], [])
 
     def write(self) -> CLayer:
         names = [self._value(index) for index in range(len(self.layer.ops))]
@@ -154,8 +160,8 @@ class _LayerWriter:
                 return f"{self.fields[source]}[i]"
             case State(name):
                 return f"state->{self.layer.name}_{name}[i]"
-            case Table(values):
-                return f"{self._table(f'table{index}', values)}[i]"
+            case Table(values, name):
+                return f"{self._table(f'{index}_{name}', values)}[i]"
             case MatVec():
                 return f"{self._product(index, op)}[i]"
             case Add(a, b):
@@ -167,18 +173,19 @@ class _LayerWriter:
             case Shr(a, shift):
                 return f"({n(a)} + {1 << (shift - 1)}) >> {shift}" if shift else n(a)
             case Shl(a, shift):
-                return f"{n(a)} * {1 << shift}"
+                return f"{n(a)} * {1 << shift}" if shift < 31 else f"{n(a)} * {1 << 30} * 2"
             case Clamp(a, lo, hi):
-                return f"{n(a)} < {lo} ? {lo} : ({n(a)} > {hi} ? {hi} : {n(a)})"
+                below = f"{n(a)} > {hi} ? {hi} : {n(a)}" if hi < WORD_HI else n(a)
+                return f"{n(a)} < {lo} ? {lo} : ({below})" if lo > WORD_LO else below
             case Gt(a, b):
                 return f"{n(a)} > {n(b)} ? 1 : 0"
             case Select(condition, a, b):
                 return f"{n(condition)} != 0 ? {n(a)} : {n(b)}"
             case Step(a, borders):
-                table = self._table(f"borders{index}", borders)
+                table = self._table(f"{index}_borders", borders)
                 return " + ".join(f"({n(a)} >= {table}[{i}])" for i in range(len(borders)))
             case Lookup(a, levels):
-                return f"{self._table(f'levels{index}', levels)}[{n(a)}]"
+                return f"{self._table(f'{index}_levels', levels)}[{n(a)}]"
             case _:
                 assert_never(op)
 
@@ -188,15 +195,17 @@ class _LayerWriter:
         columns = self.fields[source.source] if isinstance(source, Input) else f"state->{self.layer.name}_{source.name}"
         weights = self.layer.weights[op.weights]
         lo, hi = self.hulls[index]
-        accumulator = f"state->scratch.{self.layer.name}.{op.weights}"
+        sums = f"{op.weights}_{index}"
+        accumulator = f"state->scratch.{self.layer.name}_sums.{sums}"
         kind = c_type(min(lo, -1), hi)
-        self.result.scratch.append(CArray(kind, op.weights, self.layer.size, _interval_comment(lo, hi)))
+        self.result.scratch.append(CArray(kind, sums, self.layer.size, _interval_comment(lo, hi)))
         table = f"{self.private}_{op.weights}"
         dtype = fixed.dtype_name(int(weights.min()), int(weights.max()))
         rows = ",\n".join("    {\n" + wrapped(row, "        ") + "\n    }" for row in weights.T.tolist())
-        self.result.tables.append(
-            CTable("int8_t", table, f"[{weights.shape[1]}][{weights.shape[0]}]", rows, f"one row an input, {dtype}")
-        )
+        if all(known.name != table for known in self.result.tables):
+            self.result.tables.append(
+                CTable("int8_t", table, f"[{weights.shape[1]}][{weights.shape[0]}]", rows, f"one row an input, {dtype}")
+            )
         spikes = self.hulls[op.x] in ((0, 1), (0, 0))
         term = f"{table}[e][i]" if spikes else f"(int32_t){table}[e][i] * {columns}[e]"
         comment = f"{self.layer.name} {op.weights}: sums in {_interval_comment(lo, hi)}"
@@ -205,9 +214,10 @@ class _LayerWriter:
 
 
 def layer_title(layer: Layer) -> str:
-    """One line: what the layer is, as its semantics have it."""
+    """One line for a comment: what the layer is, as its semantics, which are free text, have it."""
     said = (f"{key.replace('_', ' ')} {value}" for key, value in layer.semantics.items())
-    return "; ".join([f"{layer.size} neurons", *said])
+    line = "; ".join([f"{layer.size} neurons", *said])
+    return "".join(c if " " <= c <= "~" else "?" for c in line).replace("*/", "* /").replace("/*", "/ *")
 
 
 def output_field(layer: Layer) -> str:
@@ -268,6 +278,8 @@ def _step_hashes(network: Network, trace: Trace) -> list[int]:
 
 def emit_header(network: Network, x: Ints, trace: Trace) -> str:
     """NAME.h. The first sample of the golden vectors (x, trace) becomes its self test."""
+    of_all_ops = digest(network)
+    network = replace(network, layers=tuple(without(layer, {}) for layer in network.layers))
     intervals = prove(network)
     input_type = c_type(network.input_lo, network.input_hi)
     fields = {"input": "in"}
@@ -282,7 +294,7 @@ def emit_header(network: Network, x: Ints, trace: Trace) -> str:
     return render(
         "header.h.j2",
         version=__version__,
-        digest=digest(network),
+        digest=of_all_ops,
         arithmetic=ARITHMETIC,
         name=network.name,
         NAME=network.name.upper(),
@@ -299,6 +311,7 @@ def emit_header(network: Network, x: Ints, trace: Trace) -> str:
         arrays=state_arrays(network, intervals),
         initial=_initial_values(network),
         layers=layers,
+        index_type="uint_fast16_t" if max(layer.size for layer in layers) < 2**16 else "uint_fast32_t",
         arguments={layer.name: _arguments(network, layer) for layer in network.layers},
         test_steps=len(hashes),
         test_packed=packed,

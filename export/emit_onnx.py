@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export import __version__, fixed
+from export import __version__
 from export.fixed import Ints
 from export.intervals import Interval, prove
 from export.ir import (
@@ -85,10 +85,11 @@ def _value(
             return graph.constant(np.array(values))
         case MatVec(weights, x):
             transposed = layer.weights[weights].T.astype(np.int64)
-            signed, bits = fixed.bits_for(*intervals[x].hull)
-            if bits > 8:
+            lo, hi = intervals[x].hull
+            # Runtimes on x86 without VNNI add two neighbouring products in 16 bits, and saturate.
+            if lo < 0 or hi > 255 or 2 * hi * int(np.abs(transposed).max()) >= 2**15:
                 return graph.node("MatMul", names[x], graph.constant(transposed))
-            byte = graph.node("Cast", names[x], to=TensorProto.INT8 if signed else TensorProto.UINT8)
+            byte = graph.node("Cast", names[x], to=TensorProto.UINT8)
             return graph.node("MatMulInteger", byte, graph.constant(transposed, np.int8))
         case Add(a, b):
             return graph.node("Add", names[a], names[b])

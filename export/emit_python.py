@@ -44,10 +44,10 @@ class PythonLayer:
     tables: list[tuple[str, str]]
 
 
-def _write_layer(layer: Layer, intervals: list[Interval]) -> PythonLayer:
+def _write_layer(number: int, layer: Layer, intervals: list[Interval]) -> PythonLayer:
     matrices: list[tuple[str, str, list[str]]] = []
     tables: list[tuple[str, str]] = []
-    constants = layer.name.upper()
+    constants = f"LAYER{number}_{layer.name.upper()}"  # the number keeps names apart, whatever layers are called
 
     def table(suffix: str, values: tuple[int, ...]) -> str:
         tables.append((f"{constants}_{suffix}", wrapped(values)))
@@ -57,7 +57,7 @@ def _write_layer(layer: Layer, intervals: list[Interval]) -> PythonLayer:
         lo, hi = intervals[index].hull
         exact = "np.float32" if max(-lo, hi) < 2**24 else "np.float64"
         rows = [" ".join(map(str, row)) for row in layer.weights[name].T.tolist()]
-        matrices.append((f"{constants}_{name.upper()}", exact, rows))
+        matrices.append((f"{constants}_{name.upper()}_{index}", exact, rows))
         return matrices[-1][0]
 
     def expression(index: int) -> str:
@@ -67,8 +67,8 @@ def _write_layer(layer: Layer, intervals: list[Interval]) -> PythonLayer:
                 return f"outputs[{source!r}]"
             case State(name):
                 return f"state[{layer.name + '.' + name!r}]"
-            case Table(values):
-                return str(values[0]) if len(values) == 1 else table(f"TABLE{index}", values)
+            case Table(values, name):
+                return str(values[0]) if len(values) == 1 else table(f"{index}_{name.upper()}", values)
             case MatVec(weights, x):
                 return f"product(v{x}, {matrix(weights, index)})"
             case Add(a, b):
@@ -80,7 +80,7 @@ def _write_layer(layer: Layer, intervals: list[Interval]) -> PythonLayer:
             case Shr(a, shift):
                 return f"(v{a} + {1 << (shift - 1)}) >> {shift}" if shift else f"v{a}"
             case Shl(a, shift):
-                return f"v{a} * {1 << shift}"
+                return f"v{a} << {shift}"
             case Clamp(a, lo, hi):
                 return f"np.minimum(np.maximum(v{a}, {lo}), {hi})"
             case Gt(a, b):
@@ -114,6 +114,6 @@ def emit_simulator(network: Network) -> str:
         input_hi=network.input_hi,
         outputs=network.outputs,
         initial=[(f"{layer.name}.{s.name}", layer.size, s.init) for layer in network.layers for s in layer.states],
-        layers=[_write_layer(*pair) for pair in zip(network.layers, intervals, strict=True)],
+        layers=[_write_layer(n, *pair) for n, pair in enumerate(zip(network.layers, intervals, strict=True), 1)],
         readout=network.layers[-1].name,
     )

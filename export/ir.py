@@ -37,9 +37,10 @@ class State:
 
 @dataclass(frozen=True)
 class Table:
-    """Constants: one for each neuron, or a single one for all of them."""
+    """Constants: one for each neuron, or a single one for all of them. The name is for readers of what is emitted."""
 
     values: tuple[int, ...]
+    name: str = "table"
 
 
 @dataclass(frozen=True)
@@ -238,13 +239,13 @@ class Builder:
     def state(self, name: str) -> int:
         return self._record(State(name))
 
-    def table(self, values: Iterable[int]) -> int:
-        """Constants; equal ones are stored once."""
+    def table(self, values: Iterable[int], name: str = "table") -> int:
+        """Constants; where all are equal, one is stored."""
         entries = tuple(int(v) for v in values)
-        return self._record(Table(entries[:1] if len(set(entries)) == 1 else entries))
+        return self._record(Table(entries[:1] if len(set(entries)) == 1 else entries, name))
 
     def const(self, value: int) -> int:
-        return self.table((value,))
+        return self.table((value,), "constant")
 
     def matvec(self, weights: str, x: int) -> int:
         return self._record(MatVec(weights, x))

@@ -50,7 +50,9 @@ _C_WORDS = frozenset(
 def check_identifier(name: str, where: str) -> str:
     """The name, if C, C++ and Python take it as an identifier everywhere quantal uses it. Raises BadInput else."""
     if not _NAME.fullmatch(name) or name in _C_WORDS:
-        raise BadInput(f"{where}: expected a C identifier [a-z][a-z0-9_]*, at most 32 long, no keyword, got {_shown(name)}")
+        raise BadInput(
+            f"{where}: expected a C identifier [a-z][a-z0-9_]*, at most 32 long, no keyword, got {_shown(name)}"
+        )
     return name
 
 
@@ -202,8 +204,10 @@ def loads(text: str, where: str, *, trust_digest: bool = False) -> Network:
     if root["format"].text() != FORMAT:
         raise root["format"].fail(repr(FORMAT))
     root.keys("format", "arithmetic", "name", "input", "layers", "digest")
-    if root["arithmetic"].value != ARITHMETIC:
-        raise root["arithmetic"].fail("the arithmetic of this version")
+    arithmetic = root["arithmetic"].keys(*ARITHMETIC)
+    for name, rule in ARITHMETIC.items():
+        if arithmetic[name].value != rule:
+            raise arithmetic[name].fail(repr(rule))
     source = root["input"].keys("size", "lo", "hi", "dtype", "encoding")
     network = Network(
         name=root["name"].identifier(),

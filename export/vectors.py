@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.errors import BadInput
+from export.errors import BadInput, ExecutorError
 from export.fixed import Ints
 from export.interpret import Trace
 from export.ir import Network
@@ -106,13 +106,18 @@ class Comparison:
         return self.values > 0 and self.mismatches == 0
 
     def add(self, expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> None:
-        """Compares one batch, each array (samples, steps, neurons), record by record in the network's order."""
+        """Compares one batch, each array (samples, steps, neurons), record by record in the network's order.
+
+        Raises ExecutorError where `got` lacks a record, or holds something other than integers of that shape.
+        """
         shape = next(iter(expected.values())).shape
         places = []
         for order, (name, want) in enumerate(expected.items()):
-            have = got[name]
+            have = got.get(name, np.empty(0))
+            if have.shape != want.shape or have.dtype.kind not in "iub":
+                raise ExecutorError(f"{name}: expected integers {want.shape}, got {have.dtype} {have.shape}")
             self.values += want.size
-            different = np.argwhere(want != have) if have.shape == want.shape else np.argwhere(np.ones_like(want))
+            different = np.argwhere(want != have)
             self.mismatches += len(different)
             if len(different):
                 sample, step, neuron = map(int, different[0])

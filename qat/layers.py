@@ -19,7 +19,8 @@ from qat.neurons import NEURONS, SPIKE, Params, StateRange
 from qat.ops import TorchOps, round_half_up
 from qat.quantizers import WEIGHT_QUANTIZERS
 
-_LEAST_GAIN = 1 / 64
+_LEAST = 1 / 64
+"""What a gain or a threshold may fall to, of what it was at first: neither may reach 0."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,18 @@ class Integers:
     bias: Any
     params: Params
 
-    def mapped(self, matrix: Callable[[Tensor], Any], table: Callable[[Tensor], Any]) -> "Integers":
-        """The same, `matrix` applied to the codes and `table` to bias, threshold and decay."""
+    def mapped(self, matrix: Callable[[Tensor], Any], table: Callable[[str, Tensor], Any]) -> "Integers":
+        """The same, `matrix` applied to the codes, and `table` to bias, threshold and decay with their names."""
         p = self.params
         return Integers(
             codes=matrix(self.codes),
             recurrent=None if self.recurrent is None else matrix(self.recurrent),
-            bias=None if self.bias is None else table(self.bias),
-            params=replace(p, threshold=None if p.threshold is None else table(p.threshold), decay=table(p.decay)),
+            bias=None if self.bias is None else table("bias", self.bias),
+            params=replace(
+                p,
+                threshold=None if p.threshold is None else table("threshold", p.threshold),
+                decay=table("decay", p.decay),
+            ),
         )
 
 
@@ -102,7 +107,9 @@ class SpikingLayer(nn.Module):
     def project(self) -> None:
         """Brings the parameters back to where they mean something, after an optimizer's step."""
         with torch.no_grad():
-            self.unit_gain.clamp_(min=_LEAST_GAIN)
+            self.unit_gain.clamp_(min=_LEAST)
+            if self.threshold is not None:
+                self.threshold.clamp_(min=_LEAST * self.config.threshold)
             self.decay.clamp_(0, 1 - 2.0**-self.config.decay_bits)
 
     def integers(self) -> Integers:
@@ -146,7 +153,7 @@ class SpikingLayer(nn.Module):
 
     def forward(self, x: Tensor, ops: TorchOps, record: dict[str, Tensor] | None = None) -> Tensor:
         """x (steps, batch, inputs) → (steps, batch, size); with `record`, also every state after every step."""
-        integers = self.integers().mapped(lambda codes: codes.to(x.dtype), lambda table: table.to(x.dtype))
+        integers = self.integers().mapped(lambda codes: codes.to(x.dtype), lambda _, table: table.to(x.dtype))
         fan_in_shift, recurrent_shift, _ = self.shifts.tolist()
         states = self.states(integers.params)
         state: dict[str, Any] = {name: x.new_full((x.shape[1], self.config.size), s.init) for name, s in states.items()}

@@ -49,7 +49,7 @@ def _lower_layer(layer: SpikingLayer, source: str) -> Layer:
         raise BadInput(f"layer {config.name}: {what}: full precision is for comparison and cannot be exported")
     ops = Builder()
     with torch.no_grad():
-        integers = layer.integers().mapped(_int8, lambda table: ops.table(_ints(table)))
+        integers = layer.integers().mapped(_int8, lambda name, table: ops.table(_ints(table), name))
     weights = {"fan_in": integers.codes}
     fan_in, recurrent = ops.matvec("fan_in", ops.input(source)), None
     params = replace(integers.params, lo=int(integers.params.lo), hi=int(integers.params.hi))
@@ -88,7 +88,8 @@ def _semantics(layer: SpikingLayer) -> dict[str, str]:
 
 
 def _ints(values: Tensor) -> list[int]:
-    whole: list[int] = values.detach().cpu().numpy().astype(np.int64).tolist()
+    # The proof refuses what 32 bits cannot hold; here it only has to stay a number.
+    whole: list[int] = values.detach().double().clamp(-(2.0**40), 2.0**40).cpu().numpy().astype(np.int64).tolist()
     return whole
 
 

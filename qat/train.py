@@ -46,6 +46,7 @@ class Run:
         """A new run in a folder that must not exist yet, or must be empty."""
         run = cls(path, config, data.train.x.shape[-1], data.maximum)
         run.check(data)
+        run.exact_dtype()  # a network without a proof is refused before anything is written
         first = run.encoded(Split(data.test.x[:SAMPLES], data.test.y[:SAMPLES]))
         with new_folder(path) as folder:
             np.savez_compressed(folder / SAMPLES_FILE, x=first.x, y=first.y)
@@ -155,9 +156,12 @@ class Run:
                 "train_accuracy": right / len(order),
                 "rate": rate,
             }
-            if not np.isfinite(line["loss"]):
+            # A NaN in a hidden layer can hide from the loss: no spike comes of it.
+            finite = all(bool(torch.isfinite(parameter).all()) for parameter in self.network.parameters())
+            if not (np.isfinite(line["loss"]) and finite):
                 raise BadInput(
-                    f"{self.path}: the loss is not finite in epoch {self.epochs_done}: lower [training] rate"
+                    f"{self.path}: the loss or a parameter is not finite in epoch {self.epochs_done}: "
+                    "lower [training] rate"
                 )
             with metrics.open("a") as file:
                 file.write(json.dumps(line) + "\n")

@@ -33,7 +33,8 @@ def random_network(*layers: Layer, channels: int, maximum: int, seed: int) -> Sp
             spread = layer.weight.abs().max()
             layer.weight += uniform(layer.weight, -0.5, 0.5) * spread
             layer.decay.copy_(uniform(layer.decay, 0, 1))
-            layer.unit_gain *= uniform(layer.unit_gain, 0.5, 2)
+            if layer.unit_gain.requires_grad:  # it stays 1 in full precision
+                layer.unit_gain *= uniform(layer.unit_gain, 0.5, 2)
             if layer.recurrent is not None:
                 layer.recurrent += uniform(layer.recurrent, -0.5, 0.5) * layer.recurrent.abs().max()
             if layer.threshold is not None:

@@ -1,8 +1,11 @@
 """Small networks for the tests of what is emitted: trained ones, and integer programs that use every op."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import conftest
 import numpy as np
@@ -52,7 +55,7 @@ def random_network(
         "threshold_per": rng.choice(["layer", "neuron"]).item(),
         "bias": bool(rng.integers(2)),
     }
-    chosen = drawn | {"gain": 2.0} | options
+    chosen = drawn | {"gain": 4.0} | options
     return conftest.random_network(
         config.Layer("first", 7, **chosen),
         config.Layer("second", 5, recurrent=True, **chosen),
@@ -63,28 +66,42 @@ def random_network(
     )
 
 
-def write(network: SpikingNetwork, path: Path, name: str, x: Ints) -> Build:
-    """The build of `network` in the new folder `path`: what torch's hard forward does on x are its vectors."""
-    lowered = lower(network, name)
-    write_build(path, lowered, x, hard_trace(network, x, exact_dtype(lowered)))
+def write(network: SpikingNetwork | Network, path: Path, name: str, x: Ints) -> Build:
+    """The build of `network` in the new folder `path`, its vectors what torch's hard forward does on x.
+
+    Of an integer network that nobody trained, the interpreter's.
+    """
+    if isinstance(network, Network):
+        lowered = network.renamed(name)
+        write_build(path, lowered, x, interpret.run(lowered, x))
+    else:
+        lowered = lower(network, name)
+        write_build(path, lowered, x, hard_trace(network, x, exact_dtype(lowered)))
     return Build.open(path)
 
 
-def write_program(program: Network, path: Path, x: Ints) -> Build:
-    """The build of an integer network that nobody trained: its vectors are the interpreter's."""
-    write_build(path, program, x, interpret.run(program, x))
-    return Build.open(path)
-
-
-def input_for(network: Network, samples: int, steps: int, seed: int) -> Ints:
-    """Inputs of all the network's range: all least, all greatest, changing by step and by channel; then at random."""
+def input_for(network: Network, samples: int, steps: int, seed: int = 0) -> Ints:
+    """At random from the network's range, but first: least, greatest, by turns of step, of channel; edges at random."""
     lo, hi = network.input_lo, network.input_hi
     shape = samples, steps, network.inputs
-    x = np.random.default_rng(seed).integers(lo, hi, shape, np.int64, endpoint=True)
+    rng = np.random.default_rng(seed)
+    x = rng.integers(lo, hi, shape, np.int64, endpoint=True)
+    x[4] = rng.choice(np.clip([lo, lo + 1, -1, 0, 1, hi - 1, hi], lo, hi), shape[1:])
     step, channel = np.indices(shape[1:])
     for sample, high in enumerate((step < 0, step >= 0, step % 2 == 0, (step + channel) % 2 == 0)):
         x[sample] = np.where(high, hi, lo)
     return x
+
+
+def lively(make: Callable[[int], Any], seeds: range, samples: int = 8, steps: int = 9) -> tuple[Any, Ints]:
+    """The first network of those seeds in which every record moves, and the input on which it does."""
+    for seed in seeds:
+        network = make(seed)
+        lowered = network if isinstance(network, Network) else lower(network, "network")
+        x = input_for(lowered, samples, steps, seed)
+        if all(np.ptp(values) > 0 for values in interpret.run(lowered, x).values()):
+            return network, x
+    raise AssertionError("in none of these networks does every record move")
 
 
 def random_program(seed: int) -> Network:
@@ -148,7 +165,7 @@ def _random_layer(
     values += [fan_in] * (width == size)
 
     def draw(kind: type[Op]) -> Op:
-        a, b, c = rng.choice(values, 3).tolist()
+        a, b, c = rng.choice(values, 3, replace=False).tolist()
         if kind in (Shr, Shl):
             return kind(a, int(rng.integers(0, 32)))
         if kind is Clamp:
@@ -178,3 +195,54 @@ def _random_layer(
         committed.append(replace(state, next=draft.add(Clamp(scaled, state.lo, state.hi))))
     output = draft.add(Clamp(total, -(2**15), 2**15 - 1))
     return replace(draft.layer, states=tuple(committed), output=output)
+
+
+def whole_word() -> tuple[Network, Ints]:
+    """A network in which any 32-bit integer goes through the ops: this step's 16-bit input on top, the last one below.
+
+    Shifts by s, right and left, of the largest interval that fits (right, left), of its lower end (low), and so on.
+    Its inputs make the words on both sides of where each right shift changes its result, and the ends of the range.
+    """
+    least, most = -(2**31), 2**31 - 1
+    ops: list[Op] = [Input("input"), State("last"), Table((2**15,)), Add(1, 2), Shl(0, 16), Add(4, 3)]
+    states = [StateVar("last", 0, -(2**15), 2**15 - 1, 0)]
+
+    def value(op: Op) -> int:
+        ops.append(op)
+        return len(ops) - 1
+
+    def keep(name: str, op: Op, lo: int = least, hi: int = most) -> int:
+        states.append(StateVar(name, min(max(lo, 0), hi), lo, hi, value(op)))
+        return len(ops) - 1
+
+    word = 5
+    for s in range(32):
+        half = (1 << s) >> 1
+        keep(f"right{s}", Shr(value(Clamp(word, least, most - half)), s))
+        keep(f"low{s}", Shr(value(Add(value(Clamp(word, -(2**15), 3)), value(Table((least + 2**15,))))), s))
+        keep(f"left{s}", Shl(value(Clamp(word, least >> s, most >> s)), s))
+    borders = least, least + 1, -1, 0, 65536, most
+    thresholds = value(Table((least, most, 0, 65536, -1, most - 1)))
+    above = keep("above", Gt(word, thresholds), 0, 1)
+    keep("chosen", Select(above, word, thresholds))
+    keep("high", Gt(word, value(Table((65536, 70000, 80000, 90000, most - 1, most)))), 0, 1)
+    code = keep("code", Step(word, borders), 0, len(borders))
+    keep("level", Lookup(code, (*borders, 5)))
+    keep("natural", Clamp(word, 0, most), 0, most)
+    keep("product", Mul(value(Clamp(word, -46340, 46340)), value(Clamp(word, -46340, 46341))))
+    keep("minus", Sub(value(Table((-1,))), word))
+    encoding = {"kind": "direct", "steps": 9, "channels": 6}
+    layer = Layer("all", 6, {}, tuple(ops), tuple(states), {}, word, "word")
+    network = Network("word", 6, -(2**15), 2**15 - 1, encoding, (layer,))
+    edges = [odd * 2 ** (s - 1) + d for s in range(1, 32) for odd in (-3, -1, 1, 5) for d in (-1, 0, 1)]
+    ends = [least, least + 1, most - 1, most]
+    words = np.resize([w for w in (*ends, *edges) if least <= w <= most], (9, 10, 6))
+    return network, np.stack([(words & 0xFFFF) - 2**15, words >> 16], axis=2).reshape(9, 20, 6)
+
+
+def with_integer(text: str, start: str, index: int, change: Callable[[int], int]) -> str:
+    """`text` with the index-th integer after the one place that matches the pattern `start` changed."""
+    (place,) = re.finditer(start, text)
+    number = list(islice(re.finditer(r"-?\d+", text[place.end() :]), index + 1))[-1]
+    at, end = place.end() + number.start(), place.end() + number.end()
+    return text[:at] + str(change(int(number[0]))) + text[end:]

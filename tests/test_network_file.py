@@ -185,23 +185,21 @@ def test_a_missing_field_is_refused_by_name(path: Path_) -> None:
 
 
 @pytest.mark.parametrize("path", OBJECTS, ids=lambda path: ".".join(map(str, path)))
-@pytest.mark.parametrize("name", ["extra", "line\nbreak", "\x1b[2Jescape", "\ud800"])
-def test_an_unknown_field_is_refused_by_name(path: Path_, name: str) -> None:
-    for value in (0, "1", [], {}):
-        text = changed((*path, name), value)
-        if path[-1:] in (("encoding",), ("semantics",)):
-            refused(text)
-        else:
-            refused(text, repr(name)[1:-1])
+def test_an_unknown_field_is_refused_by_name(path: Path_) -> None:
+    free = path[-1:] in (("encoding",), ("semantics",))  # their names are refused only where they are no identifiers
+    for name in ("extra", "line\nbreak", "\x1b[2Jescape", "\ud800"):
+        for value in (0, "1", [], {}):
+            refused(changed((*path, name), value), *([] if free else [repr(name)[1:-1]]))
 
 
-WRONG = [None, True, 1.5, float("nan"), float("inf"), -(10**400), "", "x y", [], [[]], {}, {"": 0}]
+WRONG = [None, True, 1.5, float("nan"), float("inf"), -(10**400), "x y", [[]], {}, {"": 0}]
 
 
 @pytest.mark.parametrize("path", PLACES[1:], ids=lambda path: ".".join(map(str, path)))
 def test_a_value_of_another_type_is_refused(path: Path_) -> None:
     for value in WRONG:
-        refused(changed(path, value))
+        if value != value_at(path):
+            refused(changed(path, value))
 
 
 @pytest.mark.parametrize("value", WRONG)
@@ -209,11 +207,12 @@ def test_a_file_that_is_no_object_is_refused(value: Any) -> None:
     refused(json.dumps(value), "format" if isinstance(value, dict) else "object")
 
 
-@pytest.mark.parametrize("path", [path for path in PLACES if type(value_at(path)) is int], ids=str)
-def test_an_integer_spelt_as_another_type_is_refused(path: Path_) -> None:
-    integer = value_at(path)
-    for value in (float(integer), str(integer), bool(integer), [integer]):
-        refused(changed(path, value))
+def test_an_integer_spelt_as_another_type_is_refused() -> None:
+    for path in PLACES:
+        integer = value_at(path)
+        if type(integer) is int:
+            for value in (float(integer), str(integer), bool(integer), [integer]):
+                refused(changed(path, value))
 
 
 LAYER = "layers", 0
@@ -232,7 +231,8 @@ LAYER = "layers", 0
         (("name",), "x" * 33, ("name",)),
         (("name",), "_x", ("name",)),
         (("input", "size"), 0, ("input: size",)),
-        (("input", "size"), 3, ("ops[1] (MATVEC)", "(3, 3)", "(3, 2)")),
+        (("input", "size"), 3, ("encoding: channels", "3 inputs")),
+        (("input", "encoding"), {}, ("digest",)),
         (("input", "lo"), 1, ("input: lo",)),
         (("input", "hi"), 65536, ("input: hi",)),
         (("input", "dtype"), "fxp-s6/0", ("input: dtype", "fxp-s5/0")),
@@ -279,6 +279,7 @@ LAYER = "layers", 0
         ((*LAYER, "ops", 5, "b"), 6, ("ops[5] (ADD)", "value 6")),
         ((*LAYER, "ops", 5, "b"), -1, ("ops[5] (ADD)", "value -1")),
         ((*LAYER, "ops", 6, "name"), "v", ("ops[6] (STATE)", "'v'")),
+        ((*LAYER, "ops", 7, "name"), "a[1]; /*", ("ops[7]: name", "C identifier")),
         ((*LAYER, "ops", 7, "values"), "57 58", ("ops[7] (TABLE)", "1 or 3")),
         ((*LAYER, "ops", 7, "values"), "57 58 59 60", ("ops[7] (TABLE)", "1 or 3")),
         ((*LAYER, "ops", 7, "values"), f"57 58 {2**31}", ("ops[7]: values", "32 bits")),
@@ -355,7 +356,7 @@ MUTATIONS = st.lists(
 
 
 @given(MUTATIONS, st.booleans())
-@example([((*LAYER, "states", 0, "lo"), 5), ((*LAYER, "ops", 16, "a"), 6)], True)
+@example([((*LAYER, "states", 0, "lo"), 3), ((*LAYER, "states", 0, "hi"), 2), ((*LAYER, "ops", 17, "a"), 6)], True)
 @settings(max_examples=500, deadline=None)
 def test_any_change_is_refused_in_one_line_or_gives_a_network_that_runs(
     mutations: list[tuple[Path_, Any]], trust_digest: bool

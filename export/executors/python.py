@@ -33,9 +33,9 @@ def on_simulator(build: Build) -> Iterator[Runner]:
     try:
         # Compiled from the text: a stale byte-code cache beside it must not answer for a changed file.
         exec(compile(build.simulator.read_text(encoding="utf-8"), str(build.simulator), "exec"), module.__dict__)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # to exit early, with whatever code, is to fail
         raise ExecutorError(f"{build.simulator}: does not load ({type(error).__name__}: {error})") from None
-    yield _guarded(module.run, str(build.simulator))
+    yield _guarded(lambda x: module.run(x), str(build.simulator))
 
 
 @contextmanager
@@ -68,8 +68,8 @@ def on_onnx(build: Build) -> Iterator[Runner]:
 def _guarded(run: Callable[[Ints], Any], where: str) -> Runner:
     def guarded(x: Ints) -> Trace:
         try:
-            trace: Trace = run(x)
-        except Exception as error:
+            trace = {name: np.asarray(values) for name, values in run(x).items()}
+        except (Exception, SystemExit) as error:
             first = (str(error).splitlines() or [""])[0]
             raise ExecutorError(f"{where}: fails to run ({type(error).__name__}: {first})") from None
         return trace

@@ -173,7 +173,7 @@ def _zig_command(name: str) -> list[str]:
 def _cross_command(core: Core, include: Path, defines: Sequence[str]) -> list[str]:
     require("ziglang")
     target = ["-target", core.target, *core.flags]
-    return [*_zig_command("cc"), *target, *_CORE_FLAGS, f"-I{include}", *(f"-D{define}" for define in defines)]
+    return [*_zig_command("cc"), *target, *_CORE_FLAGS, f"-iquote{include}", *(f"-D{define}" for define in defines)]
 
 
 def _paths(sources: Sequence[Path], out: Path) -> list[str]:

@@ -87,7 +87,8 @@ int main(int argc, char **argv)
 {
     uint32_t failed;
     if (argc > 1) {
-        return stream(strtol(argv[1], NULL, 10));
+        const long steps = strtol(argv[1], NULL, 10);
+        return steps > 0 ? stream(steps) : 2;
     }
     failed = feed_forward_self_test(&state);
     if (failed != 0) {

@@ -1,0 +1,270 @@
+"""The command line: help everywhere, exit codes, and `verify` against the run itself; helpers for whoever calls it."""
+
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from export import __version__, cli
+from export.errors import ExecutorError
+from qat.encoding import encode
+
+MAIN = "from export.cli import main; main()"
+WITHOUT_TORCH = f"import sys; sys.modules['torch'] = None; {MAIN}"
+
+NETWORK = """
+[task]
+name = "digits"
+
+[encoder]
+steps = 4
+
+[[layer]]
+name = "hidden"
+size = 12
+recurrent = true
+
+[[layer]]
+name = "readout"
+neuron = "li"
+size = 10
+
+[training]
+epochs = 1
+"""
+
+OPTIONS = {
+    "": ["--version"],
+    "demo": ["--out"],
+    "train": [
+        *("--task", "--data", "--network", "--preset", "--weights", "--states", "--epochs", "--seed"),
+        *("--compare", "--resume", "--out"),
+    ],
+    "export": ["RUN", "--out", "--name"],
+    "verify": ["BUILD", "--on", "--run", "--data", "--samples", "--json"],
+    "cost": ["BUILD", "--core", "--json"],
+}
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left: its exit code and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+def quantal(*args: object) -> Done:
+    """Runs `quantal` in this process. What would be a traceback, or a warning, is an error of the test."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        mock.patch.object(sys, "argv", ["quantal", *map(str, args)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("error")
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def program(*args: object, main: str = MAIN, cwd: Path | None = None) -> Done:
+    """Runs `quantal` as a program of its own."""
+    command = [sys.executable, "-c", main, *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def succeed(*args: object) -> Done:
+    """Runs `quantal`, which must end well and complain of nothing."""
+    done = quantal(*args)
+    assert (done.code, done.err) == (0, ""), done.err
+    return done
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Everything below a folder, hidden or not: the bytes of its files by relative path, None for a folder."""
+    return {str(p.relative_to(folder)): None if p.is_dir() else p.read_bytes() for p in folder.rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with net.toml, its run and its build."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "net.toml").write_text(NETWORK)
+    succeed("train", "--network", folder / "net.toml", "--out", folder / "run")
+    succeed("export", folder / "run", "--out", folder / "build")
+    return folder
+
+
+@pytest.fixture
+def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: a copy of `trained`, free to spoil."""
+    folder = tmp_path / "place"
+    shutil.copytree(trained, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_names_every_option(command: str) -> None:
+    done = succeed(*command.split(), "--help")
+    assert done.out.startswith(f"Usage: quantal {command}".rstrip())
+    words = done.out.split()
+    assert [option for option in OPTIONS[command] if option not in words] == []
+
+
+def test_the_help_names_every_command_and_needs_no_torch() -> None:
+    done = program("--help", main=WITHOUT_TORCH)
+    assert (done.code, done.err) == (0, "")
+    listed = done.out.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == ["demo", "train", "export", "verify", "cost"]
+
+
+def test_quantal_alone_gives_the_help() -> None:
+    assert succeed() == succeed("--help")
+
+
+def test_version() -> None:
+    assert succeed("--version").out == f"quantal, version {__version__}\n"
+
+
+def test_only_what_needs_torch_asks_for_it(trained: Path, tmp_path: Path) -> None:
+    done = program("verify", trained / "build", "--on", "interpreter", "--on", "simulator", main=WITHOUT_TORCH)
+    assert (done.code, done.err) == (0, "")
+    done = program("train", "--task", "digits", "--out", tmp_path / "run", main=WITHOUT_TORCH)
+    assert (done.code, done.err) == (2, "quantal: this command needs torch, which is not installed here\n")
+
+
+def test_export_lists_what_it_wrote(place: Path) -> None:
+    lines = succeed("export", "run", "--out", "again", "--name", "tiny").out.splitlines()
+    listed = {line.split()[1]: int(line.split()[0].replace(",", "")) for line in lines}
+    assert listed == {str(p.relative_to(place)): p.stat().st_size for p in (place / "again").iterdir()}
+    assert {"again/tiny.h", "again/tiny_sim.py", "again/tiny_test.c", "again/tiny.onnx"} < set(listed)
+
+
+def test_two_exports_of_one_run_are_byte_identical(place: Path) -> None:
+    succeed("export", "run", "--out", "again")
+    assert contents(place / "again") == contents(place / "build")
+
+
+def test_verify_prints_one_row_for_each_executor(place: Path) -> None:
+    rows = json.loads(succeed("verify", "build", "--on", "interpreter", "--on", "c-host", "--json").out)
+    assert [row.pop("executor") for row in rows] == ["interpreter", "c-host"]
+    values = 32 * 4 * (12 + 12 + 10 + 10)  # hidden: membrane and spike; readout: membrane; the output once more
+    assert rows == 2 * [{"samples": 32, "steps": 32 * 4, "values": values, "mismatches": 0, "first": None}]
+
+
+@pytest.mark.parametrize(("arguments", "samples"), [((), 32), (("--samples", 50), 50)])
+def test_verify_against_the_run_finds_no_mismatch(place: Path, arguments: tuple[object, ...], samples: int) -> None:
+    done = succeed(
+        "verify",
+        "build",
+        "--run",
+        "run",
+        *arguments,
+        "--on",
+        "interpreter",
+        "--on",
+        "simulator",
+        "--on",
+        "c-host",
+        "--json",
+    )
+    rows = json.loads(done.out)
+    assert [(row["samples"], row["mismatches"]) for row in rows] == 3 * [(samples, 0)]
+    assert all(row["values"] == samples * 4 * 44 for row in rows)
+
+
+def test_verify_on_data_encodes_it_as_in_training(place: Path) -> None:
+    """The data at hand may have a smaller greatest value than the training set's: that must not rescale it."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 201, (30, 3)), np.arange(30) % 2
+    np.savez("all.npz", x=x, y=y)
+    np.savez("dim.npz", x=x // 2, y=y)
+    (place / "npz.toml").write_text(
+        NETWORK.replace("digits", "npz").replace("steps = 4", 'steps = 6\nkind = "latency"').replace("10", "2")
+    )
+    succeed("train", "--network", "npz.toml", "--data", "all.npz", "--out", "npz_run")
+    succeed("export", "npz_run", "--out", "npz_build")
+    arguments = ("verify", "npz_build", "--run", "npz_run", "--data", "dim.npz", "--on", "interpreter")
+    with mock.patch("qat.train.encode", wraps=encode) as encoding:
+        succeed(*arguments)
+    assert [call.kwargs["maximum"] for call in encoding.call_args_list] == [x.max()]
+
+
+def test_verify_against_another_run_fails(place: Path) -> None:
+    succeed("train", "--network", "net.toml", "--seed", 1, "--out", "other")
+    done = quantal("verify", "build", "--run", "other", "--on", "interpreter")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "quantal: other: this run lowers to another network than the one in build\n"
+
+
+def test_verify_fails_where_the_network_was_changed(place: Path) -> None:
+    path = place / "build" / "network.json"
+    document = json.loads(path.read_text())
+    rows = document["layers"][1]["weights"]["fan_in"]["rows"]
+    rows[0] = " ".join(str(-int(code)) for code in rows[0].split())
+    path.write_text(json.dumps(document))
+    done = quantal("verify", "build", "--on", "interpreter", "--json")
+    assert done.code == 1
+    (row,) = json.loads(done.out)
+    assert row["mismatches"] > 0
+    assert row["first"]["layer"] == "readout"
+    changed, mismatch = done.err.splitlines()
+    assert changed == "quantal: build/network.json: changed since the export (MANIFEST.json has another sha256)"
+    assert mismatch.startswith(f"quantal: interpreter: {row['mismatches']} mismatches; first: sample 0, ")
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ("", "has no attribute 'run'"),
+        ("raise SystemExit(0)", "does not load (SystemExit: 0)"),
+        ("def run(x): raise SystemExit(0)", "fails to run (SystemExit: 0)"),
+        ("def run(x): return None", "fails to run (AttributeError"),
+        ("def run(x): return {}", "hidden.u: expected integers (32, 4, 12), got float64 (0,)"),
+        ("def run(x): return {'hidden.u': x[:, :, :12] * 1.0}", "hidden.u: expected integers (32, 4, 12), got float64"),
+        (
+            "def run(x): return {'hidden.u': x[:, :, :1]}",
+            "hidden.u: expected integers (32, 4, 12), got int64 (32, 4, 1)",
+        ),
+    ],
+)
+def test_verify_fails_on_a_simulator_that_does_something_else(place: Path, lines: str, why: str) -> None:
+    (place / "build" / "digits_sim.py").write_text(lines)
+    done = quantal("verify", "build", "--on", "simulator")
+    assert done.code == 1
+    changed, complaint = done.err.splitlines()
+    assert changed.startswith("quantal: build/digits_sim.py: changed")
+    assert complaint.startswith("quantal: simulator: ")
+    assert why in complaint
+
+
+def test_what_does_not_run_is_a_failed_check(place: Path) -> None:
+    with mock.patch("export.cli.run_executors", side_effect=ExecutorError("it stopped")):
+        assert quantal("verify", "build") == Done(1, "", "quantal: it stopped\n")
+
+
+def test_ctrl_c_is_an_interruption(place: Path) -> None:
+    with mock.patch("export.build.Build.open", side_effect=KeyboardInterrupt):
+        done = quantal("verify", "build")
+    assert (done.code, done.out, done.err.strip()) == (130, "", "quantal: interrupted")
+
+
+def test_a_file_that_fails_is_named(place: Path) -> None:
+    with mock.patch("export.build.Build.open", side_effect=OSError(28, "No space left on device", "build/x")):
+        assert quantal("verify", "build") == Done(2, "", "quantal: build/x: No space left on device\n")

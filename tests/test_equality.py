@@ -1,0 +1,346 @@
+"""The promise: the hard forward in torch is the integer network, bit for bit, in every state of every step."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import one_line, random_input, random_network, small_config
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from export import interpret, intervals
+from export.errors import BadInput
+from export.fixed import Ints
+from export.ir import Mul, Network
+from qat.config import STATES, WEIGHTS, Layer
+from qat.lower import exact_dtype, lower
+from qat.network import SpikingNetwork, hard_trace
+from qat.neurons import COUNT_MAX, RESETS, TIMINGS
+
+STEPS = 32
+INTEGER_WEIGHTS = [weights for weights in WEIGHTS if weights != "float"]
+INTEGER_STATES = [states for states in STATES if states != "float"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_search() -> Iterator[None]:
+    """Fewer rounds for states that never settle, as spike counts: they keep their format's range all the sooner."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intervals, "_SEARCH_ROUNDS", 200)
+        yield
+
+
+def assert_equal(network: SpikingNetwork, x: Ints) -> Network:
+    """Torch and the interpreter leave the same records, in the same order, with the same values."""
+    lowered = lower(network, "network")
+    expected = interpret.run(lowered, x)
+    got = hard_trace(network, x, exact_dtype(lowered))
+    assert list(got) == list(expected)
+    for name, values in expected.items():
+        assert np.array_equal(got[name], values), name
+    return lowered
+
+
+def hidden(**options: Any) -> Layer:
+    return Layer("hidden", 5, **{"gain": 2.0} | options)
+
+
+# ---- every neuron, reset, timing; recurrent or not
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("timing", TIMINGS)
+@pytest.mark.parametrize("reset", RESETS)
+def test_lif_in_torch_is_lif_in_integers(reset: str, timing: str, recurrent: bool) -> None:
+    spikes = 0
+    for seed in range(3):
+        layer = hidden(reset=reset, timing=timing, recurrent=recurrent, decay_per="neuron")
+        network = random_network(layer, Layer("readout", 3, neuron="li"), channels=4, maximum=1, seed=seed)
+        x = random_input(6, STEPS, 4, 1, seed)
+        lowered = assert_equal(network, x)
+        trace = interpret.run(lowered, x)
+        spikes += len(np.unique(trace["hidden.spike"])) - 1
+        assert "recurrent" in lowered.layers[0].weights or not recurrent
+    assert spikes, "nothing fired, nothing was tested"
+
+
+@pytest.mark.parametrize("timing", TIMINGS)
+@pytest.mark.parametrize("reset", RESETS)
+def test_count_in_torch_is_count_in_integers(reset: str, timing: str) -> None:
+    readout = Layer("readout", 3, neuron="count", reset=reset, timing=timing, gain=3.0)
+    for first in (hidden(), hidden(recurrent=True)):
+        network = random_network(first, readout, channels=4, maximum=3, seed=5)
+        x = random_input(6, STEPS, 4, 3, 5)
+        assert interpret.run(assert_equal(network, x), x)["output"].max() > 1
+
+
+@pytest.mark.parametrize("pool", ["last", "max"])
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_li_in_torch_is_li_in_integers(pool: str, recurrent: bool) -> None:
+    readout = Layer("readout", 3, neuron="li", pool=pool)
+    network = random_network(hidden(recurrent=recurrent), readout, channels=4, maximum=16, seed=6)
+    x = random_input(6, STEPS, 4, 16, 6)
+    output = interpret.run(assert_equal(network, x), x)["output"]
+    assert np.ptp(output) > 0
+    assert pool == "last" or (np.diff(output, axis=1) >= 0).all()
+
+
+@pytest.mark.parametrize("neuron", ["li", "count"])
+def test_a_recurrent_readout_is_refused(neuron: str) -> None:
+    with pytest.raises(BadInput) as error:
+        small_config(Layer("readout", 3, neuron=neuron, recurrent=True))
+    one_line(error, "recurrent")
+
+
+# ---- every precision
+
+
+@pytest.mark.parametrize("weights", INTEGER_WEIGHTS)
+@pytest.mark.parametrize("scale", ["row", "layer"])
+def test_every_weight_precision_is_equal(weights: int | str, scale: str) -> None:
+    options: dict[str, Any] = {"weights": weights, "scale": scale}
+    for recurrent in (False, True):
+        network = random_network(
+            hidden(recurrent=recurrent, **options), Layer("readout", 3, neuron="li", **options),
+            channels=4, maximum=2, seed=7,
+        )  # fmt: skip
+        codes = assert_equal(network, random_input(6, STEPS, 4, 2, 7)).layers[0].weights["fan_in"]
+        bits = 2 if weights == "ternary" else int(weights)
+        assert np.abs(codes).max() <= (1 if bits <= 2 else 2 ** (bits - 1) - 1)
+        assert bits > 1 or (codes != 0).all()
+
+
+@pytest.mark.parametrize("states", INTEGER_STATES)
+@pytest.mark.parametrize("timing", TIMINGS)
+def test_every_state_precision_is_equal_and_kept_to(states: int, timing: str) -> None:
+    for state_range in (1.0, 8.0):
+        layer = hidden(states=states, timing=timing, recurrent=True, state_range=state_range, threshold_per="layer")
+        readout = Layer("readout", 3, neuron="li", states=states)
+        network = random_network(layer, readout, channels=4, maximum=4, seed=states)
+        x = random_input(6, STEPS, 4, 4, states)
+        u = interpret.run(assert_equal(network, x), x)["hidden.u"]
+        assert -(2 ** (states - 1)) <= u.min() <= u.max() < 2 ** (states - 1)
+
+
+@pytest.mark.parametrize("decay_bits", range(1, 13))
+def test_every_decay_is_equal(decay_bits: int) -> None:
+    top = 1 << decay_bits
+    leaks = [top - (top >> a) for a in range(decay_bits + 1)]
+    for states, m in product((8, 16), sorted({*leaks, 1, top // 2 - 1, top - 2} & set(range(top)))):
+        layer = hidden(states=states, decay_bits=decay_bits)
+        readout = Layer("readout", 3, neuron="li", states=states, decay_bits=decay_bits)
+        network = random_network(layer, readout, channels=4, maximum=16, seed=8)
+        with torch.no_grad():
+            for module in network.stack:
+                module.decay.fill_(m / top)
+        assert_equal(network, random_input(4, STEPS, 4, 16, 8))
+
+
+@pytest.mark.parametrize("a", range(8, 13))
+def test_a_pure_shift_leak_of_a_wide_membrane_is_exact_in_torch_too(a: int) -> None:
+    """The integer network does not multiply here, so its values alone do not say what torch's product u·m needs."""
+    readout = Layer("readout", 8, neuron="li", weights=8, states=16, decay_bits=12, state_range=64.0)
+    network = random_network(readout, channels=6, maximum=16, seed=9)
+    with torch.no_grad():
+        network.stack[0].decay.fill_(1 - 0.5**a)
+    x = random_input(8, 300, 6, 16, 9)
+    lowered = assert_equal(network, x)
+    assert not any(isinstance(op, Mul) for op in lowered.layers[0].ops)
+    assert np.abs(interpret.run(lowered, x)["readout.u"]).max() > 2**14
+
+
+# ---- everything at random
+
+
+def layers(name: str, neurons: list[str], recurrent: st.SearchStrategy[bool]) -> st.SearchStrategy[Layer]:
+    return st.builds(
+        Layer,
+        name=st.just(name),
+        size=st.integers(1, 5),
+        neuron=st.sampled_from(neurons),
+        recurrent=recurrent,
+        weights=st.sampled_from(INTEGER_WEIGHTS),
+        states=st.sampled_from(INTEGER_STATES),
+        scale=st.sampled_from(["row", "layer"]),
+        state_range=st.sampled_from([1.0, 3.7, 64.0]),
+        decay=st.floats(0, 1),
+        decay_bits=st.integers(1, 12),
+        decay_per=st.sampled_from(["layer", "neuron"]),
+        threshold=st.sampled_from([0.1, 1.0, 30.0]),
+        threshold_per=st.sampled_from(["layer", "neuron"]),
+        bias=st.booleans(),
+        reset=st.sampled_from(RESETS),
+        timing=st.sampled_from(TIMINGS),
+        pool=st.sampled_from(["last", "max"]),
+        gain=st.sampled_from([0.5, 2.0, 20.0]),
+    ).map(lambda layer: layer if layer.neuron == "li" else replace(layer, pool="last"))
+
+
+HIDDEN = st.integers(0, 2).flatmap(
+    lambda count: st.tuples(*(layers(f"l{i}", ["lif"], st.booleans()) for i in range(count)))
+)
+
+
+@given(HIDDEN, layers("readout", ["li", "count"], st.just(False)), st.sampled_from([1, 3, 16]), st.integers(0, 2**31))
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_network_is_equal_at_every_step(stack: tuple[Layer, ...], readout: Layer, maximum: int, seed: int) -> None:
+    network = random_network(*stack, readout, channels=3, maximum=maximum, seed=seed)
+    assert_equal(network, random_input(5, STEPS, 3, maximum, seed))
+
+
+# ---- an independent reference, in plain integers
+
+
+def half_up(x: int, shift: int) -> int:
+    """x / 2^shift, rounded half up."""
+    return (2 * x + 2**shift) // 2 ** (shift + 1)
+
+
+def plain_lif(network: SpikingNetwork, x: list[list[int]]) -> list[tuple[list[int], list[int]]]:
+    """(u, spikes) of the first layer after each step on one sample, from the equations of DESIGN §2.5 alone."""
+    layer = network.stack[0]
+    integers, p = layer.integers(), layer.integers().params
+
+    def ints(values: Tensor) -> list[Any]:
+        return values.to(torch.int64).tolist()
+
+    fan_in_shift, recurrent_shift, state_shift = layer.shifts.tolist()
+    size, unit = layer.config.size, 2**state_shift
+    weights, bias = ints(integers.codes), ints(integers.bias)
+    recurrent = None if integers.recurrent is None else ints(integers.recurrent)
+    threshold, decay = ints(p.threshold.expand(size)), ints(p.decay.expand(size))
+    lo, hi = -(2 ** (layer.config.states - 1)), 2 ** (layer.config.states - 1) - 1  # type: ignore[operator]
+    u, spikes, steps = [0] * size, [0] * size, []
+    for inputs in x:
+        old_u, old_spikes = list(u), list(spikes)  # all neurons read the old state
+        for j in range(size):
+            current = sum(w * v for w, v in zip(weights[j], inputs, strict=True)) * 2**fan_in_shift + bias[j]
+            if recurrent is not None:
+                current += sum(w * s for w, s in zip(recurrent[j], old_spikes, strict=True)) * 2**recurrent_shift
+            before = old_u[j] * unit
+            level = half_up(before * decay[j], p.decay_bits) + current
+            if p.timing == "delayed" and before > threshold[j]:
+                level = {"subtract": level - threshold[j], "zero": 0, "none": level}[p.reset]
+            code = min(max(half_up(level, state_shift), lo), hi)
+            spikes[j] = int(code * unit > threshold[j])
+            if p.timing == "immediate" and spikes[j]:
+                level = {"subtract": code * unit - threshold[j], "zero": 0, "none": code * unit}[p.reset]
+                code = min(max(half_up(level, state_shift), lo), hi)
+            u[j] = code
+        steps.append((list(u), list(spikes)))
+    return steps
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("timing", TIMINGS)
+@pytest.mark.parametrize("reset", RESETS)
+def test_the_interpreter_computes_the_equations_of_the_lif(reset: str, timing: str, recurrent: bool) -> None:
+    for seed, states in product(range(2), (2, 4, 8, 14)):
+        layer = hidden(reset=reset, timing=timing, recurrent=recurrent, states=states, decay_per="neuron", weights=6)
+        network = random_network(layer, Layer("readout", 2, neuron="li"), channels=3, maximum=3, seed=seed)
+        x = random_input(4, STEPS, 3, 3, seed)
+        trace = interpret.run(lower(network, "network"), x)
+        for sample in range(len(x)):
+            expected = plain_lif(network, x[sample].tolist())
+            assert trace["hidden.u"][sample].tolist() == [u for u, _ in expected]
+            assert trace["hidden.spike"][sample].tolist() == [spikes for _, spikes in expected]
+        assert trace["hidden.spike"].any()
+
+
+@pytest.mark.parametrize("neuron", ["li", "count"])
+def test_the_readouts_pool_what_they_say(neuron: str) -> None:
+    for pool in ("last", "max") if neuron == "li" else ("last",):
+        readout = Layer("readout", 3, neuron=neuron, pool=pool, gain=3.0)
+        network = random_network(readout, channels=3, maximum=2, seed=3)
+        x = random_input(4, STEPS, 3, 2, 3)
+        trace = interpret.run(lower(network, "network"), x)
+        if neuron == "count":
+            spikes = np.array([[fired for _, fired in plain_lif(network, sample.tolist())] for sample in x])
+            assert spikes.any()
+            assert np.array_equal(trace["output"], np.minimum(np.cumsum(spikes, axis=1), COUNT_MAX))
+        elif pool == "max":
+            assert np.array_equal(trace["output"], np.maximum.accumulate(trace["readout.u"], axis=1))
+        else:
+            assert np.array_equal(trace["output"], trace["readout.u"])
+
+
+# ---- full precision is the plain equation; training has gradients
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("timing", TIMINGS)
+@pytest.mark.parametrize("reset", RESETS)
+def test_full_precision_is_the_real_valued_equation_in_float64(reset: str, timing: str, recurrent: bool) -> None:
+    layer = hidden(weights="float", states="float", reset=reset, timing=timing, recurrent=recurrent)
+    readout = Layer("readout", 2, neuron="li", weights="float", states="float")
+    network = random_network(layer, readout, channels=3, maximum=3, seed=4)
+    with torch.no_grad():  # multiples of 2^-8, so that no order of summation rounds
+        for parameter in network.parameters():
+            parameter.copy_(torch.round(parameter * 256) / 256)
+    x = random_input(4, STEPS, 3, 3, 4).astype(np.float64)
+    record: dict[str, Tensor] = {}
+    with torch.no_grad():
+        output = network(torch.from_numpy(x), record).numpy()
+    first, last = network.stack
+    unit = 2.0**-16  # of a membrane in full precision; a power of two, so that scaling rounds nothing
+
+    def real(value: Tensor | None) -> np.ndarray:
+        return np.zeros(1) if value is None else value.detach().numpy().astype(np.float64)
+
+    u, s, v = np.zeros((4, 5)), np.zeros((4, 5)), np.zeros((4, 2))
+    for t in range(STEPS):
+        current = x[:, t] @ real(first.weight).T
+        if recurrent:
+            current = current + s @ real(first.recurrent).T
+        fired = u > real(first.threshold)
+        u = real(first.decay) * u + (current + real(first.bias))
+        if timing == "delayed" and reset == "subtract":
+            u = u - fired * real(first.threshold)
+        elif timing == "delayed" and reset == "zero":
+            u = np.where(fired, 0.0, u)
+        s = (u > real(first.threshold)) * 1.0
+        if timing == "immediate" and reset == "subtract":
+            u = u - s * real(first.threshold)
+        elif timing == "immediate" and reset == "zero":
+            u = np.where(s, 0.0, u)
+        v = real(last.decay) * v + (s @ real(last.weight).T + real(last.bias))
+        assert np.array_equal(record["hidden.u"][:, t].numpy() * unit, u), t
+        assert np.array_equal(output[:, t] * unit, v), t
+    assert output.any()
+
+
+@pytest.mark.parametrize("readout", ["li", "count"])
+@pytest.mark.parametrize("timing", TIMINGS)
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("weights", [1, 2, 4, 8, "ternary"])
+def test_gradients_on_the_integer_grid_are_finite_and_reach_every_parameter(
+    weights: int | str, reset: str, timing: str, readout: str
+) -> None:
+    first = Layer("hidden", 12, weights=weights, reset=reset, timing=timing, recurrent=True)
+    last = Layer("readout", 3, neuron=readout, weights=weights, reset=reset, timing=timing)
+    network = SpikingNetwork(small_config(first, last), 8, 1)
+    x = torch.from_numpy(random_input(16, 50, 8, 1, 0)).to(torch.float32)
+    loss = functional.cross_entropy(network.logits(x), torch.arange(16) % 3)
+    loss.backward()
+    names = {name for name, _ in network.named_parameters()}
+    assert {f"layers.0.{n}" for n in ("weight", "recurrent", "unit_gain", "threshold", "decay", "bias")} <= names
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0, name
+        assert parameter.grad.abs().max() < 1e4, name
+
+
+def test_full_precision_is_not_exported() -> None:
+    for options in ({"weights": "float"}, {"states": "float"}):
+        chosen: dict[str, Any] = options
+        network = SpikingNetwork(small_config(hidden(**chosen), Layer("readout", 2, neuron="li", **chosen)), 3, 1)
+        with pytest.raises(BadInput) as error:
+            lower(network, "network")
+        one_line(error, "layer hidden", next(iter(options)), "full precision")

@@ -1,0 +1,241 @@
+"""Every executor gives, value by value, what the reference gives: torch's hard forward, or the interpreter."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from networks import RANGES, lively, random_network, random_program, whole_word, write
+
+from export import interpret, vectors
+from export.build import Build
+from export.executors import EXECUTORS
+from export.fixed import Ints
+from export.interpret import Trace
+from export.intervals import prove
+from export.ir import OPS, MatVec, Network, op_name
+from qat.config import STATES, WEIGHTS
+from qat.network import SpikingNetwork
+from qat.neurons import RESETS, TIMINGS
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("unicorn")
+pytest.importorskip("ziglang")
+
+Made = tuple[SpikingNetwork | Network, Ints]
+INTEGERS = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32, onnx.TensorProto.INT64}
+
+
+def firing(reset: str, timing: str) -> Made:
+    """lif layers, feed-forward and recurrent, and a count readout, all with this reset."""
+    return lively(
+        lambda seed: random_network(seed, neuron="count", reset=reset, timing=timing, maximum=3), range(1, 50)
+    )
+
+
+def precision(index: int) -> Made:
+    """A network of the index-th state width, and whatever else is that number's turn."""
+    options = {
+        "weights": [w for w in WEIGHTS if w != "float"][index % 9],
+        "states": [s for s in STATES if s != "float"][index],
+        "decay_bits": 1 + index % 12,
+        "pool": ("last", "max")[index % 2],
+        "maximum": (1, 15, 255)[index % 3],
+    }
+    return lively(lambda seed: random_network(seed, **options), range(100, 150))
+
+
+def program(index: int) -> Made:
+    """A random program whose input has the index-th range."""
+    return lively(random_program, range(index, index + 50 * len(RANGES), len(RANGES)))
+
+
+TRAINED: dict[str, Callable[[], Made]] = {
+    **{f"{reset}-{timing}": lambda r=reset, t=timing: firing(r, t) for reset in RESETS for timing in TIMINGS},  # type: ignore[misc]
+    **{f"states{i + 2}": lambda i=i: precision(i) for i in range(15)},  # type: ignore[misc]
+}
+PROGRAMS: dict[str, Callable[[], Made]] = {
+    **{f"program{i}": lambda i=i: program(i) for i in range(len(RANGES))},  # type: ignore[misc]
+    "word": whole_word,
+}
+CASES = TRAINED | PROGRAMS
+
+
+@cache
+def made(case: str) -> Made:
+    """The case's network and input, made once."""
+    return CASES[case]()
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Build]:
+    """Builds a case once."""
+
+    @cache
+    def build(case: str) -> Build:
+        network, x = made(case)
+        return write(network, tmp_path_factory.mktemp(case) / "build", "model", x)
+
+    return build
+
+
+def assert_equal(got: Trace, reference: Trace) -> None:
+    assert set(got) == set(reference)
+    for name, values in reference.items():
+        assert np.array_equal(got[name], values), name
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("case", CASES)
+def test_an_executor_equals_the_reference(case: str, executor: str, built: Callable[[str], Build]) -> None:
+    build = built(case)
+    x, reference = build.vectors()
+    with EXECUTORS[executor](build) as run:
+        assert_equal(run(x), reference)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_samples_do_not_reach_into_each_other(executor: str, built: Callable[[str], Build]) -> None:
+    build = built("subtract-delayed")
+    x, reference = build.vectors()
+    with EXECUTORS[executor](build) as run:
+        assert_equal(run(x[::-1]), {name: values[::-1] for name, values in reference.items()})
+        assert_equal(run(x[:1, :3]), {name: values[:1, :3] for name, values in reference.items()})
+
+
+def test_the_cases_cover_every_neuron_option_precision_and_op() -> None:
+    networks = [made(case) for case in TRAINED]
+    layers = [
+        layer for network, _ in networks if isinstance(network, SpikingNetwork) for layer in network.config.layers
+    ]
+    fired = {(row.neuron, row.reset, row.timing, row.recurrent) for row in layers if row.neuron != "li"}
+    for reset in RESETS:
+        for timing in TIMINGS:
+            assert {
+                ("lif", reset, timing, False),
+                ("lif", reset, timing, True),
+                ("count", reset, timing, False),
+            } <= fired
+    assert {row.pool for row in layers if row.neuron == "li"} == {"last", "max"}
+    assert {row.weights for row in layers} == set(WEIGHTS) - {"float"}
+    assert {row.states for row in layers} == set(STATES) - {"float"}
+    for case in PROGRAMS:
+        network, x = made(case)
+        assert isinstance(network, Network)
+        assert (int(x.min()), int(x.max())) == (network.input_lo, network.input_hi)
+        if network.name == "program":
+            assert all({op_name(op) for op in layer.ops} == set(OPS) for layer in network.layers)
+
+
+def test_the_whole_word_is_reached_and_the_halves_between_two_results(built: Callable[[str], Build]) -> None:
+    _, trace = built("word").vectors()
+    word = trace["output"]
+    assert (word.min(), word.max()) == (-(2**31), 2**31 - 1)
+    for s in range(1, 32):
+        assert np.any((word & (2**s - 1)) == 2 ** (s - 1)), s
+        assert np.any((word & (2**s - 1)) == 2 ** (s - 1) - 1), s
+
+
+# ---- the simulator, as others get it
+
+
+NUMPY_ALONE = """
+import runpy, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in sys.stdlib_module_names | {"numpy"}:
+            raise ImportError(f"{name} is not numpy")
+sys.meta_path.insert(0, Refuse())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run_simulator(build: Build, path: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", "-c", NUMPY_ALONE, str(build.simulator), str(path)]
+    return subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("case", ["subtract-delayed", "program0"])
+def test_the_simulator_is_a_program_that_needs_numpy_alone(case: str, built: Callable[[str], Build]) -> None:
+    build = built(case)
+    done = run_simulator(build, build.path / "vectors.npz")
+    _, trace = build.vectors()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{sum(v.size for v in trace.values())} values compared, 0 mismatches\n"
+
+
+@pytest.mark.parametrize("record", ["first.u", "second.spike", "output"])
+def test_the_simulator_fails_on_vectors_that_are_not_its_own(
+    record: str, built: Callable[[str], Build], tmp_path: Path
+) -> None:
+    build = built("subtract-delayed")
+    x, trace = build.vectors()
+    changed = {name: values.copy() for name, values in trace.items()}
+    changed[record][-1, -1, -1] += 1
+    vectors.save(tmp_path / "vectors.npz", x, changed)
+    done = run_simulator(build, tmp_path / "vectors.npz")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.endswith(" values compared, 1 mismatches\n")
+
+
+def test_the_simulator_refuses_inputs_outside_what_was_proven(built: Callable[[str], Build]) -> None:
+    build = built("program3")
+    x, _ = build.vectors()
+    module: dict[str, object] = {"__name__": "simulator"}
+    exec(build.simulator.read_text(encoding="utf-8"), module)
+    run, classify = module["run"], module["classify"]
+    assert callable(run)
+    assert callable(classify)
+    for wrong in (x[0], x[:, :, 1:], np.where(x == x.max(), x.max() + 1, x), np.where(x == x.min(), x.min() - 1, x)):
+        with pytest.raises(ValueError, match="expected integers"):
+            run(wrong)
+    trace = run(x)
+    assert np.array_equal(classify(trace["output"]), interpret.classify(trace["output"]))
+
+
+# ---- the ONNX model
+
+
+@pytest.mark.parametrize("case", ["zero-immediate", "states8", "program0", "program4", "program5", "word"])
+def test_the_onnx_model_is_one_step_of_standard_integer_operators(case: str, built: Callable[[str], Build]) -> None:
+    build = built(case)
+    model = onnx.load(build.onnx)
+    onnx.checker.check_model(model, full_check=True)
+    assert [opset.domain for opset in model.opset_import] == [""]
+    assert {node.domain for node in model.graph.node} == {""}
+    assert not model.functions
+    layers = build.network.layers
+    states = [f"{layer.name}.{state.name}" for layer in layers for state in layer.states]
+    assert [value.name for value in model.graph.input] == ["input", *states]
+    assert {value.name for value in model.graph.output} == {f"{name}.next" for name in records(build)} | {"output"}
+    assert {f"{name}.next" for name in states} <= {value.name for value in model.graph.output}
+    inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
+    assert {name for node in model.graph.node for name in node.output} <= set(types)
+    assert set(types.values()) <= INTEGERS | {onnx.TensorProto.BOOL}
+    assert {constant.data_type for constant in model.graph.initializer} <= INTEGERS
+
+
+def records(build: Build) -> list[str]:
+    return [name for layer in build.network.layers for name, _ in layer.records()]
+
+
+@pytest.mark.parametrize("case", ["states8", "states9", "states16", "program2", "program3"])
+def test_onnx_adds_no_two_products_that_leave_16_bits_in_8_bit_arithmetic(
+    case: str, built: Callable[[str], Build]
+) -> None:
+    """Without VNNI, x86 runtimes add neighbouring 8-bit products in saturating 16-bit words."""
+    build = built(case)
+    nodes = [n.op_type for n in onnx.load(build.onnx).graph.node if n.op_type.startswith("MatMul")]
+    narrow = []
+    for layer, intervals in zip(build.network.layers, prove(build.network), strict=True):
+        for op in layer.ops:
+            if isinstance(op, MatVec):
+                lo, hi = intervals[op.x].hull
+                narrow.append(lo >= 0 and 2 * hi * np.abs(layer.weights[op.weights].astype(int)).max() < 2**15)
+    assert nodes == ["MatMulInteger" if fits else "MatMul" for fits in narrow]

@@ -1,0 +1,337 @@
+"""Training: one seed, one result, however often it is cut off; everything learns; what is said is what will run."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from test_cli import MAIN, NETWORK, Done, contents, quantal, succeed
+
+from export import interpret, network_file
+from qat import config as configuration
+from qat.cli import PRESETS, preset
+from qat.config import STATES, WEIGHTS, Config, Encoder, Layer, Task, Training
+from qat.data import load
+from qat.lower import lower
+from qat.network import SpikingNetwork
+from qat.neurons import NEURONS
+from qat.train import Run
+
+RESULT = ("checkpoint.safetensors", "metrics.jsonl", "samples.npz")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, empty but for net.toml: a small recurrent network for the digits."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.toml").write_text(NETWORK)
+    return tmp_path
+
+
+def train(out: str, *args: object, network: str = "net.toml") -> Done:
+    """A new run in the folder `out`."""
+    return succeed("train", "--network", network, *args, "--out", out)
+
+
+def results(run: str) -> dict[str, bytes]:
+    """What a run must always give again."""
+    return {name: Path(run, name).read_bytes() for name in RESULT}
+
+
+def write_sequences(path: str) -> None:
+    """A task that can be learned: 3 channels over 6 steps, rising in one class and falling in the other."""
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    ramp = np.arange(6)[:, None] * 30
+    x = np.where(y[:, None, None] == 0, ramp, 150 - ramp) + rng.integers(0, 40, (60, 6, 3))
+    np.savez(path, x=x, y=y)
+
+
+# ---- one seed, one result
+
+
+def test_a_seed_makes_a_run_repeatable() -> None:
+    train("a", "--seed", 7, "--epochs", 2)
+    train("b", "--seed", 7, "--epochs", 2)
+    train("c", "--seed", 8, "--epochs", 2)
+    assert contents(Path("a")) == contents(Path("b"))
+    assert set(contents(Path("a"))) == {*RESULT, "network.toml"}
+    same = [name for name, content in contents(Path("c")).items() if content == contents(Path("a"))[name]]
+    assert same == ["samples.npz"]
+
+
+def test_resuming_goes_on_as_if_never_stopped() -> None:
+    whole = train("whole", "--epochs", 4)
+    train("parts", "--epochs", 2)
+    assert succeed("train", "--resume", "--epochs", 4, "--out", "parts") == whole
+    assert results("parts") == results("whole")
+
+
+def interrupted(*args: object, after: int) -> None:
+    """Runs `quantal train`, and stops it as Ctrl-C would when `after` batches, testing included, are done."""
+    tensors, left = Run.tensors, after
+
+    def counting(*given: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return tensors(*given)
+
+    with mock.patch.object(Run, "tensors", counting):
+        assert quantal("train", *args).code == 130
+
+
+def test_a_run_cut_off_within_an_epoch_resumes_to_the_same_result() -> None:
+    whole = train("whole", "--epochs", 3)
+    batches = -(-len(load("digits", None).train.y) // 64)
+    interrupted("--network", "net.toml", "--epochs", 3, "--out", "cut", after=batches + batches // 2)
+    assert len(Path("cut/metrics.jsonl").read_text().splitlines()) == 1
+    assert succeed("train", "--resume", "--out", "cut") == whole
+    assert contents(Path("cut")) == contents(Path("whole"))
+
+
+def test_a_killed_run_resumes_to_the_same_result() -> None:
+    epochs = 25
+    whole = train("whole", "--epochs", epochs)
+    command = [sys.executable, "-c", MAIN, "train", "--network", "net.toml", "--epochs", str(epochs), "--out", "killed"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        metrics = Path("killed/metrics.jsonl")
+        while process.poll() is None and not (metrics.exists() and len(metrics.read_bytes().splitlines()) >= 2):
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert len(metrics.read_bytes().splitlines()) < epochs
+    assert succeed("train", "--resume", "--out", "killed") == whole
+    assert results("killed") == results("whole")
+
+
+def test_metrics_beyond_the_checkpoint_are_dropped() -> None:
+    """A run may be cut off between the two."""
+    train("whole", "--epochs", 3)
+    train("cut", "--epochs", 2)
+    with Path("cut/metrics.jsonl").open("ab") as file:
+        file.write(b'{"epoch": 3, "loss": 9\n\xff')
+    succeed("train", "--resume", "--epochs", 3, "--out", "cut")
+    assert results("cut") == results("whole")
+
+
+@pytest.mark.parametrize("after", [20, 60, 85], ids=["in the run", "in the test", "in the twin"])
+def test_a_comparison_cut_off_resumes_to_the_same_result(after: int) -> None:
+    arguments = ("--network", "net.toml", "--epochs", 2, "--compare")
+    whole = succeed("train", *arguments, "--out", "whole")
+    interrupted(*arguments, "--out", "cut", after=after)
+    assert succeed("train", "--resume", "--compare", "--out", "cut") == whole
+    assert contents(Path("cut")) == contents(Path("whole"))
+
+
+def test_resuming_a_finished_run_changes_nothing() -> None:
+    whole = train("run", "--epochs", 2)
+    before = contents(Path("run"))
+    assert succeed("train", "--resume", "--out", "run") == whole
+    assert contents(Path("run")) == before
+
+
+# ---- what a run says
+
+
+def test_metrics_are_one_json_object_a_line() -> None:
+    train("run", "--epochs", 3)
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert all(0 <= line["train_accuracy"] <= 1 and np.isfinite(line["loss"]) for line in lines)
+    assert lines[2]["loss"] < lines[0]["loss"]
+    assert lines[2]["train_accuracy"] > lines[0]["train_accuracy"]
+
+
+@pytest.mark.parametrize("encoder", ["direct", "latency", "rate"])
+def test_the_printed_accuracy_is_that_of_the_integer_network(encoder: str) -> None:
+    Path("net.toml").write_text(NETWORK.replace("[encoder]", f'[encoder]\nkind = "{encoder}"'))
+    last = train("run", "--epochs", 2).out.splitlines()[-1]
+    run, test = Run.open(Path("run")), load("digits", None).test
+    output = interpret.run(lower(run.network, "digits"), run.encoded(test).x)["output"]
+    accuracy = 100 * np.mean(interpret.classify(output) == test.y)
+    assert last == f"test accuracy {accuracy:.2f} %"
+    assert accuracy > 20
+
+
+def test_a_comparison_prints_the_accuracy_in_full_precision_too() -> None:
+    lines = train("run", "--compare").out.splitlines()
+    assert [re.sub(r"\d+\.\d\d", "N", line) for line in lines] == [
+        "full precision test accuracy N %",
+        "test accuracy N %",
+    ]
+    assert Run.open(Path("run/full_precision")).config == replace(
+        Run.open(Path("run")).config.with_precision("float", "float")
+    )
+
+
+def test_the_digits_are_learned_in_three_epochs() -> None:
+    out = succeed("train", "--preset", "digits", "--epochs", 3, "--out", "run").out
+    assert float(re.fullmatch(r"test accuracy (.*) %\n", out)[1]) > 90
+
+
+# ---- what is trained
+
+
+def test_every_parameter_learns() -> None:
+    Path("net.toml").write_text(NETWORK.replace('neuron = "li"', 'neuron = "count"'))
+    train("run")
+    after = load_file("run/checkpoint.safetensors")
+    before = SpikingNetwork(configuration.load(Path("run/network.toml")), 64, 16).state_dict()
+    moved = {name for name, value in before.items() if not torch.equal(value, after[f"network.{name}"])}
+    learned = {"weight", "bias", "decay", "threshold", "unit_gain"}
+    assert moved == {f"layers.0.{name}" for name in {*learned, "recurrent"}} | {f"layers.1.{name}" for name in learned}
+
+
+@pytest.mark.parametrize(("weights", "states"), list(zip(WEIGHTS[:-1], (2, 3, 4, 6, 8, 10, 12, 15, 16), strict=True)))
+def test_the_precision_asked_for_reaches_every_layer(weights: int | str, states: int) -> None:
+    train("run", "--weights", weights, "--states", states)
+    assert {(layer.weights, layer.states) for layer in Run.open(Path("run")).config.layers} == {(weights, states)}
+    succeed("export", "run", "--out", "build")
+    codes = {1: {-1, 1}, "ternary": {-1, 0, 1}}.get(weights) or set(range(1 - 2 ** (weights - 1), 2 ** (weights - 1)))
+    for layer in network_file.load(Path("build/network.json")).layers:
+        for matrix in layer.weights.values():
+            assert len(np.unique(matrix)) > 1
+            assert set(np.unique(matrix).tolist()) <= codes
+        membrane = layer.state("u")
+        assert -(2 ** (states - 1)) <= membrane.lo < membrane.hi < 2 ** (states - 1)
+
+
+@pytest.mark.parametrize(
+    ("task", "encoder", "readout"),
+    [
+        ("digits", 'kind = "direct"', 'neuron = "li"'),
+        ("digits", 'kind = "latency"', 'neuron = "li"\npool = "max"'),
+        ("digits", 'kind = "rate"\nseed = 3', 'neuron = "count"'),
+        ("npz", 'kind = "direct"', 'neuron = "li"\npool = "max"'),
+        ("npz", 'kind = "rate"', 'neuron = "li"'),
+        ("npz", 'kind = "delta"\ndelta = 20', 'neuron = "count"'),
+    ],
+)
+def test_every_encoder_and_readout_trains_exports_and_verifies(task: str, encoder: str, readout: str) -> None:
+    text = NETWORK.replace("[encoder]", f"[encoder]\n{encoder}").replace('neuron = "li"', readout)
+    if task == "npz":
+        text = text.replace("digits", "npz").replace("steps = 4", "steps = 6").replace("size = 10", "size = 2")
+    Path("net.toml").write_text(text)
+    write_sequences("data.npz")
+    train("run", "--data", "data.npz")
+    succeed("export", "run", "--out", "build", "--name", "net")
+    rows = json.loads(succeed("verify", "build", "--on", "interpreter", "--on", "c-host", "--json").out)
+    assert [row["mismatches"] for row in rows] == [0, 0]
+    again = ("--run", "run", "--data", "data.npz", "--samples", 7)
+    (row,) = json.loads(succeed("verify", "build", *again, "--on", "interpreter", "--json").out)
+    assert (row["samples"], row["mismatches"]) == (7, 0)
+
+
+def test_sequences_are_learned_from_their_changes() -> None:
+    write_sequences("data.npz")
+    text = NETWORK.replace("[encoder]", '[encoder]\nkind = "delta"\ndelta = 20').replace("steps = 4", "steps = 6")
+    Path("net.toml").write_text(
+        text.replace("digits", "npz").replace("size = 10", "size = 2") + "batch = 8\nrate = 0.02"
+    )
+    assert train("run", "--data", "data.npz", "--epochs", 8).out == "test accuracy 100.00 %\n"
+
+
+@pytest.mark.parametrize(("flag", "what"), [("--weights", "weights"), ("--states", "states")])
+def test_full_precision_cannot_be_exported(here: Path, flag: str, what: str) -> None:
+    train("run", flag, "float")
+    before = contents(here)
+    done = quantal("export", "run", "--out", "build")
+    line = f"quantal: layer hidden: {what}: full precision is for comparison and cannot be exported\n"
+    assert done == Done(2, "", line)
+    assert contents(here) == before
+
+
+def test_thresholds_stay_above_zero_and_the_run_can_be_opened() -> None:
+    write_sequences("data.npz")
+    text = NETWORK.replace("digits", "npz").replace("steps = 4", "steps = 6").replace("size = 10", "size = 2")
+    Path("net.toml").write_text(text + "rate = 10")
+    train("run", "--data", "data.npz", "--epochs", 3)
+    assert float(load_file("run/checkpoint.safetensors")["network.layers.0.threshold"].min()) == 1 / 64
+    succeed("export", "run", "--out", "build")
+
+
+def test_a_run_that_diverges_stops_before_it_spoils_its_checkpoint() -> None:
+    """A NaN in a hidden layer can hide from the loss, for no spike comes of it."""
+    train("run")
+    before = contents(Path("run"))
+    with mock.patch.object(SpikingNetwork, "project", lambda network: network.stack[0].threshold.data.fill_(np.nan)):
+        done = quantal("train", "--resume", "--epochs", 2, "--out", "run")
+    line = "quantal: run: the loss or a parameter is not finite in epoch 2: lower [training] rate\n"
+    assert done == Done(2, "", line)
+    assert contents(Path("run")) == before
+
+
+# ---- the configuration
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_networks_for_their_task(name: str) -> None:
+    config = preset(name)
+    assert config.task.name == name
+    assert configuration.loads(config.dumps(), name) == config
+
+
+def test_every_field_of_a_preset_that_is_not_given_has_its_default() -> None:
+    layer = preset("digits").layers[0]
+    assert layer == Layer("hidden", 128, recurrent=True, gain=2.0)
+
+
+def _field(field: Any) -> st.SearchStrategy[Any]:
+    if "choices" in field.metadata:
+        return st.sampled_from(field.metadata["choices"])
+    if "range" in field.metadata:
+        return (st.integers if field.type is int else st.floats)(*field.metadata["range"])
+    return st.booleans()
+
+
+def _table(kind: Any, **fixed: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Every field at random from what it takes, but for the fixed ones."""
+    return st.builds(kind, **{f.name: _field(f) for f in fields(kind) if f.name not in fixed}, **fixed)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> Config:
+    """Any valid configuration."""
+    words = st.from_regex(r"l[a-z0-9_]{0,9}_", fullmatch=True)
+    names = draw(st.lists(words, min_size=1, max_size=3, unique=True))
+    exact = draw(st.booleans())
+    weights = st.just("float") if exact else st.sampled_from(WEIGHTS[:-1])
+    layers = []
+    for name in names:
+        readout = name == names[-1]
+        neuron = draw(st.sampled_from([kind for kind, row in NEURONS.items() if row.readout == readout]))
+        special = {} if neuron == "li" else {"pool": st.just("last")}
+        special |= {"recurrent": st.just(False)} if readout else {}
+        layers.append(draw(_table(Layer, name=st.just(name), neuron=st.just(neuron), weights=weights, **special)))
+    text = st.text(st.characters(exclude_categories=["Cs"]))
+    option = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.booleans() | text
+    options = st.dictionaries(text.filter(lambda key: key != "name"), option, max_size=3)
+    return Config(draw(_table(Task, options=options)), draw(_table(Encoder)), tuple(layers), draw(_table(Training)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(configs())
+def test_a_configuration_is_read_back_as_it_was_written(config: Config) -> None:
+    configuration.check(config, "config")
+    assert configuration.loads(config.dumps(), "config") == config
+
+
+def test_only_real_states_differ_between_precisions() -> None:
+    config = preset("digits")
+    assert config.with_precision(None, None) == config
+    for states in STATES:
+        assert config.with_precision(None, states).with_precision(None, 8) == config
