@@ -141,7 +141,7 @@ def verify(
     if data is not None and run is None:
         raise BadInput("--data: torch has to run on these samples; name the training run with --run")
     opened = Build.open(build)
-    reports, failed = run_executors(opened, executors, reference_for(opened, run, data, samples), opened.complaints)
+    reports, failed = run_executors(opened, executors, *reference_for(opened, run, data, samples))
     if as_json:
         click.echo(json.dumps(reports))
     else:
@@ -152,19 +152,22 @@ def verify(
 
 def reference_for(
     build: Any, run: Path | None, data: Path | None, samples: int | None
-) -> Callable[[], tuple[int, Any]]:
-    """A function that gives (number of samples, batches of input and reference trace), afresh at each call."""
+) -> tuple[Callable[[], tuple[int, Any]], tuple[str, ...]]:
+    """A function that gives (number of samples, batches of input and reference trace), afresh at each call.
+
+    Also the complaints: what in the build, or between build and run, is not as it was exported.
+    """
     from export.verify import batched
 
     if run is not None:
-        found: Callable[[], tuple[int, Any]] = by_name(REFERENCE)(build, run, data, samples, BATCH)
-        return found
+        function, complaints = by_name(REFERENCE)(build, run, data, samples, BATCH)
+        return function, (*build.complaints, *complaints)
     x, trace = build.vectors()
     if samples is not None:
         if samples > len(x):
             raise BadInput(f"--samples: {build.path} holds vectors of {len(x)} samples; for more, name --run")
         x, trace = x[:samples], {name: values[:samples] for name, values in trace.items()}
-    return lambda: (len(x), batched(x, trace, BATCH))
+    return lambda: (len(x), batched(x, trace, BATCH)), build.complaints
 
 
 def run_executors(

@@ -214,10 +214,9 @@ class _LayerWriter:
 
 
 def layer_title(layer: Layer) -> str:
-    """One line for a comment: what the layer is, as its semantics, which are free text, have it."""
-    said = (f"{key.replace('_', ' ')} {value}" for key, value in layer.semantics.items())
-    line = "; ".join([f"{layer.size} neurons", *said])
-    return "".join(c if " " <= c <= "~" else "?" for c in line).replace("*/", "* /").replace("/*", "/ *")
+    """One line: what the layer is, as its semantics have it, in the order in which network.json keeps them."""
+    said = (f"{key.replace('_', ' ')} {value}" for key, value in sorted(layer.semantics.items()))
+    return "; ".join([f"{layer.size} neurons", *said])
 
 
 def output_field(layer: Layer) -> str:

@@ -49,7 +49,7 @@ def lookup(code: Ints, levels: Ints) -> Ints:
 def bits_for(lo: int, hi: int) -> tuple[bool, int]:
     """(signed, word length) of the smallest two's complement or unsigned word that holds [lo, hi]."""
     signed = lo < 0
-    bits = max((~lo).bit_length() if signed else 0, hi.bit_length()) + signed
+    bits = max((~lo).bit_length() if signed else 0, max(hi, 0).bit_length()) + signed
     return signed, max(bits, 1)
 
 

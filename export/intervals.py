@@ -36,7 +36,7 @@ from export.ir import (
 )
 
 WORD_LO, WORD_HI = -(2**31), 2**31 - 1
-_SEARCH_ROUNDS = 2000  # a leak 1 − 2^−8 settles well within this; what does not settle keeps its format's range
+_PATIENCE = 500  # a leak of 1 − 2^−6 settles within this; a state that does not gets its format's range
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ def _apply(
             w = layer.weights[weights].astype(np.int64)
             a, b = w * v[x].lo, w * v[x].hi
             return Interval(np.minimum(np.minimum(a, b), 0).sum(axis=1), np.maximum(np.maximum(a, b), 0).sum(axis=1))
+        case Add(u) if (leak := layer.leak(op)) is not None:  # it never falls where u rises, so its ends are exact
+            return Interval(v[u].lo + fixed.shr(-v[u].lo, leak), v[u].hi + fixed.shr(-v[u].hi, leak))
         case Add(a, b):
             return Interval(v[a].lo + v[b].lo, v[a].hi + v[b].hi)
         case Sub(a, b):
@@ -156,19 +158,22 @@ def find_invariants(network: Network) -> Network:
     """The network with the smallest claims that the search finds, and without the clamps they prove dead.
 
     From the initial states, the reachable interval grows step by step until it no longer does: the least invariant
-    of this form. A state that does not settle keeps the range its format gave it.
+    of this form. A state that does not settle gets the range of its format; whether that holds is for `prove` to say.
     """
     inputs = {"input": Interval.of(network.input_lo, network.input_hi)}
     layers = []
     for layer in network.layers:
         claims = {state.name: Interval.of(state.init, state.init) for state in layer.states}
-        for _ in range(_SEARCH_ROUNDS):
+        for rounds in range(1, 4 * _PATIENCE):
             values = evaluate(layer, inputs, claims)
             grown = {s.name: _hull_of(claims[s.name], values[s.next]) for s in layer.states}
             if all(grown[name].hull == claims[name].hull for name in claims):
                 break
+            if rounds % _PATIENCE == 0:
+                formats = _claims(layer)
+                grown = {k: v if v.hull == claims[k].hull else _hull_of(formats[k], v) for k, v in grown.items()}
             claims = grown
-        else:
+        else:  # no claim of this form holds: prove will name the state
             claims = _claims(layer)
             values = evaluate(layer, inputs, claims)
         bounds = {name: claim.hull for name, claim in claims.items()}

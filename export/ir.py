@@ -186,6 +186,15 @@ class Layer:
         if all(state.next != self.output for state in self.states):
             yield f"{self.name}.{self.output_name}", self.output
 
+    def leak(self, op: Op) -> int | None:
+        """a, where op is u + SHR(−u, a): the builder's form of SHR(u·m, k), m = 2^k − 2^(k−a)."""
+        fall = self.ops[op.b] if isinstance(op, Add) else None
+        negated = self.ops[fall.a] if isinstance(fall, Shr) else None
+        if not (isinstance(op, Add) and isinstance(fall, Shr) and isinstance(negated, Sub) and negated.b == op.a):
+            return None
+        zero = self.ops[negated.a]
+        return fall.shift if isinstance(zero, Table) and zero.values == (0,) else None
+
     def state(self, name: str) -> StateVar:
         """The state of that name."""
         return next(state for state in self.states if state.name == name)

@@ -31,20 +31,20 @@ def save(path: Path, x: Ints, trace: Trace) -> None:
 
 def _smallest(values: Ints) -> np.ndarray:
     lo, hi = (int(values.min()), int(values.max())) if values.size else (0, 0)
-    return values.astype(np.promote_types(np.min_scalar_type(lo), np.min_scalar_type(hi)))
+    return values.astype(np.promote_types(np.min_scalar_type(lo), np.min_scalar_type(hi)), order="C")
 
 
 def load(path: Path, network: Network) -> tuple[Ints, Trace]:
     """The input and the trace stored in `path`. Raises BadInput unless they are vectors of this network."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {name: np.asarray(file[name]) for name in file.files}
     except Exception as error:  # a damaged archive raises whatever its layers raise
         raise BadInput(f"{path}: not a readable .npz file of vectors ({_first_line(error)})") from None
     sizes = {"input": network.inputs} | record_sizes(network)
     if set(arrays) != set(sizes):
         odd = sorted(set(arrays) ^ set(sizes))[0]
-        raise BadInput(f"{path}: {odd}: expected exactly the arrays {', '.join(sizes)}")
+        raise BadInput(f"{path}: {odd!r}: expected exactly the arrays {', '.join(sizes)}")
     count = arrays["input"].shape[:2]
     for name, size in sizes.items():
         values = arrays[name]
@@ -53,9 +53,8 @@ def load(path: Path, network: Network) -> tuple[Ints, Trace]:
                 f"{path}: {name}: expected integers of shape (samples, steps, {size}) with at least one sample, "
                 f"got {values.dtype} {values.shape}"
             )
-    x = arrays.pop("input").astype(np.int64)
-    check_input(network, x, str(path))
-    return x, arrays
+    check_input(network, arrays["input"], str(path))
+    return arrays["input"].astype(np.int64), {name: arrays[name] for name in record_sizes(network)}
 
 
 def check_input(network: Network, x: Ints, where: str) -> None:

@@ -18,6 +18,7 @@ from export.executors import EXECUTORS
 from export.executors.toolchain import CORES
 from export.files import check_free
 from export.network_file import check_identifier, digest
+from export.vectors import record_sizes
 from qat import config as configuration
 from qat.config import STATES, WEIGHTS, Config
 from qat.data import Dataset, Split
@@ -155,12 +156,18 @@ def export_run(run: Run, out: Path, name: str) -> None:
 
 def reference(
     build: Build, run: Path, data: Path | None, samples: int | None, size: int
-) -> Callable[[], tuple[int, Any]]:
-    """Torch's own forward, for `verify --run`: on the run's samples, or on the first of the task's test set."""
+) -> tuple[Callable[[], tuple[int, Any]], tuple[str, ...]]:
+    """Torch's own forward, for `verify --run`: on the run's samples, or on the first of the task's test set.
+
+    Also a complaint, where the run is not what the build was made from.
+    """
     opened = Run.open(run)
     lowered = lower(opened.network, build.network.name)
+    complaints: tuple[str, ...] = ()
     if digest(lowered) != digest(build.network):
-        raise ExecutorError(f"{run}: this run lowers to another network than the one in {build.path}")
+        complaints = (f"{run}: this run lowers to another network than the one in {build.path}",)
+        if record_sizes(lowered) != record_sizes(build.network) or lowered.inputs != build.network.inputs:
+            raise ExecutorError(complaints[0])
     dtype = exact_dtype(lowered)
     coded = data is None and samples is None
     if coded:
@@ -178,7 +185,7 @@ def reference(
             x = (part if coded else opened.encoded(part)).x
             yield x, hard_trace(opened.network, x, dtype)
 
-    return lambda: (len(chosen.y), batches())
+    return lambda: (len(chosen.y), batches()), complaints
 
 
 @click.command()
@@ -206,7 +213,7 @@ def demo(out: Path) -> None:
     build = Build.open(out / "build")
     say(f"verify {out}/build")
     reports, failed = export_cli.run_executors(
-        build, tuple(EXECUTORS), export_cli.reference_for(build, None, None, None), build.complaints
+        build, tuple(EXECUTORS), *export_cli.reference_for(build, None, None, None)
     )
     export_cli.show_reports(reports)
     say(f"cost {out}/build")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from export.errors import BadInput
 from export.intervals import find_invariants, prove
-from export.ir import Builder, Layer, Network, Shr, StateVar
+from export.ir import Add, Builder, Layer, Network, Shr, StateVar
 from qat import neurons
 from qat.layers import SpikingLayer
 from qat.network import SpikingNetwork
@@ -104,6 +104,10 @@ def exact_dtype(network: Network) -> torch.dtype:
         for op, interval in zip(layer.ops, intervals, strict=True):
             lo, hi = interval.hull
             largest = max(largest, -lo, hi)
+            leak = layer.leak(op)
+            if isinstance(op, Add) and leak is not None:  # torch multiplies: SHR(u·m, k) has a fractional bits
+                u_lo, u_hi = intervals[op.a].hull
+                largest = max(largest, -u_lo << leak, (u_hi << leak) + (1 << leak >> 1))
             if isinstance(op, Shr):  # rounding adds half a step before it shifts
                 largest = max(largest, intervals[op.a].hull[1] + (1 << op.shift >> 1))
     return torch.float32 if largest < 2**24 else torch.float64

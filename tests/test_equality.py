@@ -32,7 +32,7 @@ INTEGER_STATES = [states for states in STATES if states != "float"]
 def _quick_search() -> Iterator[None]:
     """Fewer rounds for states that never settle, as spike counts: they keep their format's range all the sooner."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intervals, "_SEARCH_ROUNDS", 200)
+        patch.setattr(intervals, "_PATIENCE", 200)
         yield
 
 

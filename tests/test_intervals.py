@@ -168,7 +168,7 @@ def test_the_random_networks_hold_every_kind_of_op() -> None:
 def test_every_value_at_every_step_lies_in_its_proven_interval(r: Random, layers: int, top: int, rounds: int) -> None:
     before = random_network(r, layers, top)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intervals, "_SEARCH_ROUNDS", rounds)  # few rounds: states that do not settle are covered too
+        patch.setattr(intervals, "_PATIENCE", rounds)  # few rounds: states that do not settle are covered too
         network = find_invariants(before)
         assert dumps(find_invariants(network)) == dumps(network)
     proven = prove(network)
