@@ -1,7 +1,7 @@
 """Small networks for the tests of what is emitted: trained ones, and integer programs that use every op."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 import conftest
 import numpy as np
+import torch
 
 from export import interpret
 from export.build import Build, write_build
@@ -80,9 +81,10 @@ def write(network: SpikingNetwork | Network, path: Path, name: str, x: Ints) -> 
     return Build.open(path)
 
 
-def input_for(network: Network, samples: int, steps: int, seed: int = 0) -> Ints:
+def input_for(network: SpikingNetwork | Network, samples: int, steps: int, seed: int = 0) -> Ints:
     """At random from the network's range, but first: least, greatest, by turns of step, of channel; edges at random."""
-    lo, hi = network.input_lo, network.input_hi
+    trained = isinstance(network, SpikingNetwork)
+    lo, hi = (0, network.input_maximum) if trained else (network.input_lo, network.input_hi)
     shape = samples, steps, network.inputs
     rng = np.random.default_rng(seed)
     x = rng.integers(lo, hi, shape, np.int64, endpoint=True)
@@ -93,13 +95,14 @@ def input_for(network: Network, samples: int, steps: int, seed: int = 0) -> Ints
     return x
 
 
-def lively(make: Callable[[int], Any], seeds: range, samples: int = 8, steps: int = 9) -> tuple[Any, Ints]:
+def lively(make: Callable[[int], Any], seeds: Iterable[int], samples: int = 8, steps: int = 9) -> tuple[Any, Ints]:
     """The first network of those seeds in which every record moves, and the input on which it does."""
     for seed in seeds:
         network = make(seed)
-        lowered = network if isinstance(network, Network) else lower(network, "network")
-        x = input_for(lowered, samples, steps, seed)
-        if all(np.ptp(values) > 0 for values in interpret.run(lowered, x).values()):
+        x = input_for(network, samples, steps, seed)
+        trained = isinstance(network, SpikingNetwork)
+        trace = hard_trace(network, x, torch.float64) if trained else interpret.run(network, x)
+        if all(np.ptp(values) > 0 for values in trace.values()):
             return network, x
     raise AssertionError("in none of these networks does every record move")
 

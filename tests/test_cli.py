@@ -74,6 +74,7 @@ def quantal(*args: object) -> Done:
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ResourceWarning)  # numpy forgets to close what is no archive
         try:
             cli.main()
         except SystemExit as end:
@@ -207,10 +208,19 @@ def test_verify_on_data_encodes_it_as_in_training(place: Path) -> None:
 
 
 def test_verify_against_another_run_fails(place: Path) -> None:
+    line = "quantal: other: this run lowers to another network than the one in build"
     succeed("train", "--network", "net.toml", "--seed", 1, "--out", "other")
-    done = quantal("verify", "build", "--run", "other", "--on", "interpreter")
-    assert (done.code, done.out) == (1, "")
-    assert done.err == "quantal: other: this run lowers to another network than the one in build\n"
+    done = quantal("verify", "build", "--run", "other", "--on", "interpreter", "--json")
+    assert done.code == 1
+    assert done.err.splitlines()[0] == line
+    assert json.loads(done.out)[0]["mismatches"] > 0
+
+
+def test_verify_against_a_run_of_another_shape_fails_at_once(place: Path) -> None:
+    (place / "net.toml").write_text(NETWORK.replace("size = 12", "size = 13"))
+    succeed("train", "--network", "net.toml", "--out", "other")
+    line = "quantal: other: this run lowers to another network than the one in build\n"
+    assert quantal("verify", "build", "--run", "other", "--on", "interpreter") == Done(1, "", line)
 
 
 def test_verify_fails_where_the_network_was_changed(place: Path) -> None:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,7 +22,7 @@ from test_cli import MAIN, NETWORK, Done, contents, quantal, succeed
 from export import interpret, network_file
 from qat import config as configuration
 from qat.cli import PRESETS, preset
-from qat.config import STATES, WEIGHTS, Config, Encoder, Layer, Task, Training
+from qat.config import WEIGHTS, Config, Encoder, Layer, Task, Training
 from qat.data import load
 from qat.lower import lower
 from qat.network import SpikingNetwork
@@ -104,7 +104,7 @@ def test_a_run_cut_off_within_an_epoch_resumes_to_the_same_result() -> None:
 
 
 def test_a_killed_run_resumes_to_the_same_result() -> None:
-    epochs = 25
+    epochs = 12
     whole = train("whole", "--epochs", epochs)
     command = [sys.executable, "-c", MAIN, "train", "--network", "net.toml", "--epochs", str(epochs), "--out", "killed"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -128,7 +128,7 @@ def test_metrics_beyond_the_checkpoint_are_dropped() -> None:
     assert results("cut") == results("whole")
 
 
-@pytest.mark.parametrize("after", [20, 60, 85], ids=["in the run", "in the test", "in the twin"])
+@pytest.mark.parametrize("after", [20, 47, 48, 85], ids=["run", "test", "first of twin", "twin"])
 def test_a_comparison_cut_off_resumes_to_the_same_result(after: int) -> None:
     arguments = ("--network", "net.toml", "--epochs", 2, "--compare")
     whole = succeed("train", *arguments, "--out", "whole")
@@ -148,9 +148,11 @@ def test_resuming_a_finished_run_changes_nothing() -> None:
 
 
 def test_metrics_are_one_json_object_a_line() -> None:
+    Path("net.toml").write_text(NETWORK + "rate = 0.004\nhalving = 1")
     train("run", "--epochs", 3)
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert [line["rate"] for line in lines] == [0.004, 0.002, 0.001]
     assert all(0 <= line["train_accuracy"] <= 1 and np.isfinite(line["loss"]) for line in lines)
     assert lines[2]["loss"] < lines[0]["loss"]
     assert lines[2]["train_accuracy"] > lines[0]["train_accuracy"]
@@ -173,9 +175,8 @@ def test_a_comparison_prints_the_accuracy_in_full_precision_too() -> None:
         "full precision test accuracy N %",
         "test accuracy N %",
     ]
-    assert Run.open(Path("run/full_precision")).config == replace(
-        Run.open(Path("run")).config.with_precision("float", "float")
-    )
+    twin = Run.open(Path("run/full_precision")).config
+    assert twin == Run.open(Path("run")).config.with_precision("float", "float")
 
 
 def test_the_digits_are_learned_in_three_epochs() -> None:
@@ -285,11 +286,6 @@ def test_presets_are_networks_for_their_task(name: str) -> None:
     assert configuration.loads(config.dumps(), name) == config
 
 
-def test_every_field_of_a_preset_that_is_not_given_has_its_default() -> None:
-    layer = preset("digits").layers[0]
-    assert layer == Layer("hidden", 128, recurrent=True, gain=2.0)
-
-
 def _field(field: Any) -> st.SearchStrategy[Any]:
     if "choices" in field.metadata:
         return st.sampled_from(field.metadata["choices"])
@@ -323,15 +319,8 @@ def configs(draw: st.DrawFn) -> Config:
     return Config(draw(_table(Task, options=options)), draw(_table(Encoder)), tuple(layers), draw(_table(Training)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(configs())
 def test_a_configuration_is_read_back_as_it_was_written(config: Config) -> None:
     configuration.check(config, "config")
     assert configuration.loads(config.dumps(), "config") == config
-
-
-def test_only_real_states_differ_between_precisions() -> None:
-    config = preset("digits")
-    assert config.with_precision(None, None) == config
-    for states in STATES:
-        assert config.with_precision(None, states).with_precision(None, 8) == config
