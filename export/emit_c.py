@@ -70,13 +70,14 @@ class CTable:
 
 @dataclass(frozen=True)
 class CProduct:
-    """A matrix product: over the entries of `source` that are not 0, into `accumulator`; `term` is what each adds."""
+    """A matrix product: each entry of `source` that is not 0 adds its row of `weights` to `sums`, times itself."""
 
-    accumulator: str
+    sums: str
     type: str
     source: str
     inputs: int
-    term: str
+    weights: str
+    spikes: bool
     comment: str
 
 
@@ -207,9 +208,8 @@ class _LayerWriter:
                 CTable("int8_t", table, f"[{weights.shape[1]}][{weights.shape[0]}]", rows, f"one row an input, {dtype}")
             )
         spikes = self.hulls[op.x] in ((0, 1), (0, 0))
-        term = f"{table}[e][i]" if spikes else f"(int32_t){table}[e][i] * {columns}[e]"
         comment = f"{self.layer.name} {op.weights}: sums in {_interval_comment(lo, hi)}"
-        self.result.products.append(CProduct(accumulator, kind, columns, weights.shape[1], term, comment))
+        self.result.products.append(CProduct(accumulator, kind, columns, weights.shape[1], table, spikes, comment))
         return accumulator
 
 

@@ -434,14 +434,18 @@ static void binary_16bit_priv_1_first(binary_16bit_state *state, const binary_16
     uint_fast16_t i;
     uint_fast32_t e;
 
-    /* first fan_in: sums in [-37, 40], fxp-s7/0 */
-    for (i = 0; i < 20; ++i) {
-        state->scratch.first_sums.fan_in_3[i] = 0;
-    }
-    for (e = 0; e < 64; ++e) {
-        if (in[e] != 0) {
-            for (i = 0; i < 20; ++i) {
-                state->scratch.first_sums.fan_in_3[i] = (int8_t)(state->scratch.first_sums.fan_in_3[i] + binary_16bit_priv_1_first_fan_in[e][i]);
+    { /* first fan_in: sums in [-37, 40], fxp-s7/0 */
+        int8_t *const sums = state->scratch.first_sums.fan_in_3;
+        for (i = 0; i < 20; ++i) {
+            sums[i] = 0;
+        }
+        for (e = 0; e < 64; ++e) {
+            const int32_t x = in[e];
+            if (x != 0) {
+                const int8_t *const row = binary_16bit_priv_1_first_fan_in[e];
+                for (i = 0; i < 20; ++i) {
+                    sums[i] = (int8_t)(sums[i] + row[i]);
+                }
             }
         }
     }
@@ -469,14 +473,18 @@ static void binary_16bit_priv_2_second(binary_16bit_state *state)
     uint_fast16_t i;
     uint_fast32_t e;
 
-    /* second fan_in: sums in [-59, 38], fxp-s7/0 */
-    for (i = 0; i < 16; ++i) {
-        state->scratch.second_sums.fan_in_3[i] = 0;
-    }
-    for (e = 0; e < 20; ++e) {
-        if (state->first_spike[e] != 0) {
-            for (i = 0; i < 16; ++i) {
-                state->scratch.second_sums.fan_in_3[i] = (int8_t)(state->scratch.second_sums.fan_in_3[i] + binary_16bit_priv_2_second_fan_in[e][i]);
+    { /* second fan_in: sums in [-59, 38], fxp-s7/0 */
+        int8_t *const sums = state->scratch.second_sums.fan_in_3;
+        for (i = 0; i < 16; ++i) {
+            sums[i] = 0;
+        }
+        for (e = 0; e < 20; ++e) {
+            const int32_t x = state->first_spike[e];
+            if (x != 0) {
+                const int8_t *const row = binary_16bit_priv_2_second_fan_in[e];
+                for (i = 0; i < 16; ++i) {
+                    sums[i] = (int8_t)(sums[i] + row[i]);
+                }
             }
         }
     }
@@ -505,14 +513,18 @@ static void binary_16bit_priv_3_readout(binary_16bit_state *state, int32_t *out)
     uint_fast16_t i;
     uint_fast32_t e;
 
-    /* readout fan_in: sums in [-119, 74], fxp-s8/0 */
-    for (i = 0; i < 10; ++i) {
-        state->scratch.readout_sums.fan_in_2[i] = 0;
-    }
-    for (e = 0; e < 16; ++e) {
-        if (state->second_spike[e] != 0) {
-            for (i = 0; i < 10; ++i) {
-                state->scratch.readout_sums.fan_in_2[i] = (int8_t)(state->scratch.readout_sums.fan_in_2[i] + binary_16bit_priv_3_readout_fan_in[e][i]);
+    { /* readout fan_in: sums in [-119, 74], fxp-s8/0 */
+        int8_t *const sums = state->scratch.readout_sums.fan_in_2;
+        for (i = 0; i < 10; ++i) {
+            sums[i] = 0;
+        }
+        for (e = 0; e < 16; ++e) {
+            const int32_t x = state->second_spike[e];
+            if (x != 0) {
+                const int8_t *const row = binary_16bit_priv_3_readout_fan_in[e];
+                for (i = 0; i < 10; ++i) {
+                    sums[i] = (int8_t)(sums[i] + row[i]);
+                }
             }
         }
     }

@@ -381,14 +381,18 @@ static void feed_forward_priv_1_hidden(feed_forward_state *state, const feed_for
     uint_fast16_t i;
     uint_fast32_t e;
 
-    /* hidden fan_in: sums in [-3680, 3120], fxp-s13/0 */
-    for (i = 0; i < 24; ++i) {
-        state->scratch.hidden_sums.fan_in_4[i] = 0;
-    }
-    for (e = 0; e < 64; ++e) {
-        if (in[e] != 0) {
-            for (i = 0; i < 24; ++i) {
-                state->scratch.hidden_sums.fan_in_4[i] = (int16_t)(state->scratch.hidden_sums.fan_in_4[i] + (int32_t)feed_forward_priv_1_hidden_fan_in[e][i] * in[e]);
+    { /* hidden fan_in: sums in [-3680, 3120], fxp-s13/0 */
+        int16_t *const sums = state->scratch.hidden_sums.fan_in_4;
+        for (i = 0; i < 24; ++i) {
+            sums[i] = 0;
+        }
+        for (e = 0; e < 64; ++e) {
+            const int32_t x = in[e];
+            if (x != 0) {
+                const int8_t *const row = feed_forward_priv_1_hidden_fan_in[e];
+                for (i = 0; i < 24; ++i) {
+                    sums[i] = (int16_t)(sums[i] + row[i] * x);
+                }
             }
         }
     }
@@ -421,14 +425,18 @@ static void feed_forward_priv_2_readout(feed_forward_state *state, int32_t *out)
     uint_fast16_t i;
     uint_fast32_t e;
 
-    /* readout fan_in: sums in [-44, 32], fxp-s7/0 */
-    for (i = 0; i < 10; ++i) {
-        state->scratch.readout_sums.fan_in_2[i] = 0;
-    }
-    for (e = 0; e < 24; ++e) {
-        if (state->hidden_spike[e] != 0) {
-            for (i = 0; i < 10; ++i) {
-                state->scratch.readout_sums.fan_in_2[i] = (int8_t)(state->scratch.readout_sums.fan_in_2[i] + feed_forward_priv_2_readout_fan_in[e][i]);
+    { /* readout fan_in: sums in [-44, 32], fxp-s7/0 */
+        int8_t *const sums = state->scratch.readout_sums.fan_in_2;
+        for (i = 0; i < 10; ++i) {
+            sums[i] = 0;
+        }
+        for (e = 0; e < 24; ++e) {
+            const int32_t x = state->hidden_spike[e];
+            if (x != 0) {
+                const int8_t *const row = feed_forward_priv_2_readout_fan_in[e];
+                for (i = 0; i < 10; ++i) {
+                    sums[i] = (int8_t)(sums[i] + row[i]);
+                }
             }
         }
     }

@@ -469,26 +469,34 @@ static void recurrent_subtract_priv_1_hidden(recurrent_subtract_state *state, co
     uint_fast16_t i;
     uint_fast32_t e;
 
-    /* hidden fan_in: sums in [-70, 60], fxp-s8/0 */
-    for (i = 0; i < 24; ++i) {
-        state->scratch.hidden_sums.fan_in_4[i] = 0;
-    }
-    for (e = 0; e < 64; ++e) {
-        if (in[e] != 0) {
-            for (i = 0; i < 24; ++i) {
-                state->scratch.hidden_sums.fan_in_4[i] = (int8_t)(state->scratch.hidden_sums.fan_in_4[i] + recurrent_subtract_priv_1_hidden_fan_in[e][i]);
+    { /* hidden fan_in: sums in [-70, 60], fxp-s8/0 */
+        int8_t *const sums = state->scratch.hidden_sums.fan_in_4;
+        for (i = 0; i < 24; ++i) {
+            sums[i] = 0;
+        }
+        for (e = 0; e < 64; ++e) {
+            const int32_t x = in[e];
+            if (x != 0) {
+                const int8_t *const row = recurrent_subtract_priv_1_hidden_fan_in[e];
+                for (i = 0; i < 24; ++i) {
+                    sums[i] = (int8_t)(sums[i] + row[i]);
+                }
             }
         }
     }
 
-    /* hidden recurrent: sums in [-16, 21], fxp-s6/0 */
-    for (i = 0; i < 24; ++i) {
-        state->scratch.hidden_sums.recurrent_7[i] = 0;
-    }
-    for (e = 0; e < 24; ++e) {
-        if (state->hidden_spike[e] != 0) {
-            for (i = 0; i < 24; ++i) {
-                state->scratch.hidden_sums.recurrent_7[i] = (int8_t)(state->scratch.hidden_sums.recurrent_7[i] + recurrent_subtract_priv_1_hidden_recurrent[e][i]);
+    { /* hidden recurrent: sums in [-16, 21], fxp-s6/0 */
+        int8_t *const sums = state->scratch.hidden_sums.recurrent_7;
+        for (i = 0; i < 24; ++i) {
+            sums[i] = 0;
+        }
+        for (e = 0; e < 24; ++e) {
+            const int32_t x = state->hidden_spike[e];
+            if (x != 0) {
+                const int8_t *const row = recurrent_subtract_priv_1_hidden_recurrent[e];
+                for (i = 0; i < 24; ++i) {
+                    sums[i] = (int8_t)(sums[i] + row[i]);
+                }
             }
         }
     }
@@ -523,14 +531,18 @@ static void recurrent_subtract_priv_2_readout(recurrent_subtract_state *state, i
     uint_fast16_t i;
     uint_fast32_t e;
 
-    /* readout fan_in: sums in [-46, 35], fxp-s7/0 */
-    for (i = 0; i < 10; ++i) {
-        state->scratch.readout_sums.fan_in_2[i] = 0;
-    }
-    for (e = 0; e < 24; ++e) {
-        if (state->hidden_spike[e] != 0) {
-            for (i = 0; i < 10; ++i) {
-                state->scratch.readout_sums.fan_in_2[i] = (int8_t)(state->scratch.readout_sums.fan_in_2[i] + recurrent_subtract_priv_2_readout_fan_in[e][i]);
+    { /* readout fan_in: sums in [-46, 35], fxp-s7/0 */
+        int8_t *const sums = state->scratch.readout_sums.fan_in_2;
+        for (i = 0; i < 10; ++i) {
+            sums[i] = 0;
+        }
+        for (e = 0; e < 24; ++e) {
+            const int32_t x = state->hidden_spike[e];
+            if (x != 0) {
+                const int8_t *const row = recurrent_subtract_priv_2_readout_fan_in[e];
+                for (i = 0; i < 10; ++i) {
+                    sums[i] = (int8_t)(sums[i] + row[i]);
+                }
             }
         }
     }

@@ -469,26 +469,34 @@ static void recurrent_zero_immediate_priv_1_hidden(recurrent_zero_immediate_stat
     uint_fast16_t i;
     uint_fast32_t e;
 
-    /* hidden fan_in: sums in [-39, 39], fxp-s7/0 */
-    for (i = 0; i < 24; ++i) {
-        state->scratch.hidden_sums.fan_in_3[i] = 0;
-    }
-    for (e = 0; e < 64; ++e) {
-        if (in[e] != 0) {
-            for (i = 0; i < 24; ++i) {
-                state->scratch.hidden_sums.fan_in_3[i] = (int8_t)(state->scratch.hidden_sums.fan_in_3[i] + recurrent_zero_immediate_priv_1_hidden_fan_in[e][i]);
+    { /* hidden fan_in: sums in [-39, 39], fxp-s7/0 */
+        int8_t *const sums = state->scratch.hidden_sums.fan_in_3;
+        for (i = 0; i < 24; ++i) {
+            sums[i] = 0;
+        }
+        for (e = 0; e < 64; ++e) {
+            const int32_t x = in[e];
+            if (x != 0) {
+                const int8_t *const row = recurrent_zero_immediate_priv_1_hidden_fan_in[e];
+                for (i = 0; i < 24; ++i) {
+                    sums[i] = (int8_t)(sums[i] + row[i]);
+                }
             }
         }
     }
 
-    /* hidden recurrent: sums in [-25, 36], fxp-s7/0 */
-    for (i = 0; i < 24; ++i) {
-        state->scratch.hidden_sums.recurrent_6[i] = 0;
-    }
-    for (e = 0; e < 24; ++e) {
-        if (state->hidden_spike[e] != 0) {
-            for (i = 0; i < 24; ++i) {
-                state->scratch.hidden_sums.recurrent_6[i] = (int8_t)(state->scratch.hidden_sums.recurrent_6[i] + recurrent_zero_immediate_priv_1_hidden_recurrent[e][i]);
+    { /* hidden recurrent: sums in [-25, 36], fxp-s7/0 */
+        int8_t *const sums = state->scratch.hidden_sums.recurrent_6;
+        for (i = 0; i < 24; ++i) {
+            sums[i] = 0;
+        }
+        for (e = 0; e < 24; ++e) {
+            const int32_t x = state->hidden_spike[e];
+            if (x != 0) {
+                const int8_t *const row = recurrent_zero_immediate_priv_1_hidden_recurrent[e];
+                for (i = 0; i < 24; ++i) {
+                    sums[i] = (int8_t)(sums[i] + row[i]);
+                }
             }
         }
     }
@@ -521,14 +529,18 @@ static void recurrent_zero_immediate_priv_2_readout(recurrent_zero_immediate_sta
     uint_fast16_t i;
     uint_fast32_t e;
 
-    /* readout fan_in: sums in [-46, 36], fxp-s7/0 */
-    for (i = 0; i < 10; ++i) {
-        state->scratch.readout_sums.fan_in_4[i] = 0;
-    }
-    for (e = 0; e < 24; ++e) {
-        if (state->hidden_spike[e] != 0) {
-            for (i = 0; i < 10; ++i) {
-                state->scratch.readout_sums.fan_in_4[i] = (int8_t)(state->scratch.readout_sums.fan_in_4[i] + recurrent_zero_immediate_priv_2_readout_fan_in[e][i]);
+    { /* readout fan_in: sums in [-46, 36], fxp-s7/0 */
+        int8_t *const sums = state->scratch.readout_sums.fan_in_4;
+        for (i = 0; i < 10; ++i) {
+            sums[i] = 0;
+        }
+        for (e = 0; e < 24; ++e) {
+            const int32_t x = state->hidden_spike[e];
+            if (x != 0) {
+                const int8_t *const row = recurrent_zero_immediate_priv_2_readout_fan_in[e];
+                for (i = 0; i < 10; ++i) {
+                    sums[i] = (int8_t)(sums[i] + row[i]);
+                }
             }
         }
     }

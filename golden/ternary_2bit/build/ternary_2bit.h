@@ -380,14 +380,18 @@ static void ternary_2bit_priv_1_hidden(ternary_2bit_state *state, const ternary_
     uint_fast16_t i;
     uint_fast32_t e;
 
-    /* hidden fan_in: sums in [-688, 592], fxp-s11/0 */
-    for (i = 0; i < 24; ++i) {
-        state->scratch.hidden_sums.fan_in_3[i] = 0;
-    }
-    for (e = 0; e < 64; ++e) {
-        if (in[e] != 0) {
-            for (i = 0; i < 24; ++i) {
-                state->scratch.hidden_sums.fan_in_3[i] = (int16_t)(state->scratch.hidden_sums.fan_in_3[i] + (int32_t)ternary_2bit_priv_1_hidden_fan_in[e][i] * in[e]);
+    { /* hidden fan_in: sums in [-688, 592], fxp-s11/0 */
+        int16_t *const sums = state->scratch.hidden_sums.fan_in_3;
+        for (i = 0; i < 24; ++i) {
+            sums[i] = 0;
+        }
+        for (e = 0; e < 64; ++e) {
+            const int32_t x = in[e];
+            if (x != 0) {
+                const int8_t *const row = ternary_2bit_priv_1_hidden_fan_in[e];
+                for (i = 0; i < 24; ++i) {
+                    sums[i] = (int16_t)(sums[i] + row[i] * x);
+                }
             }
         }
     }
@@ -421,14 +425,18 @@ static void ternary_2bit_priv_2_readout(ternary_2bit_state *state, int32_t *out)
     uint_fast16_t i;
     uint_fast32_t e;
 
-    /* readout fan_in: sums in [-14, 8], fxp-s5/0 */
-    for (i = 0; i < 10; ++i) {
-        state->scratch.readout_sums.fan_in_2[i] = 0;
-    }
-    for (e = 0; e < 24; ++e) {
-        if (state->hidden_spike[e] != 0) {
-            for (i = 0; i < 10; ++i) {
-                state->scratch.readout_sums.fan_in_2[i] = (int8_t)(state->scratch.readout_sums.fan_in_2[i] + ternary_2bit_priv_2_readout_fan_in[e][i]);
+    { /* readout fan_in: sums in [-14, 8], fxp-s5/0 */
+        int8_t *const sums = state->scratch.readout_sums.fan_in_2;
+        for (i = 0; i < 10; ++i) {
+            sums[i] = 0;
+        }
+        for (e = 0; e < 24; ++e) {
+            const int32_t x = state->hidden_spike[e];
+            if (x != 0) {
+                const int8_t *const row = ternary_2bit_priv_2_readout_fan_in[e];
+                for (i = 0; i < 10; ++i) {
+                    sums[i] = (int8_t)(sums[i] + row[i]);
+                }
             }
         }
     }
