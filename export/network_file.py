@@ -44,7 +44,7 @@ _C_WORDS = frozenset(
     sizeof static struct switch template this throw true try typedef typeid typename union unsigned using virtual
     void volatile while xor
     """.split()
-)
+) | {"harness"}  # with which the test program's own symbols begin
 
 
 def check_identifier(name: str, where: str) -> str:

@@ -204,6 +204,7 @@ def whole_word() -> tuple[Network, Ints]:
     """A network in which any 32-bit integer goes through the ops: this step's 16-bit input on top, the last one below.
 
     Shifts by s, right and left, of the largest interval that fits (right, left), of its lower end (low), and so on.
+    Sums of products go beyond the integers that float32 holds.
     Its inputs make the words on both sides of where each right shift changes its result, and the ends of the range.
     """
     least, most = -(2**31), 2**31 - 1
@@ -233,9 +234,11 @@ def whole_word() -> tuple[Network, Ints]:
     keep("level", Lookup(code, (*borders, 5)))
     keep("natural", Clamp(word, 0, most), 0, most)
     keep("product", Mul(value(Clamp(word, -46340, 46340)), value(Clamp(word, -46340, 46341))))
+    keep("sum", MatVec("w", 0))
     keep("minus", Sub(value(Table((-1,))), word))
     encoding = {"kind": "direct", "steps": 9, "channels": 6}
-    layer = Layer("all", 6, {}, tuple(ops), tuple(states), {}, word, "word")
+    weights = {"w": np.full((6, 6), 127, np.int8) - np.eye(6, dtype=np.int8)}
+    layer = Layer("all", 6, {}, tuple(ops), tuple(states), weights, word, "word")
     network = Network("word", 6, -(2**15), 2**15 - 1, encoding, (layer,))
     edges = [odd * 2 ** (s - 1) + d for s in range(1, 32) for odd in (-3, -1, 1, 5) for d in (-1, 0, 1)]
     ends = [least, least + 1, most - 1, most]

@@ -23,7 +23,7 @@ QAT_TO_EXPORT = {
     "qat.lower": {"export.errors", "export.intervals", "export.ir"},
     "qat.cli": {
         *("export.build", "export.cli", "export.errors", "export.executors", "export.executors.toolchain"),
-        *("export.files", "export.network_file"),
+        *("export.files", "export.network_file", "export.vectors"),
     },
 }
 

@@ -17,6 +17,7 @@ from networks import input_for, lively, random_network, random_program, whole_wo
 from export import interpret, network_file
 from export.build import Build, write_build
 from export.emit_c import emit_header, input_dtype, record_dtype
+from export.errors import BadInput
 from export.executors.core import machine_for
 from export.executors.host import split_records
 from export.executors.toolchain import (
@@ -444,6 +445,13 @@ def test_any_valid_names_compile_and_run_everywhere(network: Network, tmp_path: 
     assert callable(run)
     for record, values in interpret.run(network, x).items():
         assert np.array_equal(run(x)[record], values), record
+
+
+def test_the_name_of_the_test_programs_own_symbols_is_refused(tmp_path: Path) -> None:
+    network = chain("harness", ("a", "b"))
+    with pytest.raises(BadInput, match="harness"):
+        write(network, tmp_path / "build", network.name, input_for(network, 6, 7))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_layer_of_all_the_neurons_that_may_be_ends_on_a_core(tmp_path: Path) -> None:
