@@ -9,31 +9,11 @@ from typing import assert_never
 
 import numpy as np
 
-from export import __version__, fixed
+from export import __version__, fixed, ir
 from export.fixed import Ints
 from export.interpret import Trace
 from export.intervals import WORD_HI, WORD_LO, Interval, prove
-from export.ir import (
-    ARITHMETIC,
-    Add,
-    Clamp,
-    Gt,
-    Input,
-    Layer,
-    Lookup,
-    MatVec,
-    Mul,
-    Network,
-    Select,
-    Shl,
-    Shr,
-    State,
-    Step,
-    Sub,
-    Table,
-    operands,
-    without,
-)
+from export.ir import ARITHMETIC, Layer, Network, operands, without
 from export.network_file import digest
 from export.render import render, word_bits, wrapped
 
@@ -136,9 +116,9 @@ class _LayerWriter:
         """The C expression by which later lines call value `index`; what is not trivial gets a line of its own."""
         op = self.layer.ops[index]
         match op:
-            case Table(values) if len(values) == 1:
+            case ir.Table(values) if len(values) == 1:
                 return self._literal(values[0])
-            case Input() | State() if not self._read_by_neurons(index):
+            case ir.Input() | ir.State() if not self._read_by_neurons(index):
                 return ""
         lo, hi = self.hulls[index]
         expression = self._expression(index)
@@ -146,54 +126,56 @@ class _LayerWriter:
         return f"v{index}"
 
     def _read_by_neurons(self, index: int) -> bool:
-        readers = [op for op in self.layer.ops if not isinstance(op, MatVec)]
+        readers = [op for op in self.layer.ops if not isinstance(op, ir.MatVec)]
         direct = {value for op in readers for value in operands(op)}
         return index in direct or index == self.layer.output or any(s.next == index for s in self.layer.states)
 
     def _name(self, index: int) -> str:
         op = self.layer.ops[index]
-        return self._literal(op.values[0]) if isinstance(op, Table) and len(op.values) == 1 else f"v{index}"
+        return self._literal(op.values[0]) if isinstance(op, ir.Table) and len(op.values) == 1 else f"v{index}"
 
     def _expression(self, index: int) -> str:
         op, n = self.layer.ops[index], self._name
         match op:
-            case Input(source):
+            case ir.Input(source):
                 return f"{self.fields[source]}[i]"
-            case State(name):
+            case ir.State(name):
                 return f"state->{self.layer.name}_{name}[i]"
-            case Table(values, name):
+            case ir.Table(values, name):
                 return f"{self._table(f'{index}_{name}', values)}[i]"
-            case MatVec():
+            case ir.MatVec():
                 return f"{self._product(index, op)}[i]"
-            case Add(a, b):
+            case ir.Add(a, b):
                 return f"{n(a)} + {n(b)}"
-            case Sub(a, b):
+            case ir.Sub(a, b):
                 return f"{n(a)} - {n(b)}"
-            case Mul(a, b):
+            case ir.Mul(a, b):
                 return f"{n(a)} * {n(b)}"
-            case Shr(a, shift):
+            case ir.Shr(a, shift):
                 return f"({n(a)} + {1 << (shift - 1)}) >> {shift}" if shift else n(a)
-            case Shl(a, shift):
+            case ir.Shl(a, shift):
                 return f"{n(a)} * {1 << shift}" if shift < 31 else f"{n(a)} * {1 << 30} * 2"
-            case Clamp(a, lo, hi):
+            case ir.Clamp(a, lo, hi):
                 below = f"{n(a)} > {hi} ? {hi} : {n(a)}" if hi < WORD_HI else n(a)
                 return f"{n(a)} < {lo} ? {lo} : ({below})" if lo > WORD_LO else below
-            case Gt(a, b):
+            case ir.Gt(a, b):
                 return f"{n(a)} > {n(b)} ? 1 : 0"
-            case Select(condition, a, b):
+            case ir.Select(condition, a, b):
                 return f"{n(condition)} != 0 ? {n(a)} : {n(b)}"
-            case Step(a, borders):
+            case ir.Step(a, borders):
                 table = self._table(f"{index}_borders", borders)
                 return " + ".join(f"({n(a)} >= {table}[{i}])" for i in range(len(borders)))
-            case Lookup(a, levels):
+            case ir.Lookup(a, levels):
                 return f"{self._table(f'{index}_levels', levels)}[{n(a)}]"
             case _:
                 assert_never(op)
 
-    def _product(self, index: int, op: MatVec) -> str:
+    def _product(self, index: int, op: ir.MatVec) -> str:
         source = self.layer.ops[op.x]
-        assert isinstance(source, Input | State)
-        columns = self.fields[source.source] if isinstance(source, Input) else f"state->{self.layer.name}_{source.name}"
+        assert isinstance(source, ir.Input | ir.State)
+        columns = (
+            self.fields[source.source] if isinstance(source, ir.Input) else f"state->{self.layer.name}_{source.name}"
+        )
         weights = self.layer.weights[op.weights]
         lo, hi = self.hulls[index]
         sums = f"{op.weights}_{index}"
@@ -324,7 +306,7 @@ def emit_header(network: Network, x: Ints, trace: Trace) -> str:
 
 def _arguments(network: Network, layer: Layer) -> list[str]:
     """Which of step's arguments a layer's function needs beside the state."""
-    reads_input = any(op == Input("input") for op in layer.ops)
+    reads_input = any(op == ir.Input("input") for op in layer.ops)
     return ["in"] * reads_input + ["out"] * (layer is network.layers[-1])
 
 

@@ -11,27 +11,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export import __version__
+from export import __version__, ir
 from export.fixed import Ints
 from export.intervals import Interval, prove
-from export.ir import (
-    Add,
-    Clamp,
-    Gt,
-    Input,
-    Layer,
-    Lookup,
-    MatVec,
-    Mul,
-    Network,
-    Select,
-    Shl,
-    Shr,
-    State,
-    Step,
-    Sub,
-    Table,
-)
+from export.ir import Layer, Network
 from export.network_file import digest
 
 OPSET, IR_VERSION = 17, 8
@@ -77,13 +60,13 @@ def _value(
 ) -> str:
     op = layer.ops[index]
     match op:
-        case Input(source):
+        case ir.Input(source):
             return outputs[source]
-        case State(name):
+        case ir.State(name):
             return f"{layer.name}.{name}"
-        case Table(values):
+        case ir.Table(values):
             return graph.constant(np.array(values))
-        case MatVec(weights, x):
+        case ir.MatVec(weights, x):
             transposed = layer.weights[weights].T.astype(np.int64)
             lo, hi = intervals[x].hull
             # Runtimes on x86 without VNNI add two neighbouring products in 16 bits, and saturate.
@@ -91,28 +74,28 @@ def _value(
                 return graph.node("MatMul", names[x], graph.constant(transposed))
             byte = graph.node("Cast", names[x], to=TensorProto.UINT8)
             return graph.node("MatMulInteger", byte, graph.constant(transposed, np.int8))
-        case Add(a, b):
+        case ir.Add(a, b):
             return graph.node("Add", names[a], names[b])
-        case Sub(a, b):
+        case ir.Sub(a, b):
             return graph.node("Sub", names[a], names[b])
-        case Mul(a, b):
+        case ir.Mul(a, b):
             return graph.node("Mul", names[a], names[b])
-        case Shr(a, shift):
+        case ir.Shr(a, shift):
             return _floor_shift(graph, names[a], shift, *intervals[a].hull)
-        case Shl(a, shift):
+        case ir.Shl(a, shift):
             return graph.node("Mul", names[a], graph.number(1 << shift))
-        case Clamp(a, lo, hi):
+        case ir.Clamp(a, lo, hi):
             return graph.node("Min", graph.node("Max", names[a], graph.number(lo)), graph.number(hi))
-        case Gt(a, b):
+        case ir.Gt(a, b):
             return graph.node("Cast", graph.node("Greater", names[a], names[b]), to=TensorProto.INT32)
-        case Select(condition, a, b):
+        case ir.Select(condition, a, b):
             return graph.node("Where", graph.node("Cast", names[condition], to=TensorProto.BOOL), names[a], names[b])
-        case Step(a, borders):
+        case ir.Step(a, borders):
             column = graph.node("Unsqueeze", names[a], graph.constant(np.array([-1]), np.int64))
             below = graph.node("GreaterOrEqual", column, graph.constant(np.array(borders)))
             ones = graph.node("Cast", below, to=TensorProto.INT32)
             return graph.node("ReduceSum", ones, graph.constant(np.array([-1]), np.int64), keepdims=0)
-        case Lookup(a, levels):
+        case ir.Lookup(a, levels):
             return graph.node("Gather", graph.constant(np.array(levels)), names[a])
         case _:
             assert_never(op)

@@ -6,27 +6,9 @@ Matrix products ride on float BLAS: exact, because every partial sum is proven t
 from dataclasses import dataclass
 from typing import assert_never
 
-from export import __version__
+from export import __version__, ir
 from export.intervals import Interval, prove
-from export.ir import (
-    ARITHMETIC,
-    Add,
-    Clamp,
-    Gt,
-    Input,
-    Layer,
-    Lookup,
-    MatVec,
-    Mul,
-    Network,
-    Select,
-    Shl,
-    Shr,
-    State,
-    Step,
-    Sub,
-    Table,
-)
+from export.ir import ARITHMETIC, Layer, Network
 from export.network_file import digest
 from export.render import render, wrapped
 
@@ -63,33 +45,33 @@ def _write_layer(number: int, layer: Layer, intervals: list[Interval]) -> Python
     def expression(index: int) -> str:
         op = layer.ops[index]
         match op:
-            case Input(source):
+            case ir.Input(source):
                 return f"outputs[{source!r}]"
-            case State(name):
+            case ir.State(name):
                 return f"state[{layer.name + '.' + name!r}]"
-            case Table(values, name):
+            case ir.Table(values, name):
                 return str(values[0]) if len(values) == 1 else table(f"{index}_{name.upper()}", values)
-            case MatVec(weights, x):
+            case ir.MatVec(weights, x):
                 return f"product(v{x}, {matrix(weights, index)})"
-            case Add(a, b):
+            case ir.Add(a, b):
                 return f"v{a} + v{b}"
-            case Sub(a, b):
+            case ir.Sub(a, b):
                 return f"v{a} - v{b}"
-            case Mul(a, b):
+            case ir.Mul(a, b):
                 return f"v{a} * v{b}"
-            case Shr(a, shift):
+            case ir.Shr(a, shift):
                 return f"(v{a} + {1 << (shift - 1)}) >> {shift}" if shift else f"v{a}"
-            case Shl(a, shift):
+            case ir.Shl(a, shift):
                 return f"v{a} << {shift}"
-            case Clamp(a, lo, hi):
+            case ir.Clamp(a, lo, hi):
                 return f"np.minimum(np.maximum(v{a}, {lo}), {hi})"
-            case Gt(a, b):
+            case ir.Gt(a, b):
                 return f"np.greater(v{a}, v{b}).astype(np.int32)"
-            case Select(condition, a, b):
+            case ir.Select(condition, a, b):
                 return f"np.where(np.not_equal(v{condition}, 0), v{a}, v{b})"
-            case Step(a, borders):
+            case ir.Step(a, borders):
                 return f"np.searchsorted({table(f'BORDERS{index}', borders)}, v{a}, side='right').astype(np.int32)"
-            case Lookup(a, levels):
+            case ir.Lookup(a, levels):
                 return f"{table(f'LEVELS{index}', levels)}[v{a}]"
             case _:
                 assert_never(op)

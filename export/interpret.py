@@ -5,60 +5,42 @@ from typing import assert_never
 
 import numpy as np
 
-from export import fixed
+from export import fixed, ir
 from export.fixed import Ints
-from export.ir import (
-    Add,
-    Clamp,
-    Gt,
-    Input,
-    Layer,
-    Lookup,
-    MatVec,
-    Mul,
-    Network,
-    Op,
-    Select,
-    Shl,
-    Shr,
-    State,
-    Step,
-    Sub,
-    Table,
-)
+from export.ir import Layer, Network, Op
 
 Trace = dict[str, Ints]
 
 
 def _apply(op: Op, v: list[Ints], layer: Layer, inputs: Mapping[str, Ints], states: Mapping[str, Ints]) -> Ints:
     match op:
-        case Input(source):
+        case ir.Input(source):
             return inputs[source]
-        case State(name):
+        case ir.State(name):
             return states[f"{layer.name}.{name}"]
-        case Table(values):
+        case ir.Table(values):
             return np.array(values, np.int64)
-        case MatVec(weights, x):
+        case ir.MatVec(weights, x):
             return v[x] @ layer.weights[weights].astype(np.int64).T
-        case Add(a, b):
+        case ir.Add(a, b):
             return v[a] + v[b]
-        case Sub(a, b):
+        case ir.Sub(a, b):
             return v[a] - v[b]
-        case Mul(a, b):
+        case ir.Mul(a, b):
             return v[a] * v[b]
-        case Shr(a, shift):
+        case ir.Shr(a, shift):
             return fixed.shr(v[a], shift)
-        case Shl(a, shift):
+        case ir.Shl(a, shift):
             return fixed.shl(v[a], shift)
-        case Clamp(a, lo, hi):
+        case ir.Clamp(a, lo, hi):
             return fixed.clamp(v[a], lo, hi)
-        case Gt(a, b):
+        case ir.Gt(a, b):
             return fixed.gt(v[a], v[b])
-        case Select(condition, a, b):
+        case ir.Select(condition, a, b):
             return fixed.select(v[condition], v[a], v[b])
-        case Step(a, borders):
+        case ir.Step(a, borders):
             return fixed.step(v[a], np.array(borders, np.int64))
-        case Lookup(a, levels):
+        case ir.Lookup(a, levels):
             return fixed.lookup(v[a], np.array(levels, np.int64))
         case _:
             assert_never(op)

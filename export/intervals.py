@@ -10,30 +10,10 @@ from typing import assert_never
 
 import numpy as np
 
-from export import fixed
+from export import fixed, ir
 from export.errors import BadInput
 from export.fixed import Ints
-from export.ir import (
-    Add,
-    Clamp,
-    Gt,
-    Input,
-    Layer,
-    Lookup,
-    MatVec,
-    Mul,
-    Network,
-    Op,
-    Select,
-    Shl,
-    Shr,
-    State,
-    Step,
-    Sub,
-    Table,
-    op_name,
-    without,
-)
+from export.ir import Layer, Network, Op, op_name, without
 
 WORD_LO, WORD_HI = -(2**31), 2**31 - 1
 _PATIENCE = 500  # a leak of 1 − 2^−6 settles within this; a state that does not gets its format's range
@@ -66,40 +46,40 @@ def _apply(
     op: Op, v: list[Interval], layer: Layer, inputs: Mapping[str, Interval], states: Mapping[str, Interval]
 ) -> Interval:
     match op:
-        case Input(source):
+        case ir.Input(source):
             return inputs[source]
-        case State(name):
+        case ir.State(name):
             return states[name]
-        case Table(values):
+        case ir.Table(values):
             constants = np.array(values, np.int64)
             return Interval(constants, constants)
-        case MatVec(weights, x):
+        case ir.MatVec(weights, x):
             # Each term's interval is widened to hold 0: then it bounds every partial sum, in every order.
             w = layer.weights[weights].astype(np.int64)
             a, b = w * v[x].lo, w * v[x].hi
             return Interval(np.minimum(np.minimum(a, b), 0).sum(axis=1), np.maximum(np.maximum(a, b), 0).sum(axis=1))
-        case Add(u) if (leak := layer.leak(op)) is not None:  # it never falls where u rises, so its ends are exact
+        case ir.Add(u) if (leak := layer.leak(op)) is not None:  # it never falls where u rises, so its ends are exact
             return Interval(v[u].lo + fixed.shr(-v[u].lo, leak), v[u].hi + fixed.shr(-v[u].hi, leak))
-        case Add(a, b):
+        case ir.Add(a, b):
             return Interval(v[a].lo + v[b].lo, v[a].hi + v[b].hi)
-        case Sub(a, b):
+        case ir.Sub(a, b):
             return Interval(v[a].lo - v[b].hi, v[a].hi - v[b].lo)
-        case Mul(a, b):
+        case ir.Mul(a, b):
             return _corners((v[a].lo * v[b].lo, v[a].lo * v[b].hi, v[a].hi * v[b].lo, v[a].hi * v[b].hi))
-        case Shr(a, shift):
+        case ir.Shr(a, shift):
             return Interval(fixed.shr(v[a].lo, shift), fixed.shr(v[a].hi, shift))
-        case Shl(a, shift):
+        case ir.Shl(a, shift):
             return Interval(fixed.shl(v[a].lo, shift), fixed.shl(v[a].hi, shift))
-        case Clamp(a, lo, hi):
+        case ir.Clamp(a, lo, hi):
             return Interval(fixed.clamp(v[a].lo, lo, hi), fixed.clamp(v[a].hi, lo, hi))
-        case Gt(a, b):
+        case ir.Gt(a, b):
             return Interval(fixed.gt(v[a].lo, v[b].hi), fixed.gt(v[a].hi, v[b].lo))
-        case Select(_, a, b):
+        case ir.Select(_, a, b):
             return _corners((v[a].lo, v[a].hi, v[b].lo, v[b].hi))
-        case Step(a, borders):
+        case ir.Step(a, borders):
             sorted_borders = np.array(borders, np.int64)
             return Interval(fixed.step(v[a].lo, sorted_borders), fixed.step(v[a].hi, sorted_borders))
-        case Lookup(a, levels):
+        case ir.Lookup(a, levels):
             lo, hi = v[a].hull
             if lo < 0 or hi >= len(levels):
                 raise BadInput(f"layer {layer.name}: LOOKUP has {len(levels)} levels, its code lies in [{lo}, {hi}]")
@@ -123,7 +103,7 @@ def evaluate(layer: Layer, inputs: Mapping[str, Interval], states: Mapping[str, 
     """The interval of every value of one step. Raises BadInput, naming layer and neuron, beyond 32 bits."""
     values: list[Interval] = []
     for index, op in enumerate(layer.ops):
-        if isinstance(op, Shr):  # the half is added before the shift, so the sum must fit too
+        if isinstance(op, ir.Shr):  # the half is added before the shift, so the sum must fit too
             before, half = values[op.a], (1 << op.shift) >> 1
             _check_word(layer, index, Interval(before.lo, before.hi + half))
         values.append(_apply(op, values, layer, inputs, states))
@@ -181,7 +161,7 @@ def find_invariants(network: Network) -> Network:
         dead = {
             index: op.a
             for index, op in enumerate(layer.ops)
-            if isinstance(op, Clamp) and op.lo <= values[op.a].hull[0] and values[op.a].hull[1] <= op.hi
+            if isinstance(op, ir.Clamp) and op.lo <= values[op.a].hull[0] and values[op.a].hull[1] <= op.hi
         }
         layers.append(without(replace(layer, states=states), dead))
         inputs[layer.name] = values[layer.output]
