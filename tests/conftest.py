@@ -1,5 +1,7 @@
 """What the tests share: one torch thread (two workers share two cores) and small networks."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,13 @@ from qat.config import Config, Encoder, Layer, Task, Training
 from qat.network import SpikingNetwork
 
 torch.set_num_threads(1)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """On CI nothing may be skipped for want of a tool."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def small_config(*layers: Layer, seed: int = 0) -> Config:
