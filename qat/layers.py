@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qat import neurons
+from qat import engine, neurons
 from qat.config import Layer as LayerConfig
 from qat.neurons import NEURONS, SPIKE, Params, StateRange
 from qat.ops import TorchOps, round_half_up
@@ -152,10 +152,16 @@ class SpikingLayer(nn.Module):
         return self.neuron.states(params) | ({} if self.recurrent is None else {"spike": SPIKE})
 
     def forward(self, x: Tensor, ops: TorchOps, record: dict[str, Tensor] | None = None) -> Tensor:
-        """x (steps, batch, inputs) → (steps, batch, size); with `record`, also every state after every step."""
+        """x (steps, batch, inputs) → (steps, batch, size); with `record`, also every state after every step.
+
+        Torch's own reading of the step, the reference, is what records; without `record` the fused engine, which is
+        equal to it, runs where it can.
+        """
         integers = self.integers().mapped(lambda codes: codes.to(x.dtype), lambda _, table: table.to(x.dtype))
         fan_in_shift, recurrent_shift, _ = self.shifts.tolist()
         states = self.states(integers.params)
+        if record is None and x.device.type == "cpu" and engine.available():
+            return self._fused(x, integers, states, (fan_in_shift, recurrent_shift), ops.slope)
         state: dict[str, Any] = {name: x.new_full((x.shape[1], self.config.size), s.init) for name, s in states.items()}
         outputs, history = [], []
         for product in x @ integers.codes.t():  # the input's product for all steps at once
@@ -173,3 +179,15 @@ class SpikingLayer(nn.Module):
             if not any(state[name] is output for name in state):
                 record[f"{self.config.name}.{self.neuron.output_name}"] = torch.stack(outputs)
         return torch.stack(outputs)
+
+    def _fused(
+        self, x: Tensor, integers: Integers, states: dict[str, StateRange], shifts: tuple[int, int], slope: float
+    ) -> Tensor:
+        p = integers.params
+        given = {"bias": integers.bias, "threshold": p.threshold, "decay": p.decay}
+        tables = {name: table for name, table in given.items() if table is not None}
+        plan = engine.Plan(
+            self.neuron, replace(p, threshold=None, decay=None), tuple(states.items()), shifts,
+            self.recurrent is not None, tuple(tables), self.config.size, slope, x.dtype == torch.float64,
+        )  # fmt: skip
+        return engine.time_loop(plan, x, integers.codes, integers.recurrent, list(tables.values()))

@@ -21,6 +21,7 @@ QAT_TO_EXPORT = {
     "qat.network": {"export.errors"},
     "qat.train": {"export.errors", "export.files"},
     "qat.lower": {"export.errors", "export.intervals", "export.ir"},
+    "qat.engine": {"export.errors", "export.executors.toolchain", "export.ir", "export.render"},
     "qat.cli": {
         *("export.build", "export.cli", "export.errors", "export.executors", "export.executors.toolchain"),
         *("export.files", "export.network_file", "export.vectors"),

@@ -151,7 +151,7 @@ def invoke(command: Sequence[str]) -> None:
     """Runs a compiler. Raises CompileError where it fails."""
     environment = os.environ | {"LC_ALL": "C"}  # messages in English, for CompileError to find "error:" in them
     if "ziglang" in command:
-        cache = str(_zig_cache())
+        cache = str(cache_folder("zig"))
         environment |= {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
     if done.returncode:
@@ -180,10 +180,10 @@ def _paths(sources: Sequence[Path], out: Path) -> list[str]:
     return [*map(str, sources), "-o", str(out)]
 
 
-def _zig_cache() -> Path:
-    """A folder of our own for zig, which locks what it writes there: several processes may share it.
+def cache_folder(name: str) -> Path:
+    """A folder of our own for what compilers make, which several processes may share. `QUANTAL_CACHE` moves it.
 
-    It holds the runtime library of each core once that was built (some 5 seconds a core). `QUANTAL_CACHE` moves it.
+    Zig, which locks what it writes, keeps the runtime library of each core there (some 5 seconds a core to build).
     """
     if override := os.environ.get("QUANTAL_CACHE"):
         candidates = [Path(override)]
@@ -191,7 +191,7 @@ def _zig_cache() -> Path:
         shared = Path(tempfile.gettempdir()) / f"quantal-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
         candidates = [Path(os.path.expanduser("~")) / ".cache" / "quantal", shared]
     for candidate in candidates:
-        cache = candidate / "zig"
+        cache = candidate / name
         try:
             cache.mkdir(parents=True, exist_ok=True)
         except OSError:

@@ -1,0 +1,150 @@
+"""The fused engine is the torch reading of the step: forward bit for bit, gradients as autograd has them."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from conftest import random_network
+from hypothesis import given, settings
+from torch import Tensor
+
+from export.executors import toolchain
+from qat import engine
+from qat.config import STATES, WEIGHTS, Layer
+from qat.layers import SpikingLayer
+from qat.network import SpikingNetwork
+
+READOUT = Layer("readout", 3, neuron="li")
+
+
+def layer_of(seed: int, channels: int, maximum: int, **options: Any) -> tuple[SpikingLayer, SpikingNetwork]:
+    """A layer with those options and every parameter moved, and the network that holds it."""
+    layer = Layer("hidden", **{"size": 9, "gain": 3.0, **options})
+    with_readout = (layer, READOUT) if layer.neuron == "lif" else (layer,)
+    if layer.weights == "float":
+        with_readout = tuple(Layer(**{**vars(one), "weights": "float"}) for one in with_readout)
+    network = random_network(*with_readout, channels=channels, maximum=maximum, seed=seed)
+    return network.stack[0], network
+
+
+def input_of(seed: int, shape: tuple[int, int, int], maximum: int, rate: float, dtype: torch.dtype) -> Tensor:
+    """Integers up to the maximum, a share `rate` of them not 0."""
+    rng = torch.Generator().manual_seed(seed)
+    values = torch.randint(1, maximum + 1, shape, generator=rng)
+    return (values * (torch.rand(shape, generator=rng) < rate)).to(dtype)
+
+
+def both(layer: SpikingLayer, network: SpikingNetwork, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(fused, torch): the output and the gradient of everything, for a random weighting of the output."""
+    weighting = torch.randn(*x.shape[:2], layer.config.size, generator=torch.Generator().manual_seed(1)).to(x.dtype)
+    results = []
+    for record in (None, {}):  # whoever records gets torch's own reading
+        layer.zero_grad()
+        given_x = x.clone().requires_grad_()
+        out = layer(given_x, network.ops, record)
+        (out * weighting).sum().backward()
+        named = {name: p.grad.clone() for name, p in layer.named_parameters() if p.grad is not None}
+        results.append({"output": out.detach(), "x": given_x.grad, **named})
+    return results[0], results[1]
+
+
+def assert_equal(fused: dict[str, Tensor], reference: dict[str, Tensor], exact: bool) -> None:
+    assert fused.keys() == reference.keys()
+    if exact:
+        assert torch.equal(fused["output"], reference["output"])
+    for name, want in reference.items():
+        if want.dtype == torch.float64 and not (name == "output" and exact):
+            limit = 1e-5 * float(want.abs().max())
+            assert float((fused[name] - want).abs().max()) <= limit, name
+
+
+COMBINATIONS = [
+    {"neuron": neuron, "recurrent": recurrent, "reset": reset, "timing": timing}
+    for neuron, recurrent, reset, timing in itertools.product(
+        ("lif", "count"), (False, True), ("subtract", "zero", "none"), ("delayed", "immediate")
+    )
+    if not (recurrent and neuron == "count")
+] + [{"neuron": "li", "pool": pool} for pool in ("last", "max")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("options", COMBINATIONS, ids=lambda o: "-".join(map(str, o.values())))
+def test_every_neuron_is_equal_fused(options: dict[str, Any], dtype: torch.dtype) -> None:
+    layer, network = layer_of(3, 6, 1, **options)
+    fused, reference = both(layer, network, input_of(2, (30, 19, 6), 1, 0.4, dtype))
+    assert float(fused["output"].abs().sum()) > 0
+    assert_equal(fused, reference, exact=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from(COMBINATIONS),
+    st.sampled_from(WEIGHTS),
+    st.sampled_from(STATES),
+    st.sampled_from(["row", "layer"]),
+    st.booleans(),
+    st.sampled_from([1, 3, 12]),
+    st.tuples(st.integers(1, 40), st.integers(1, 35), st.integers(1, 9)),
+    st.sampled_from([1, 16, 255]),
+    st.sampled_from([0.02, 0.1, 0.9]),
+    st.integers(0, 1000),
+)
+def test_any_layer_is_equal_fused(
+    options: dict[str, Any], weights: Any, states: Any, scale: str, bias: bool, bits: int,
+    shape: tuple[int, int, int], maximum: int, rate: float, seed: int,
+) -> None:  # fmt: skip
+    layer, network = layer_of(
+        seed, shape[2], maximum, **options, weights=weights, states=states, scale=scale, bias=bias, decay_bits=bits,
+        decay_per="neuron" if bias else "layer", threshold_per="layer" if bias else "neuron",
+    )  # fmt: skip
+    fused, reference = both(layer, network, input_of(seed, shape, maximum, rate, torch.float64))
+    if "float" in (weights, states):  # sums of reals in another order may fall on the other side of a threshold
+        assert {name: value.shape for name, value in fused.items()} == {n: v.shape for n, v in reference.items()}
+    else:
+        assert_equal(fused, reference, exact=True)
+
+
+@pytest.mark.parametrize("options", [{"recurrent": True}, {"recurrent": True, "reset": "zero", "timing": "immediate"}])
+def test_gradients_are_finite_over_a_thousand_steps(options: dict[str, Any]) -> None:
+    layer, network = layer_of(4, 6, 1, **options)
+    fused, _ = both(layer, network, input_of(5, (1000, 2, 6), 1, 0.3, torch.float32))
+    assert all(bool(torch.isfinite(value).all()) for value in fused.values())
+    assert all(float(value.abs().max()) > 0 for value in fused.values())
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    layer, network = layer_of(6, 20, 1, recurrent=True)
+    x = input_of(7, (25, 50, 20), 1, 0.1, torch.float32)
+    one, _ = both(layer, network, x)
+    try:
+        torch.set_num_threads(2)
+        two, _ = both(layer, network, x)
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_without_a_compiler_torch_trains_and_says_so_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    layer, network = layer_of(8, 6, 1)
+    x = input_of(9, (5, 3, 6), 1, 0.5, torch.float32)
+    fused, reference = both(layer, network, x)
+
+    def no_compiler() -> list[str]:
+        raise toolchain.BadInput("no C compiler")
+
+    monkeypatch.setattr(toolchain, "host_compiler", no_compiler)
+    monkeypatch.setattr(engine, "_compiled", engine._compiled.__wrapped__)
+    monkeypatch.setattr(engine, "cache_folder", lambda _: tmp_path)
+    engine.available.cache_clear()
+    try:
+        without, _ = both(layer, network, x)
+    finally:
+        engine.available.cache_clear()
+    assert capsys.readouterr().err.splitlines() == ["quantal: training in torch, several times slower: no C compiler"]
+    assert all(torch.equal(without[name], reference[name]) for name in reference)
+    assert torch.equal(without["output"], fused["output"])
