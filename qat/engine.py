@@ -154,15 +154,32 @@ def _adjoint_lines(recorded: Recorded, index: int) -> list[str]:
             return []
 
 
+def _reached(recorded: Recorded) -> list[int]:
+    """The values that a gradient reaches, in order: not what only decides a SELECT, nor what comes before a detach."""
+    reached: set[int] = set()
+    pending = [recorded.output, *recorded.after.values()]
+    while pending:
+        value = pending.pop()
+        if value not in reached:
+            reached.add(value)
+            op = recorded.ops[value]
+            ends = isinstance(op, ir.Shl) and op.shift == 0
+            pending += [] if ends else [op.a, op.b] if isinstance(op, ir.Select) else ir.operands(op)
+    return sorted(reached)
+
+
 def _backward(recorded: Recorded) -> tuple[list[str], list[str]]:
     """(the adjoints that are declared, the lines): seeds, then every op in reverse, then the carries."""
     states = [op.name for op in recorded.ops if isinstance(op, ir.State)]
+    reached = _reached(recorded)
     lines = [f"a{recorded.output} += grad_now[i];"]
     lines += [f"a{recorded.after[name]} += carry_{name}[i];" for name in states]
-    for index in reversed(range(len(recorded.ops))):
+    for index in reversed(reached):
         lines += _adjoint_lines(recorded, index)
-    lines += [f"carry_{op.name}[i] = a{i};" for i, op in enumerate(recorded.ops) if isinstance(op, ir.State)]
-    return [f"a{i}" for i in range(len(recorded.ops))], lines
+    for index, op in enumerate(recorded.ops):
+        if isinstance(op, ir.State):
+            lines.append(f"carry_{op.name}[i] = {f'a{index}' if index in reached else 0};")
+    return [f"a{index}" for index in reached], lines
 
 
 class Kernel:

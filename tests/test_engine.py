@@ -103,6 +103,7 @@ def test_any_layer_is_equal_fused(
     fused, reference = both(layer, network, input_of(seed, shape, maximum, rate, torch.float64))
     if "float" in (weights, states):  # sums of reals in another order may fall on the other side of a threshold
         assert {name: value.shape for name, value in fused.items()} == {n: v.shape for n, v in reference.items()}
+        assert all(bool(torch.isfinite(value).all()) for value in fused.values())
     else:
         assert_equal(fused, reference, exact=True)
 
@@ -113,6 +114,12 @@ def test_gradients_are_finite_over_a_thousand_steps(options: dict[str, Any]) -> 
     fused, _ = both(layer, network, input_of(5, (1000, 2, 6), 1, 0.3, torch.float32))
     assert all(bool(torch.isfinite(value).all()) for value in fused.values())
     assert all(float(value.abs().max()) > 0 for value in fused.values())
+
+
+@pytest.mark.parametrize("pool", ["last", "max"])
+def test_an_integrator_in_full_precision_has_the_gradients_of_autograd(pool: str) -> None:
+    layer, network = layer_of(3, 6, 1, neuron="li", pool=pool, weights="float", states="float")
+    assert_equal(*both(layer, network, input_of(2, (30, 19, 6), 1, 0.4, torch.float64)), exact=False)
 
 
 def test_the_number_of_threads_changes_nothing() -> None:
