@@ -204,19 +204,22 @@ class Kernel:
         )
         self.library = _compiled(source, plan.double)
 
-    def event_product(self, rows: Tensor, weights: Tensor) -> Tensor:
-        """rows (rows, inputs) times weights (inputs, size), over the entries of rows that are not 0."""
-        product = rows.new_empty(len(rows), self.plan.size)
-        parts = _ranges(len(rows), -(-len(rows) // PRODUCT_CHUNKS))
-        inputs = rows.shape[1]
-        _each(lambda k: _call(self.library.event_product, inputs, *parts[k], rows, weights, product), len(parts))
+    def event_product(self, x: Tensor, weights: Tensor) -> Tensor:
+        """x (steps, batch, inputs) times weights (inputs, size), over the entries of x that are not 0."""
+        steps, batch, inputs = x.shape
+        product = x.new_empty(steps * batch, self.plan.size)
+        parts = _ranges(steps * batch, -(-steps * batch // PRODUCT_CHUNKS))
+        given, call = (inputs, batch, *x.stride()[:2]), self.library.event_product
+        _each(lambda k: _call(call, *given, *parts[k], x, weights, product), len(parts))
         return product
 
-    def event_gradient(self, rows: Tensor, grad: Tensor) -> Tensor:
-        """grad (rows, size), transposed, times rows (rows, inputs), over the entries of rows that are not 0."""
-        inputs, parts = rows.shape[1], _ranges(len(rows), -(-len(rows) // GRADIENT_CHUNKS))
-        sums = rows.new_zeros(len(parts), inputs, self.plan.size)
-        _each(lambda k: _call(self.library.event_gradient, inputs, *parts[k], rows, grad, sums[k]), len(parts))
+    def event_gradient(self, x: Tensor, grad: Tensor) -> Tensor:
+        """grad (steps · batch, size), transposed, times x (steps, batch, inputs), over the entries of x not 0."""
+        steps, batch, inputs = x.shape
+        parts = _ranges(steps * batch, -(-steps * batch // GRADIENT_CHUNKS))
+        sums = x.new_zeros(len(parts), inputs, self.plan.size)
+        given, call = (inputs, batch, *x.stride()[:2]), self.library.event_gradient
+        _each(lambda k: _call(call, *given, *parts[k], x, grad, sums[k]), len(parts))
         return sums.sum(dim=0).t()
 
 
@@ -296,9 +299,9 @@ class _TimeLoop(torch.autograd.Function):
     ) -> Tensor:
         plan, n = kernel.plan, kernel.plan.size
         steps, batch, inputs = x.shape
-        rows = x.contiguous().reshape(-1, inputs)
+        x = x if x.stride(2) == 1 else x.contiguous()
         sparse = _is_sparse(x)
-        product = kernel.event_product(rows, codes.t().contiguous()) if sparse else rows @ codes.t()
+        product = kernel.event_product(x, codes.t().contiguous()) if sparse else x.reshape(-1, inputs) @ codes.t()
         states = [x.new_empty(steps + 1, batch, n) for _ in plan.states]
         for state, (_, about) in zip(states, plan.states, strict=True):
             state[0] = about.init
@@ -313,14 +316,14 @@ class _TimeLoop(torch.autograd.Function):
             len(chunks),
         )
         ctx.kernel, ctx.sparse, ctx.table_shapes = kernel, sparse, [table.shape for table in tables]
-        ctx.save_for_backward(rows, codes, recurrent, product, feedback, *expanded, *states)
+        ctx.save_for_backward(x, codes, recurrent, product, feedback, *expanded, *states)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         kernel: Kernel = ctx.kernel
         plan = kernel.plan
-        rows, codes, recurrent, product, feedback, *rest = ctx.saved_tensors
+        x, codes, recurrent, product, feedback, *rest = ctx.saved_tensors
         tables, states = rest[: len(plan.tables)], rest[len(plan.tables) :]
         grad_out = grads[0].contiguous()
         steps, batch, n = grad_out.shape
@@ -333,13 +336,16 @@ class _TimeLoop(torch.autograd.Function):
         constants, places, fused = _pointers(tables), _pointers(states), kernel.library.backward
         given = (product, to_from, constants, places, feedback, grad_out, grad_product, grad_feedback)
         _each(lambda k: _call(fused, steps, batch, *chunks[k], *given, grad_tables[k], carry[k]), len(chunks))
-        grad_codes = kernel.event_gradient(rows, grad_product) if ctx.sparse else grad_product.t() @ rows
+        grad_codes = (
+            kernel.event_gradient(x, grad_product) if ctx.sparse else grad_product.t() @ x.reshape(steps * batch, -1)
+        )
         grad_recurrent = None
         if plan.recurrent:
             spikes = states[[name for name, _ in plan.states].index("spike")][:-1]
-            before = spikes.reshape(-1, n)
             grad_recurrent = (
-                kernel.event_gradient(before, grad_feedback) if _is_sparse(spikes) else grad_feedback.t() @ before
+                kernel.event_gradient(spikes, grad_feedback)
+                if _is_sparse(spikes)
+                else grad_feedback.t() @ spikes.reshape(-1, n)
             )
         grad_x = (grad_product @ codes).reshape(steps, batch, -1) if ctx.needs_input_grad[1] else None
         summed = grad_tables.sum(dim=0)

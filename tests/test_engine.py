@@ -116,6 +116,19 @@ def test_gradients_are_finite_over_a_thousand_steps(options: dict[str, Any]) -> 
     assert all(float(value.abs().max()) > 0 for value in fused.values())
 
 
+@pytest.mark.parametrize("rate", [0.05, 0.6])
+def test_a_whole_network_is_equal_fused(rate: float) -> None:
+    _, network = layer_of(10, 30, 1, recurrent=True)
+    x = input_of(11, (17, 40, 30), 1, rate, torch.float64)  # samples outermost, as batches come
+    results = []
+    for record in (None, {}):
+        network.zero_grad()
+        output = network(x, record)
+        (output**2).sum().backward()
+        results.append({"output": output.detach()} | {n: p.grad.clone() for n, p in network.named_parameters()})
+    assert_equal(*results, exact=True)
+
+
 @pytest.mark.parametrize("pool", ["last", "max"])
 def test_an_integrator_in_full_precision_has_the_gradients_of_autograd(pool: str) -> None:
     layer, network = layer_of(3, 6, 1, neuron="li", pool=pool, weights="float", states="float")
