@@ -331,7 +331,7 @@ class _TimeLoop(torch.autograd.Function):
         grad_feedback = torch.empty_like(product) if plan.recurrent else grad_product
         chunks = _ranges(batch, SAMPLES_A_CHUNK)
         grad_tables = product.new_zeros(len(chunks), len(tables), n)
-        carry = product.new_empty(len(chunks), len(states), n)
+        carry = product.new_empty(len(chunks), SAMPLES_A_CHUNK, len(states), n)
         to_from = recurrent.contiguous() if plan.recurrent else codes
         constants, places, fused = _pointers(tables), _pointers(states), kernel.library.backward
         given = (product, to_from, constants, places, feedback, grad_out, grad_product, grad_feedback)
