@@ -55,7 +55,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a layer's kernel depends on. `params` has the names of its tables in place of tables."""
+    """All that a layer's kernel depends on: `params` without its tables, and the names of those that there are."""
 
     neuron: Neuron
     params: Params
@@ -240,8 +240,7 @@ def available() -> bool:
 @functools.cache
 def _compiled(source: str, double: bool) -> ctypes.CDLL:
     flags = (*_FLAGS, *(["-DDOUBLE"] if double else []))
-    machine = platform.machine() + platform.node()  # -march=native: never another machine's code
-    name = hashlib.sha256("\0".join((source, *flags, machine)).encode()).hexdigest()
+    name = hashlib.sha256("\0".join((source, *flags, _processor())).encode()).hexdigest()
     path = cache_folder("engine") / f"{name}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -250,6 +249,16 @@ def _compiled(source: str, double: bool) -> ctypes.CDLL:
             compile_host([text], made, flags=flags)
             made.replace(path)
     return ctypes.CDLL(str(path))
+
+
+@functools.cache
+def _processor() -> str:
+    """What -march=native stands for here: a cache that moves to another processor must not serve this one's code."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.node() + platform.processor() + platform.machine()
+    return platform.machine() + next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
 @functools.cache

@@ -168,3 +168,13 @@ def test_without_a_compiler_torch_trains_and_says_so_in_one_line(
     assert capsys.readouterr().err.splitlines() == ["quantal: training in torch, several times slower: no C compiler"]
     assert all(torch.equal(without[name], reference[name]) for name in reference)
     assert torch.equal(without["output"], fused["output"])
+
+
+def test_a_cache_that_moves_to_another_processor_serves_none_of_its_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(engine, "cache_folder", lambda _: tmp_path)
+    for processor, made in (("one", 1), ("one", 1), ("another", 2)):
+        monkeypatch.setattr(engine, "_processor", lambda processor=processor: processor)
+        engine._compiled.__wrapped__("int some_code;", False)
+        assert len(list(tmp_path.iterdir())) == made
