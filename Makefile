@@ -1,5 +1,5 @@
-# make demo: the whole way on real data, in minutes. make test: lint, types, tests. make bench: the README's figures.
-# Each sets up its own virtual environment in .venv; nothing outside this folder changes but pip's and zig's caches.
+# make demo: the whole way on real data, in a minute. make test: lint, types, tests. make bench: the README's figures.
+# Each sets up its own virtual environment in .venv; nothing outside this folder changes but the caches of pip and of compilers.
 
 PYTHON ?= python3
 BIN := .venv/bin

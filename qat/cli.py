@@ -142,16 +142,22 @@ def export(run: Path, out: Path, name: str | None) -> None:
     check_free(out)
     opened = Run.open(run)
     export_run(opened, out, opened.config.task.name if name is None else name)
-    for file in sorted(out.iterdir()):
-        click.echo(f"{file.stat().st_size:>12,} {file}")
+    _list_files(out)
 
 
 def export_run(run: Run, out: Path, name: str) -> None:
     """Writes the build of `run` in the folder `out`, under the C name `name`."""
     check_identifier(name, "--name")
     samples = run.samples()
-    lowered = lower(run.network, name)
-    write_build(out, lowered, samples.x, hard_trace(run.network, samples.x, exact_dtype(lowered)))
+    with progress() as bars:
+        bars.add_task(f"exporting {name}", total=None)
+        lowered = lower(run.network, name)
+        write_build(out, lowered, samples.x, hard_trace(run.network, samples.x, exact_dtype(lowered)))
+
+
+def _list_files(folder: Path) -> None:
+    for file in sorted(folder.iterdir()):
+        click.echo(f"{file.stat().st_size:>12,} {file}")
 
 
 def reference(
@@ -208,8 +214,7 @@ def demo(out: Path) -> None:
     click.echo(f"test accuracy {100 * accuracy:.2f} %")
     say(f"export {out}/run --out {out}/build")
     export_run(run, out / "build", config.task.name)
-    for file in sorted((out / "build").iterdir()):
-        click.echo(f"{file.stat().st_size:>12,} {file}")
+    _list_files(out / "build")
     build = Build.open(out / "build")
     say(f"verify {out}/build")
     reports, failed = export_cli.run_executors(
