@@ -1,185 +1,60 @@
 """The fused engine: a layer's whole time loop as compiled C, generated from the neuron's recorded step.
 
-The forward is written from the recorded ops; the backward from a rule per op: straight through for SHR, a mask for
-CLAMP and SELECT, a surrogate for GT, products for MUL. So a new neuron has its kernel without anyone writing one.
-On integers the forward equals the torch forward bit for bit: sums below 2^24 (2^53) are exact in any order.
+On integers the forward equals the torch forward bit for bit: sums below 2^24 (2^53) are exact in any order. Between
+forward and backward it keeps each state as the narrowest integer that holds it, and nothing else.
 
-Work is cut into chunks of fixed size, whose sums are added in order: results do not depend on the number of threads.
+Samples are independent, so groups of them run on as many threads as there are; a group's size depends on the batch
+alone and gradients are added in the groups' order: results do not depend on the number of threads.
 """
 
 import ctypes
 import functools
 import hashlib
 import math
+import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from export import ir
 from export.errors import BadInput
 from export.executors.toolchain import CompileError, cache_folder, compile_host
 from export.render import render
-from qat import neurons
-from qat.neurons import Neuron, Params, StateRange
+from qat.adjoint import C, Plan, Recorded, backward_lines, forward_lines
+from qat.neurons import StateRange
 
-SAMPLES_A_CHUNK = 8
-PRODUCT_CHUNKS, GRADIENT_CHUNKS = 16, 4
+LANES = 16  # rows of the kernels' arrays are padded to whole vectors
+GROUP_SAMPLES, GROUPS = 8, 8  # at least so many samples a group, unless that makes more groups than these
 DENSE_RATE = 0.15  # above this share of entries that are not 0, a dense product is faster
-_FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC")
+_NARROW = {torch.int8: "int8_t", torch.uint8: "uint8_t", torch.int16: "int16_t"}
+_POINTERS = (
+    "out", "weights_back", "recurrent_back", "grad_out", "grad_x", "grad_weights", "grad_recurrent", "grad_tables",
+)  # fmt: skip
+_threads = 0
 
 
-class Recorder(ir.Builder):
-    """Records a step for training. Where gradients end it records a left shift by 0, which otherwise never occurs."""
+def set_threads(count: int) -> None:
+    """How many threads the engine uses; at first as many as this process may use processors.
 
-    def detach(self, a: int) -> int:
-        """The same value, through which no gradient passes."""
-        return self._record(ir.Shl(a, 0))
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A layer's step: its ops, its output, and its states after."""
-
-    ops: tuple[ir.Op, ...]
-    output: int
-    after: dict[str, int]
+    With more than one, let torch have one (torch.set_num_threads): its threads spin for a while after they have worked.
+    """
+    global _threads
+    _threads = count
 
 
-@dataclass(frozen=True)
-class Plan:
-    """All that a layer's kernel depends on: `params` without its tables, and the names of those that there are."""
-
-    neuron: Neuron
-    params: Params
-    states: tuple[tuple[str, StateRange], ...]
-    shifts: tuple[int, int]
-    recurrent: bool
-    tables: tuple[str, ...]
-    size: int
-    slope: float
-    double: bool
-
-    def record(self) -> Recorded:
-        """The step, its products and tables being inputs."""
-        ops = Recorder()
-        named = {name: ops.input(name) for name in self.tables}
-        params = replace(self.params, threshold=named.get("threshold"), decay=named["decay"])
-        state = {name: ops.state(name) for name, _ in self.states}
-        feedback = ops.input("feedback") if self.recurrent else None
-        product, bias = ops.input("product"), named.get("bias")
-        current = neurons.current(ops, product, self.shifts[0], feedback, self.shifts[1], bias)
-        output, after = self.neuron.step(ops, current, state, params)
-        return Recorded(tuple(ops.ops), output, after | ({"spike": output} if self.recurrent else {}))
-
-
-def _forward_line(recorded: Recorded, index: int) -> str:
-    op = recorded.ops[index]
-    match op:
-        case ir.Input("product" | "feedback" as name):
-            value = f"in_{name}[i]"
-        case ir.Input(name):
-            value = f"{name}[i]"
-        case ir.State(name):
-            value = f"old_{name}[i]"
-        case ir.Table(values):
-            value = f"(real){float(values[0])!r}"
-        case ir.Add(a, b):
-            value = f"v{a} + v{b}"
-        case ir.Sub(a, b):
-            value = f"v{a} - v{b}"
-        case ir.Mul(a, b):
-            value = f"v{a} * v{b}"
-        case ir.Shr(a, shift):
-            value = f"FLOOR(v{a} * (real){0.5**shift!r} + (real)0.5)"
-        case ir.Shl(a, shift):
-            value = f"v{a} * (real){float(1 << shift)!r}" if shift else f"v{a}"
-        case ir.Clamp(a, lo, hi):
-            value = f"v{a}"
-            if hi < math.inf:
-                value = f"({value} > (real){float(hi)!r} ? (real){float(hi)!r} : {value})"
-            if lo > -math.inf:
-                value = f"(v{a} < (real){float(lo)!r} ? (real){float(lo)!r} : {value})"
-        case ir.Gt(a, b):
-            value = f"v{a} > v{b} ? (real)1 : (real)0"
-        case ir.Select(condition, a, b):
-            value = f"v{condition} != 0 ? v{a} : v{b}"
-        case _:
-            raise BadInput(f"engine: {ir.op_name(op)}: the fused engine has no rule for it")
-    return f"const real v{index} = {value};"
-
-
-def _adjoint_lines(recorded: Recorded, index: int) -> list[str]:
-    """What op `index` passes on of its adjoint."""
-    op, g = recorded.ops[index], f"a{index}"
-    match op:
-        case ir.Input("product" | "feedback" as name):
-            return [f"to_{name}[i] = {g};"]
-        case ir.Input(name):
-            return [f"grad_{name}[i] += {g};"]
-        case ir.Add(a, b):
-            return [f"a{a} += {g};", f"a{b} += {g};"]
-        case ir.Sub(a, b):
-            return [f"a{a} += {g};", f"a{b} -= {g};"]
-        case ir.Mul(a, b):
-            return [f"a{a} += {g} * v{b};", f"a{b} += {g} * v{a};"]
-        case ir.Shr(a, shift):
-            return [f"a{a} += {g} * (real){0.5**shift!r};"]
-        case ir.Shl(a, shift):
-            return [f"a{a} += {g} * (real){float(1 << shift)!r};"] if shift else []
-        case ir.Clamp(a, lo, hi):
-            inside = [f"v{a} >= (real){float(lo)!r}"] * (lo > -math.inf) + [f"v{a} <= (real){float(hi)!r}"] * (
-                hi < math.inf
-            )
-            return [f"a{a} += {' && '.join(inside)} ? {g} : 0;" if inside else f"a{a} += {g};"]
-        case ir.Gt(a, b):
-            width, slope = f"w{index}", f"s{index}"
-            return [
-                f"const real {width} = ABS(v{b}) > (real)1e-6 ? ABS(v{b}) : (real)1e-6;",
-                f"const real {slope} = 1 + slope * ABS(v{a} - v{b}) / {width};",
-                f"const real g{index} = {g} / ({width} * {slope} * {slope});",
-                f"a{a} += g{index};",
-                f"a{b} -= g{index};",
-            ]
-        case ir.Select(condition, a, b):
-            return [f"a{a} += v{condition} != 0 ? {g} : 0;", f"a{b} += v{condition} != 0 ? 0 : {g};"]
-        case _:
-            return []
-
-
-def _reached(recorded: Recorded) -> list[int]:
-    """The values that a gradient reaches, in order: not what only decides a SELECT, nor what comes before a detach."""
-    reached: set[int] = set()
-    pending = [recorded.output, *recorded.after.values()]
-    while pending:
-        value = pending.pop()
-        if value not in reached:
-            reached.add(value)
-            op = recorded.ops[value]
-            ends = isinstance(op, ir.Shl) and op.shift == 0
-            pending += [] if ends else [op.a, op.b] if isinstance(op, ir.Select) else ir.operands(op)
-    return sorted(reached)
-
-
-def _backward(recorded: Recorded) -> tuple[list[str], list[str]]:
-    """(the adjoints that are declared, the lines): seeds, then every op in reverse, then the carries."""
-    states = [op.name for op in recorded.ops if isinstance(op, ir.State)]
-    reached = _reached(recorded)
-    lines = [f"a{recorded.output} += grad_now[i];"]
-    lines += [f"a{recorded.after[name]} += carry_{name}[i];" for name in states]
-    for index in reversed(reached):
-        lines += _adjoint_lines(recorded, index)
-    for index, op in enumerate(recorded.ops):
-        if isinstance(op, ir.State):
-            lines.append(f"carry_{op.name}[i] = {f'a{index}' if index in reached else 0};")
-    return [f"a{index}" for index in reached], lines
+def threads() -> int:
+    """How many threads the engine uses."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return _threads or (len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
 class Kernel:
@@ -187,40 +62,87 @@ class Kernel:
 
     def __init__(self, plan: Plan):
         self.plan = plan
+        self.dtype = torch.float64 if plan.double else torch.float32
         recorded = plan.record()
-        adjoints, backward = _backward(recorded)
-        source = render(
+        self.kept = [None if recorded.after[name] == recorded.output else self._narrow(s) for name, s in plan.states]
+        self.library = _compiled(self._source(recorded), plan.double)
+        self.library.scratch_bytes.restype = ctypes.c_int64
+        self._own = threading.local()
+
+        class Job(ctypes.Structure):
+            """struct job."""
+
+            _fields_ = (
+                *((name, ctypes.c_int64) for name in ("steps", "batch", "group_samples", "x_step", "x_sample")),
+                *((name, ctypes.c_void_p) for name in ("x", "weights", "recurrent", "tables")),
+                ("states", ctypes.c_void_p * len(plan.states)),
+                *((name, ctypes.c_void_p) for name in _POINTERS),
+            )
+
+        self.job_type = Job
+
+    def _narrow(self, state: StateRange) -> torch.dtype:
+        for dtype in _NARROW:
+            about = torch.iinfo(dtype)
+            if about.min <= state.lo and state.hi <= about.max:
+                return dtype
+        return self.dtype
+
+    def _source(self, recorded: Recorded) -> str:
+        plan = self.plan
+        adjoints, backward = backward_lines(recorded, C)
+        states = [
+            {
+                "name": name,
+                "type": _NARROW.get(kept, "real") if kept else "real",
+                "kept": kept is not None,
+                "first": "-__builtin_inf()" if state.init == -math.inf else repr(state.init),
+                "after": f"v{recorded.after[name]}",
+            }
+            for kept, (name, state) in zip(self.kept, plan.states, strict=True)
+        ]
+        return render(
             "engine.c.j2",
+            inputs=plan.inputs,
             size=plan.size,
             slope=repr(plan.slope),
+            dense_rate=DENSE_RATE,
             recurrent=plan.recurrent,
+            spike=[name for name, _ in plan.states].index("spike") if plan.recurrent else None,
             tables=plan.tables,
-            states=[name for name, _ in plan.states],
-            forward=[_forward_line(recorded, i) for i in range(len(recorded.ops))],
-            next=[(name, f"v{recorded.after[name]}") for name, _ in plan.states],
+            states=states,
+            forward=forward_lines(recorded, C),
             output=f"v{recorded.output}",
             adjoints=adjoints,
             backward=backward,
         )
-        self.library = _compiled(source, plan.double)
 
-    def event_product(self, x: Tensor, weights: Tensor) -> Tensor:
-        """x (steps, batch, inputs) times weights (inputs, size), over the entries of x that are not 0."""
-        steps, batch, inputs = x.shape
-        product = x.new_empty(steps * batch, self.plan.size)
-        parts = _ranges(steps * batch, -(-steps * batch // PRODUCT_CHUNKS))
-        given, call = (inputs, batch, *x.stride()[:2]), self.library.event_product
-        _each(lambda k: _call(call, *given, *parts[k], x, weights, product), len(parts))
-        return product
+    def run(self, function: str, job: ctypes.Structure, groups: int) -> None:
+        """forward or backward for all groups."""
+        call, given = getattr(self.library, function), ctypes.byref(job)
+        _each(lambda group: call(given, ctypes.c_int64(group), ctypes.c_void_p(self._scratch())), groups)
 
-    def event_gradient(self, x: Tensor, grad: Tensor) -> Tensor:
-        """grad (steps · batch, size), transposed, times x (steps, batch, inputs), over the entries of x not 0."""
-        steps, batch, inputs = x.shape
-        parts = _ranges(steps * batch, -(-steps * batch // GRADIENT_CHUNKS))
-        sums = x.new_zeros(len(parts), inputs, self.plan.size)
-        given, call = (inputs, batch, *x.stride()[:2]), self.library.event_gradient
-        _each(lambda k: _call(call, *given, *parts[k], x, grad, sums[k]), len(parts))
-        return sums.sum(dim=0).t()
+    def _scratch(self) -> int:
+        if not hasattr(self._own, "scratch"):
+            self._own.scratch = torch.zeros(self.library.scratch_bytes(), dtype=torch.uint8)
+        address: int = self._own.scratch.data_ptr()
+        return address
+
+    def collected(self, grads: Tensor) -> Tensor:
+        """(groups, inputs, size padded) → their sum (size, inputs)."""
+        groups, width, _ = map(ctypes.c_int64, grads.shape)
+        total = grads.new_empty(self.plan.size, grads.shape[1])
+        given = ctypes.c_void_p(grads.data_ptr()), ctypes.c_void_p(total.data_ptr())
+        _each(lambda part: self.library.collect(groups, width, ctypes.c_int64(part), *given), -(-width.value // LANES))
+        return total
+
+    def buffer(self, name: str, *shape: int) -> Tensor:
+        """This thread's own memory of that shape, whatever it holds: asking the system for it anew costs more."""
+        held: Tensor | None = self._own.__dict__.get(name)
+        if held is None or held.shape != shape:
+            held = torch.empty(shape, dtype=self.dtype)
+            setattr(self._own, name, held)
+        return held
 
 
 kernel_for = functools.cache(Kernel)
@@ -262,41 +184,28 @@ def _processor() -> str:
 
 
 @functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads)
+def _pool(size: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(size)
 
 
 def _each(work: Callable[[int], Any], count: int) -> None:
-    """Runs work(0) … work(count − 1) on as many threads as torch uses; compiled code holds no lock."""
-    threads = torch.get_num_threads()
-    if threads == 1 or count == 1:
-        for index in range(count):
+    """Runs work(0) … work(count − 1), this thread among those that do; compiled code holds no lock."""
+    left = iter(range(count))
+
+    def take() -> None:
+        for index in left:
             work(index)
-    else:
-        list(_pool(threads).map(work, range(count)))
+
+    helpers = min(threads(), count) - 1
+    others = [_pool(helpers).submit(take) for _ in range(helpers)]
+    take()
+    for other in others:
+        other.result()
 
 
-def _ranges(count: int, size: int) -> list[tuple[int, int]]:
-    return [(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def _pointers(tensors: Iterable[Tensor]) -> Any:
-    addresses = [tensor.data_ptr() for tensor in tensors]
-    return (ctypes.c_void_p * max(len(addresses), 1))(*addresses)
-
-
-def _call(function: Any, *arguments: Any) -> None:
-    converted = [
-        ctypes.c_int64(a) if isinstance(a, int) else ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a
-        for a in arguments
-    ]
-    function(*converted)
-
-
-def _is_sparse(x: Tensor) -> bool:
-    """Whether events beat a dense product, judged by some of the steps."""
-    some = x[:: max(1, len(x) // 8)]
-    return int(torch.count_nonzero(some)) < DENSE_RATE * some.numel()
+def _padded(matrix: Tensor) -> Tensor:
+    """Rows padded with zeros to whole vectors, one after the other."""
+    return functional.pad(matrix, (0, -matrix.shape[1] % LANES)).contiguous()
 
 
 class _TimeLoop(torch.autograd.Function):
@@ -306,60 +215,49 @@ class _TimeLoop(torch.autograd.Function):
     def forward(
         ctx: Any, kernel: Kernel, x: Tensor, codes: Tensor, recurrent: Tensor | None, *tables: Tensor
     ) -> Tensor:
-        plan, n = kernel.plan, kernel.plan.size
-        steps, batch, inputs = x.shape
+        n = kernel.plan.size
+        steps, batch, _ = x.shape
         x = x if x.stride(2) == 1 else x.contiguous()
-        sparse = _is_sparse(x)
-        product = kernel.event_product(x, codes.t().contiguous()) if sparse else x.reshape(-1, inputs) @ codes.t()
-        states = [x.new_empty(steps + 1, batch, n) for _ in plan.states]
-        for state, (_, about) in zip(states, plan.states, strict=True):
-            state[0] = about.init
-        feedback = torch.empty_like(product) if plan.recurrent else product
+        weights = _padded(codes.t())
+        back = weights if recurrent is None else _padded(recurrent.t())
+        constants = torch.stack([table.expand(n) for table in tables])
         out = x.new_empty(steps, batch, n)
-        expanded = [table.expand(n).contiguous() for table in tables]
-        from_to = codes if recurrent is None else recurrent.t().contiguous()
-        constants, places, chunks = _pointers(expanded), _pointers(states), _ranges(batch, SAMPLES_A_CHUNK)
-        fused = kernel.library.forward
-        _each(
-            lambda k: _call(fused, steps, batch, *chunks[k], product, from_to, constants, places, feedback, out),
-            len(chunks),
-        )
-        ctx.kernel, ctx.sparse, ctx.table_shapes = kernel, sparse, [table.shape for table in tables]
-        ctx.save_for_backward(x, codes, recurrent, product, feedback, *expanded, *states)
+        states = [out if kept is None else out.new_empty(out.shape, dtype=kept) for kept in kernel.kept]
+        size = max(GROUP_SAMPLES, -(-batch // GROUPS))
+        job = kernel.job_type(
+            steps, batch, size, x.stride(0), x.stride(1), x.data_ptr(), weights.data_ptr(), back.data_ptr(),
+            constants.data_ptr(), tuple(state.data_ptr() for state in states), out.data_ptr(),
+        )  # fmt: skip
+        kernel.run("forward", job, -(-batch // size))
+        ctx.kernel, ctx.job, ctx.table_shapes = kernel, job, [table.shape for table in tables]
+        ctx.save_for_backward(x, codes, recurrent, weights, back, constants, out, *states)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        kernel: Kernel = ctx.kernel
+        kernel, job = ctx.kernel, ctx.job
         plan = kernel.plan
-        x, codes, recurrent, product, feedback, *rest = ctx.saved_tensors
-        tables, states = rest[: len(plan.tables)], rest[len(plan.tables) :]
+        x, codes, recurrent, *_ = ctx.saved_tensors
         grad_out = grads[0].contiguous()
-        steps, batch, n = grad_out.shape
-        grad_product = torch.empty_like(product)
-        grad_feedback = torch.empty_like(product) if plan.recurrent else grad_product
-        chunks = _ranges(batch, SAMPLES_A_CHUNK)
-        grad_tables = product.new_zeros(len(chunks), len(tables), n)
-        carry = product.new_empty(len(chunks), SAMPLES_A_CHUNK, len(states), n)
-        to_from = recurrent.contiguous() if plan.recurrent else codes
-        constants, places, fused = _pointers(tables), _pointers(states), kernel.library.backward
-        given = (product, to_from, constants, places, feedback, grad_out, grad_product, grad_feedback)
-        _each(lambda k: _call(fused, steps, batch, *chunks[k], *given, grad_tables[k], carry[k]), len(chunks))
-        grad_codes = (
-            kernel.event_gradient(x, grad_product) if ctx.sparse else grad_product.t() @ x.reshape(steps * batch, -1)
-        )
-        grad_recurrent = None
-        if plan.recurrent:
-            spikes = states[[name for name, _ in plan.states].index("spike")][:-1]
-            grad_recurrent = (
-                kernel.event_gradient(spikes, grad_feedback)
-                if _is_sparse(spikes)
-                else grad_feedback.t() @ spikes.reshape(-1, n)
-            )
-        grad_x = (grad_product @ codes).reshape(steps, batch, -1) if ctx.needs_input_grad[1] else None
+        groups = -(-job.batch // job.group_samples)
+        padded = -(-plan.size // LANES) * LANES
+        grad_weights = kernel.buffer("grad_weights", groups, plan.inputs, padded)
+        grad_recurrent = kernel.buffer("grad_recurrent", groups, plan.size, padded) if plan.recurrent else None
+        grad_tables = kernel.buffer("grad_tables", groups, len(plan.tables), plan.size)
+        grad_x = x.new_empty(x.shape) if ctx.needs_input_grad[1] else None
+        weights_back, recurrent_back = _padded(codes), codes if recurrent is None else _padded(recurrent)
+        given = (weights_back, recurrent_back, grad_out, grad_x, grad_weights, grad_recurrent, grad_tables)
+        for name, tensor in zip(_POINTERS[1:], given, strict=True):
+            setattr(job, name, None if tensor is None else tensor.data_ptr())
+        kernel.run("backward", job, groups)
         summed = grad_tables.sum(dim=0)
-        grad_each = [summed[k].sum_to_size(shape) for k, shape in enumerate(ctx.table_shapes)]
-        return None, grad_x, grad_codes, grad_recurrent, *grad_each
+        return (
+            None,
+            grad_x,
+            kernel.collected(grad_weights),
+            None if grad_recurrent is None else kernel.collected(grad_recurrent),
+            *(summed[k].sum_to_size(shape) for k, shape in enumerate(ctx.table_shapes)),
+        )
 
 
 def time_loop(plan: Plan, x: Tensor, codes: Tensor, recurrent: Tensor | None, tables: list[Tensor]) -> Tensor:

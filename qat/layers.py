@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from qat import engine, neurons
+from qat.adjoint import Plan
 from qat.config import Layer as LayerConfig
 from qat.neurons import NEURONS, SPIKE, Params, StateRange
 from qat.ops import TorchOps, round_half_up
@@ -186,8 +187,8 @@ class SpikingLayer(nn.Module):
         p = integers.params
         given = {"bias": integers.bias, "threshold": p.threshold, "decay": p.decay}
         tables = {name: table for name, table in given.items() if table is not None}
-        plan = engine.Plan(
+        plan = Plan(
             self.neuron, replace(p, threshold=None, decay=None), tuple(states.items()), shifts,
-            self.recurrent is not None, tuple(tables), self.config.size, slope, x.dtype == torch.float64,
+            self.recurrent is not None, tuple(tables), x.shape[2], self.config.size, slope, x.dtype == torch.float64,
         )  # fmt: skip
         return engine.time_loop(plan, x, integers.codes, integers.recurrent, list(tables.values()))

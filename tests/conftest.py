@@ -1,4 +1,4 @@
-"""What the tests share: one torch thread (two workers share two cores) and small networks."""
+"""What the tests share: one thread (two workers share two cores) and small networks."""
 
 import os
 
@@ -9,10 +9,12 @@ import torch
 from export.errors import BadInput
 from export.fixed import Ints
 from qat import config as configuration
+from qat import engine
 from qat.config import Config, Encoder, Layer, Task, Training
 from qat.network import SpikingNetwork
 
 torch.set_num_threads(1)
+engine.set_threads(1)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

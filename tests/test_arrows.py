@@ -21,7 +21,8 @@ QAT_TO_EXPORT = {
     "qat.network": {"export.errors"},
     "qat.train": {"export.errors", "export.files"},
     "qat.lower": {"export.errors", "export.intervals", "export.ir"},
-    "qat.engine": {"export.errors", "export.executors.toolchain", "export.ir", "export.render"},
+    "qat.adjoint": {"export.errors", "export.ir"},
+    "qat.engine": {"export.errors", "export.executors.toolchain", "export.render"},
     "qat.cli": {
         *("export.build", "export.cli", "export.errors", "export.executors", "export.executors.toolchain"),
         *("export.files", "export.network_file", "export.vectors"),
@@ -56,7 +57,7 @@ EXPORT_PACKAGES = {
     },
 }
 
-NO_TORCH = {"qat", "qat.neurons", "qat.encoding", "qat.data"}
+NO_TORCH = {"qat", "qat.neurons", "qat.adjoint", "qat.encoding", "qat.data"}
 
 
 def imports(path: Path) -> set[str]:

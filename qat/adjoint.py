@@ -1,0 +1,200 @@
+"""A layer's step as recorded, and its forward and adjoint as lines of C or of Python.
+
+The forward is written from the recorded ops; the adjoint from a rule per op: straight through for SHR, a mask for
+CLAMP and SELECT, a surrogate for GT, products for MUL. So a new neuron has its kernels without anyone writing one.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from export import ir
+from export.errors import BadInput
+from qat import neurons
+from qat.neurons import Neuron, Params, StateRange
+
+
+class Recorder(ir.Builder):
+    """Records a step for training. Where gradients end it records a left shift by 0, which otherwise never occurs."""
+
+    def detach(self, a: int) -> int:
+        """The same value, through which no gradient passes."""
+        return self._record(ir.Shl(a, 0))
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A layer's step: its ops, its output, and its states after."""
+
+    ops: tuple[ir.Op, ...]
+    output: int
+    after: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a layer's kernels depend on: `params` without its tables, and the names of those that there are."""
+
+    neuron: Neuron
+    params: Params
+    states: tuple[tuple[str, StateRange], ...]
+    shifts: tuple[int, int]
+    recurrent: bool
+    tables: tuple[str, ...]
+    inputs: int
+    size: int
+    slope: float
+    double: bool
+
+    def record(self) -> Recorded:
+        """The step, its products and tables being inputs."""
+        ops = Recorder()
+        named = {name: ops.input(name) for name in self.tables}
+        params = replace(self.params, threshold=named.get("threshold"), decay=named["decay"])
+        state = {name: ops.state(name) for name, _ in self.states}
+        feedback = ops.input("feedback") if self.recurrent else None
+        product, bias = ops.input("product"), named.get("bias")
+        current = neurons.current(ops, product, self.shifts[0], feedback, self.shifts[1], bias)
+        output, after = self.neuron.step(ops, current, state, params)
+        return Recorded(tuple(ops.ops), output, after | ({"spike": output} if self.recurrent else {}))
+
+
+@dataclass(frozen=True)
+class Language:
+    """How a kernel's language spells what the lines need; `element` is one neuron's value in a named array."""
+
+    declare: str
+    assign: str
+    element: str
+    state: str
+    number: str
+    where: str
+    floor: str
+    absolute: str
+
+
+C = Language(
+    declare="const real {} = {};", assign="{} {} {};", element="{}[i]", state="(real){}[i]", number="(real){!r}",
+    where="({} ? {} : {})", floor="FLOOR({})", absolute="ABS({})",
+)  # fmt: skip
+
+
+def forward_lines(recorded: Recorded, language: Language) -> list[str]:
+    """A line an op: v0, v1, … from in_product, in_feedback, the tables and the states old_NAME."""
+    return [_forward_line(recorded, index, language) for index in range(len(recorded.ops))]
+
+
+def _forward_line(recorded: Recorded, index: int, language: Language) -> str:
+    op, number = recorded.ops[index], language.number.format
+    match op:
+        case ir.Input("product" | "feedback" as name):
+            value = language.element.format(f"in_{name}")
+        case ir.Input(name):
+            value = language.element.format(name)
+        case ir.State(name):
+            value = language.state.format(f"old_{name}")
+        case ir.Table(values):
+            value = number(float(values[0]))
+        case ir.Add(a, b):
+            value = f"v{a} + v{b}"
+        case ir.Sub(a, b):
+            value = f"v{a} - v{b}"
+        case ir.Mul(a, b):
+            value = f"v{a} * v{b}"
+        case ir.Shr(a, shift):
+            value = language.floor.format(f"v{a} * {number(0.5**shift)} + {number(0.5)}")
+        case ir.Shl(a, shift):
+            value = f"v{a} * {number(float(1 << shift))}" if shift else f"v{a}"
+        case ir.Clamp(a, lo, hi):
+            value = f"v{a}"
+            if hi < math.inf:
+                value = language.where.format(f"v{a} > {number(float(hi))}", number(float(hi)), value)
+            if lo > -math.inf:
+                value = language.where.format(f"v{a} < {number(float(lo))}", number(float(lo)), value)
+        case ir.Gt(a, b):
+            value = language.where.format(f"v{a} > v{b}", number(1.0), number(0.0))
+        case ir.Select(condition, a, b):
+            value = language.where.format(f"v{condition} != 0", f"v{a}", f"v{b}")
+        case _:
+            raise BadInput(f"engine: {ir.op_name(op)}: the fused engine has no rule for it")
+    return language.declare.format(f"v{index}", value)
+
+
+def backward_lines(recorded: Recorded, language: Language) -> tuple[list[str], list[str]]:
+    """(the adjoints that start at 0, the lines): seeds, then every op in reverse, then what is carried a step back.
+
+    From grad_now and carry_NAME to to_product, to_feedback, grad_TABLE and carry_NAME.
+    """
+    element, assign, number = language.element.format, language.assign.format, language.number.format
+    states = [op.name for op in recorded.ops if isinstance(op, ir.State)]
+    reached = _reached(recorded)
+    lines = [assign(f"a{recorded.output}", "+=", element("grad_now"))]
+    lines += [assign(f"a{recorded.after[name]}", "+=", element(f"carry_{name}")) for name in states]
+    for index in reversed(reached):
+        lines += _adjoint_lines(recorded, index, language)
+    for index, op in enumerate(recorded.ops):
+        if isinstance(op, ir.State):
+            lines.append(assign(element(f"carry_{op.name}"), "=", f"a{index}" if index in reached else number(0.0)))
+    return [f"a{index}" for index in reached], lines
+
+
+def _adjoint_lines(recorded: Recorded, index: int, language: Language) -> list[str]:
+    """What op `index` passes on of its adjoint."""
+    op, g, assign, number = recorded.ops[index], f"a{index}", language.assign.format, language.number.format
+
+    def add(value: int, text: str, sign: str = "+") -> str:
+        return assign(f"a{value}", f"{sign}=", text)
+
+    match op:
+        case ir.Input("product" | "feedback" as name):
+            return [assign(language.element.format(f"to_{name}"), "=", g)]
+        case ir.Input(name):
+            return [assign(language.element.format(f"grad_{name}"), "+=", g)]
+        case ir.Add(a, b):
+            return [add(a, g), add(b, g)]
+        case ir.Sub(a, b):
+            return [add(a, g), add(b, g, "-")]
+        case ir.Mul(a, b):
+            return [add(a, f"{g} * v{b}"), add(b, f"{g} * v{a}")]
+        case ir.Shr(a, shift):
+            return [add(a, f"{g} * {number(0.5**shift)}")]
+        case ir.Shl(a, shift):
+            return [add(a, f"{g} * {number(float(1 << shift))}")] if shift else []
+        case ir.Clamp(a, lo, hi):
+            inside = g
+            if hi < math.inf:
+                inside = language.where.format(f"v{a} <= {number(float(hi))}", inside, number(0.0))
+            if lo > -math.inf:
+                inside = language.where.format(f"v{a} >= {number(float(lo))}", inside, number(0.0))
+            return [add(a, inside)]
+        case ir.Gt(a, b):
+            least, size = number(1e-6), language.absolute.format(f"v{b}")
+            distance = language.absolute.format(f"v{a} - v{b}")
+            return [
+                language.declare.format(f"w{index}", language.where.format(f"{size} > {least}", size, least)),
+                language.declare.format(f"s{index}", f"{number(1.0)} + slope * {distance} / w{index}"),
+                language.declare.format(f"g{index}", f"{g} / (w{index} * s{index} * s{index})"),
+                add(a, f"g{index}"),
+                add(b, f"g{index}", "-"),
+            ]
+        case ir.Select(condition, a, b):
+            chosen = f"v{condition} != 0"
+            return [
+                add(a, language.where.format(chosen, g, number(0.0))),
+                add(b, language.where.format(chosen, number(0.0), g)),
+            ]
+        case _:
+            return []
+
+
+def _reached(recorded: Recorded) -> list[int]:
+    """The values that a gradient reaches, in order: not what only decides a SELECT, nor what comes before a detach."""
+    reached: set[int] = set()
+    pending = [recorded.output, *recorded.after.values()]
+    while pending:
+        value = pending.pop()
+        if value not in reached:
+            reached.add(value)
+            op = recorded.ops[value]
+            ends = isinstance(op, ir.Shl) and op.shift == 0
+            pending += [] if ends else [op.a, op.b] if isinstance(op, ir.Select) else ir.operands(op)
+    return sorted(reached)
