@@ -1,23 +1,30 @@
 """Every executor gives, value by value, what the reference gives: torch's hard forward, or the interpreter."""
 
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import conftest
 import numpy as np
 import onnx
 import pytest
+import torch
 from networks import RANGES, lively, random_network, random_program, whole_word, write
 
 from export import interpret, vectors
 from export.build import Build
-from export.executors import EXECUTORS
+from export.errors import ExecutorError
+from export.executors import EXECUTORS, toolchain
 from export.fixed import Ints
 from export.interpret import Trace
 from export.intervals import prove
 from export.ir import OPS, MatVec, Network, op_name
+from qat import config
 from qat.config import STATES, WEIGHTS
 from qat.network import SpikingNetwork
 from qat.neurons import RESETS, TIMINGS
@@ -138,6 +145,58 @@ def test_the_whole_word_is_reached_and_the_halves_between_two_results(built: Cal
     for s in range(1, 32):
         assert np.any((word & (2**s - 1)) == 2 ** (s - 1)), s
         assert np.any((word & (2**s - 1)) == 2 ** (s - 1) - 1), s
+
+
+# ---- the compiled C, for whole test sets
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Build, Ints]:
+    """700-256R-20 with 4-bit weights and 8-bit states, and an input of which 2 % spikes."""
+    torch.manual_seed(0)
+    hidden = config.Layer("hidden", 256, recurrent=True, gain=2.8)
+    layers = hidden, config.Layer("readout", 20, neuron="li", pool="max")
+    network = SpikingNetwork(conftest.small_config(*layers), 700, 1)
+    x = (np.random.default_rng(0).random((7, 25, 700)) < 0.02).astype(np.int64)
+    return write(network, tmp_path_factory.mktemp("large") / "build", "large", x[:1, :3]), x
+
+
+def test_compiled_c_equals_the_interpreter_on_a_large_recurrent_network(large: tuple[Build, Ints]) -> None:
+    build, x = large
+    reference = interpret.run(build.network, x)
+    assert all(np.ptp(values) > 0 for values in reference.values())
+    assert 0.02 < reference["hidden.spike"].mean() < 0.1
+    with EXECUTORS["c-host"](build) as run:
+        assert_equal(run(x), reference)
+        assert_equal(run(np.asfortranarray(x)), reference)
+        for sample in range(len(x)):
+            part = slice(sample, sample + 1)
+            assert_equal(run(x[part]), {name: values[part] for name, values in reference.items()})
+
+
+def test_compiled_c_needs_no_flags_for_speed(
+    built: Callable[[str], Build], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "cc"
+    compile_command = shlex.join(toolchain.host_compiler())
+    refuse = 'case "$*" in *-march=*) echo "error: -march" >&2; exit 1;; esac'
+    compiler.write_text(f'#!/bin/sh\n{refuse}\nexec {compile_command} "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setattr(toolchain, "host_compiler", lambda: [str(compiler)])
+    build = built("program0")
+    x, reference = build.vectors()
+    with EXECUTORS["c-host"](build) as run:
+        assert_equal(run(x), reference)
+
+
+def test_a_crash_of_the_compiled_c_is_an_error_of_the_executor(built: Callable[[str], Build], tmp_path: Path) -> None:
+    good = built("program0")
+    build = replace(good, path=shutil.copytree(good.path, tmp_path / "build"))
+    text = build.test_program.read_text()
+    build.test_program.write_text(text.replace("        long t;\n", "        long t;\n        abort();\n", 1))
+    x, _ = build.vectors()
+    with EXECUTORS["c-host"](build) as run, pytest.raises(ExecutorError, match=r"exit code -\d+, 0 bytes written"):
+        run(x)
 
 
 # ---- the simulator, as others get it
