@@ -32,7 +32,10 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a layer's kernels depend on: `params` without its tables, and the names of those that there are."""
+    """All that a layer's kernels depend on: `params` without its tables, and the names of those that there are.
+
+    `whole_codes`: the codes are known to be integers of at most 8 bits, which a bfloat16 holds.
+    """
 
     neuron: Neuron
     params: Params
@@ -44,6 +47,7 @@ class Plan:
     size: int
     slope: float
     double: bool
+    whole_codes: bool = False
 
     def record(self) -> Recorded:
         """The step, its products and tables being inputs."""
@@ -56,6 +60,14 @@ class Plan:
         current = neurons.current(ops, product, self.shifts[0], feedback, self.shifts[1], bias)
         output, after = self.neuron.step(ops, current, state, params)
         return Recorded(tuple(ops.ops), output, after | ({"spike": output} if self.recurrent else {}))
+
+
+def narrowest(state: StateRange, real: str) -> str:
+    """The narrowest of int8, uint8 and int16 that holds the state, else `real`."""
+    for name, lo, hi in (("int8", -(2**7), 2**7 - 1), ("uint8", 0, 2**8 - 1), ("int16", -(2**15), 2**15 - 1)):
+        if lo <= state.lo and state.hi <= hi:
+            return name
+    return real
 
 
 @dataclass(frozen=True)
@@ -167,12 +179,13 @@ def _adjoint_lines(recorded: Recorded, index: int, language: Language) -> list[s
                 inside = language.where.format(f"v{a} >= {number(float(lo))}", inside, number(0.0))
             return [add(a, inside)]
         case ir.Gt(a, b):
+            # g / (w (1 + slope d / w)²), with one division
             least, size = number(1e-6), language.absolute.format(f"v{b}")
             distance = language.absolute.format(f"v{a} - v{b}")
             return [
                 language.declare.format(f"w{index}", language.where.format(f"{size} > {least}", size, least)),
-                language.declare.format(f"s{index}", f"{number(1.0)} + slope * {distance} / w{index}"),
-                language.declare.format(f"g{index}", f"{g} / (w{index} * s{index} * s{index})"),
+                language.declare.format(f"s{index}", f"w{index} + slope * {distance}"),
+                language.declare.format(f"g{index}", f"{g} * w{index} / (s{index} * s{index})"),
                 add(a, f"g{index}"),
                 add(b, f"g{index}", "-"),
             ]

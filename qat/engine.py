@@ -28,14 +28,12 @@ from torch.nn import functional
 from export.errors import BadInput
 from export.executors.toolchain import CompileError, cache_folder, compile_host
 from export.render import render
-from qat.adjoint import C, Plan, Recorded, backward_lines, forward_lines
-from qat.neurons import StateRange
+from qat.adjoint import C, Plan, Recorded, backward_lines, forward_lines, narrowest
 
 LANES = 16  # rows of the kernels' arrays are padded to whole vectors
 GROUP_SAMPLES, GROUPS = 8, 8  # at least so many samples a group, unless that makes more groups than these
 DENSE_RATE = 0.15  # above this share of entries that are not 0, a dense product is faster
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC")
-_NARROW = {torch.int8: "int8_t", torch.uint8: "uint8_t", torch.int16: "int16_t"}
 _POINTERS = (
     "out", "weights_back", "recurrent_back", "grad_out", "grad_x", "grad_weights", "grad_recurrent", "grad_tables",
 )  # fmt: skip
@@ -62,10 +60,13 @@ class Kernel:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        self.dtype = torch.float64 if plan.double else torch.float32
         recorded = plan.record()
-        self.kept = [None if recorded.after[name] == recorded.output else self._narrow(s) for name, s in plan.states]
-        self.library = _compiled(self._source(recorded), plan.double)
+        real = "float64" if plan.double else "float32"
+        self.dtype: torch.dtype = getattr(torch, real)
+        # That which is the output is not kept beside it.
+        kept = {name: narrowest(s, real) for name, s in plan.states if recorded.after[name] != recorded.output}
+        self.kept = [getattr(torch, kept[name]) if name in kept else None for name, _ in plan.states]
+        self.library = _compiled(self._source(recorded, kept), plan.double)
         self.library.scratch_bytes.restype = ctypes.c_int64
         self._own = threading.local()
 
@@ -81,25 +82,18 @@ class Kernel:
 
         self.job_type = Job
 
-    def _narrow(self, state: StateRange) -> torch.dtype:
-        for dtype in _NARROW:
-            about = torch.iinfo(dtype)
-            if about.min <= state.lo and state.hi <= about.max:
-                return dtype
-        return self.dtype
-
-    def _source(self, recorded: Recorded) -> str:
+    def _source(self, recorded: Recorded, kept: dict[str, str]) -> str:
         plan = self.plan
         adjoints, backward = backward_lines(recorded, C)
         states = [
             {
                 "name": name,
-                "type": _NARROW.get(kept, "real") if kept else "real",
-                "kept": kept is not None,
+                "type": f"{kept[name]}_t" if "int" in kept.get(name, "") else "real",
+                "kept": name in kept,
                 "first": "-__builtin_inf()" if state.init == -math.inf else repr(state.init),
                 "after": f"v{recorded.after[name]}",
             }
-            for kept, (name, state) in zip(self.kept, plan.states, strict=True)
+            for name, state in plan.states
         ]
         return render(
             "engine.c.j2",
@@ -222,7 +216,7 @@ class _TimeLoop(torch.autograd.Function):
         back = weights if recurrent is None else _padded(recurrent.t())
         constants = torch.stack([table.expand(n) for table in tables])
         out = x.new_empty(steps, batch, n)
-        states = [out if kept is None else out.new_empty(out.shape, dtype=kept) for kept in kernel.kept]
+        states = [out if kept is None else torch.empty_like(out, dtype=kept) for kept in kernel.kept]
         size = max(GROUP_SAMPLES, -(-batch // GROUPS))
         job = kernel.job_type(
             steps, batch, size, x.stride(0), x.stride(1), x.data_ptr(), weights.data_ptr(), back.data_ptr(),
@@ -245,7 +239,8 @@ class _TimeLoop(torch.autograd.Function):
         grad_recurrent = kernel.buffer("grad_recurrent", groups, plan.size, padded) if plan.recurrent else None
         grad_tables = kernel.buffer("grad_tables", groups, len(plan.tables), plan.size)
         grad_x = x.new_empty(x.shape) if ctx.needs_input_grad[1] else None
-        weights_back, recurrent_back = _padded(codes), codes if recurrent is None else _padded(recurrent)
+        weights_back = codes if grad_x is None else _padded(codes)
+        recurrent_back = codes if recurrent is None else _padded(recurrent)
         given = (weights_back, recurrent_back, grad_out, grad_x, grad_weights, grad_recurrent, grad_tables)
         for name, tensor in zip(_POINTERS[1:], given, strict=True):
             setattr(job, name, None if tensor is None else tensor.data_ptr())

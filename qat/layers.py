@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qat import engine, neurons
+from qat import engine, engine_cuda, neurons
 from qat.adjoint import Plan
 from qat.config import Layer as LayerConfig
 from qat.neurons import NEURONS, SPIKE, Params, StateRange
@@ -119,7 +119,7 @@ class SpikingLayer(nn.Module):
         fan_in_shift, recurrent_shift, state_shift = self.shifts.tolist()
 
         def codes(w: Tensor, shift: int) -> Tensor:
-            return self.quantizer.codes(w / (unit * float(1 << shift)))
+            return self.quantizer.codes(w * (1 / (unit * float(1 << shift))))
 
         def table(value: Tensor) -> Tensor:
             scaled = value / unit.squeeze(1)
@@ -161,8 +161,12 @@ class SpikingLayer(nn.Module):
         integers = self.integers().mapped(lambda codes: codes.to(x.dtype), lambda _, table: table.to(x.dtype))
         fan_in_shift, recurrent_shift, _ = self.shifts.tolist()
         states = self.states(integers.params)
-        if record is None and x.device.type == "cpu" and engine.available():
-            return self._fused(x, integers, states, (fan_in_shift, recurrent_shift), ops.slope)
+        fused = {"cpu": engine, "cuda": engine_cuda}.get(x.device.type) if record is None else None
+        if fused is not None and fused.available():
+            plan, tables = self._plan(x, integers, states, ops.slope)
+            if fused is engine or engine_cuda.fits(plan, x.device):
+                out: Tensor = fused.time_loop(plan, x, integers.codes, integers.recurrent, tables)
+                return out
         state: dict[str, Any] = {name: x.new_full((x.shape[1], self.config.size), s.init) for name, s in states.items()}
         outputs, history = [], []
         for product in x @ integers.codes.t():  # the input's product for all steps at once
@@ -181,14 +185,17 @@ class SpikingLayer(nn.Module):
                 record[f"{self.config.name}.{self.neuron.output_name}"] = torch.stack(outputs)
         return torch.stack(outputs)
 
-    def _fused(
-        self, x: Tensor, integers: Integers, states: dict[str, StateRange], shifts: tuple[int, int], slope: float
-    ) -> Tensor:
+    def _plan(
+        self, x: Tensor, integers: Integers, states: dict[str, StateRange], slope: float
+    ) -> tuple[Plan, list[Tensor]]:
+        """What the fused engine's kernels depend on, and the tables that they are given."""
         p = integers.params
         given = {"bias": integers.bias, "threshold": p.threshold, "decay": p.decay}
         tables = {name: table for name, table in given.items() if table is not None}
+        fan_in_shift, recurrent_shift, _ = self.shifts.tolist()
         plan = Plan(
-            self.neuron, replace(p, threshold=None, decay=None), tuple(states.items()), shifts,
+            self.neuron, replace(p, threshold=None, decay=None), tuple(states.items()), (fan_in_shift, recurrent_shift),
             self.recurrent is not None, tuple(tables), x.shape[2], self.config.size, slope, x.dtype == torch.float64,
+            whole_codes=self.config.weights != "float",
         )  # fmt: skip
-        return engine.time_loop(plan, x, integers.codes, integers.recurrent, list(tables.values()))
+        return plan, list(tables.values())

@@ -13,7 +13,7 @@ from torch import Tensor
 class _RoundHalfUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return torch.floor(x + 0.5)
+        return (x + 0.5).floor_()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Weight quantizers: from real weights, in units of their scale, to integer codes. To add one: a class, and its row.
 
-All are symmetric with zero point 0. Gradients pass straight through inside the range and are cut outside it, so a
+All are symmetric with zero point 0. Gradients pass straight through inside the range and are cut elsewhere, so a
 scale that clips learns to grow.
 """
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
+from torch.nn import functional
 
 from qat.ops import round_half_up
 
@@ -41,7 +42,7 @@ class Uniform:
 
     def codes(self, w: Tensor) -> Tensor:
         """See WeightQuantizer."""
-        return round_half_up(w.clamp(-self.limit, self.limit))
+        return round_half_up(functional.hardtanh(w, -self.limit, self.limit))
 
     def initial_scale(self, mean: Tensor) -> Tensor:
         """See WeightQuantizer."""

@@ -1,0 +1,311 @@
+"""The fused engine on CUDA: a layer's whole time loop as one Triton kernel forward and one backward.
+
+Both are generated from the neuron's recorded step, as the compiled C of `engine` is. The input's product for all steps,
+and the gradients of weights and input, are single matrix products outside them. On integers the forward equals the
+torch forward bit for bit; gradients are added in a fixed order, so every run has the same bits.
+
+Between forward and backward it keeps out and the products of input and of spikes as reals, and each state as the
+narrowest integer that holds it: in float32 13 or 14 bytes a neuron, sample and step, 9 or 10 without recurrence.
+
+A program holds all neurons of a recurrent layer, whose weights it reads once: they must fit in a multiprocessor's
+shared memory. Those known to be codes are bfloat16, in which they are exact; then 256 neurons fit where there are
+152 KB of it (A100, H100), and 128 anywhere; with real weights, 128. See `fits`.
+"""
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from export.executors.toolchain import cache_folder
+from export.render import render
+from qat.adjoint import Language, Plan, backward_lines, forward_lines, narrowest
+from qat.neurons import StateRange
+
+SAMPLES = 16  # a program's in a recurrent layer: the fewest rows that tensor cores multiply
+CELLS = 512  # samples times neurons of a program in another
+NEURONS = 64  # at most of them, there
+_MOST_REGISTERS, _ALL_REGISTERS = 255, 65536  # a thread's, and those of all threads of a program
+_INTERPRETED_CHIP = 227 * 1024  # shared memory, bytes: there is no chip, so take the largest
+
+
+def _triton() -> ModuleType:
+    return importlib.import_module("triton")
+
+
+def _interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter, on tensors of the CPU: TRITON_INTERPRET=1."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def available() -> bool:
+    """Whether Triton's kernels run here. Where not, says so once; the torch path then does the same, slower."""
+    try:
+        _triton()
+        if _interpreted():
+            return True
+        if torch.version.cuda and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
+            return True
+        reason = "no CUDA device of capability 8.0"
+    except ImportError as error:
+        reason = str(error)
+    print(f"quantal: training on CUDA in torch, several times slower: {reason}", file=sys.stderr)
+    return False
+
+
+@functools.cache
+def fits(plan: Plan, device: torch.device) -> bool:
+    """Whether the layer's recurrence runs here. Where not, says so once a layer; it then trains in torch, slower."""
+    need, limit = shared_bytes(plan, 1), _chip_bytes(device)
+    if plan.recurrent and plan.double and not _interpreted():
+        reason = "Triton compiles no products of float64"
+    elif need > limit:
+        reason = f"their weights take {need} bytes of a multiprocessor's shared memory, which has {limit}"
+    else:
+        return True
+    print(f"quantal: {plan.size} recurrent neurons train in torch, several times slower: {reason}", file=sys.stderr)
+    return False
+
+
+def _chip_bytes(device: torch.device) -> int:
+    """The shared memory that one program may use."""
+    if device.type != "cuda":
+        return _INTERPRETED_CHIP
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return int(_triton().runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"])
+
+
+def _whole(plan: Plan) -> bool:
+    """Whether recurrent weights are kept as bfloat16."""
+    return plan.recurrent and plan.whole_codes and not plan.double
+
+
+def _padded(plan: Plan) -> int:
+    return max(32, 1 << (plan.size - 1).bit_length())
+
+
+def shared_bytes(plan: Plan, stages: int) -> int:
+    """At most what a program of a recurrent layer takes, backward, which takes more: 0 without recurrence.
+
+    Weights, the block that they multiply, and with 2 stages what is read for the next step; Triton 3.7 and 3.9
+    stay within this.
+    """
+    if not plan.recurrent:
+        return 0
+    real = 8 if plan.double else 4
+    weight, block = (2, 3 * 2) if _whole(plan) else (real, 2 * real)
+    states = sum(_kept(plan, state).itemsize for name, state in plan.states if name != "spike")
+    ahead = 3 * real + states + real if stages > 1 else 0
+    return _padded(plan) * (weight * _padded(plan) + SAMPLES * (block + ahead))
+
+
+def _real(plan: Plan) -> torch.dtype:
+    return torch.float64 if plan.double else torch.float32
+
+
+def _kept(plan: Plan, state: StateRange) -> torch.dtype:
+    """What a state is kept in between forward and backward."""
+    dtype: torch.dtype = getattr(torch, narrowest(state, str(_real(plan)).removeprefix("torch.")))
+    return dtype
+
+
+class Kernel:
+    """The time loop of a plan in Triton, forward and backward, that reads `stages` − 1 steps ahead."""
+
+    def __init__(self, plan: Plan, stages: int):
+        self.plan = plan
+        self.dtype = _real(plan)
+        whole, padded = _whole(plan), _padded(plan)
+        self.neurons = padded if plan.recurrent else min(padded, NEURONS)
+        self.samples = SAMPLES if plan.recurrent else CELLS // self.neurons
+        # Every warp reads the whole block that the weights multiply, so on tensor cores few of them are faster.
+        self.warps = max(4, self.neurons // (32 if whole else 16))
+        # The interpreter multiplies no bfloat16: it gets the same numbers as float32.
+        narrow = torch.float32 if _interpreted() else torch.bfloat16
+        self.weights = narrow if whole else self.dtype
+        recorded = plan.record()
+        self.kept = [
+            None if recorded.after[name] == recorded.output else _kept(plan, state) for name, state in plan.states
+        ]
+        real = _name(self.dtype)
+        language = _language(real, f"({self.samples}, {self.neurons})")
+        adjoints, backward = _first_assigned(*backward_lines(recorded, language))
+        states = [
+            {
+                "name": name,
+                "type": _name(kept) if kept else real,
+                "kept": kept is not None,
+                "first": 'float("-inf")' if state.init == -math.inf else repr(state.init),
+                "after": f"v{recorded.after[name]}",
+            }
+            for kept, (name, state) in zip(self.kept, plan.states, strict=True)
+        ]
+        self.functions = _imported(
+            render(
+                "engine_cuda.py.j2",
+                size=plan.size,
+                samples=self.samples,
+                neurons=self.neurons,
+                stages=stages,
+                real=real,
+                narrow=_name(narrow),
+                slope=repr(plan.slope),
+                recurrent=plan.recurrent,
+                whole=whole,
+                tables=plan.tables,
+                states=states,
+                forward=forward_lines(recorded, language),
+                output=f"v{recorded.output}",
+                adjoints=adjoints,
+                backward=backward,
+            )
+        )
+
+    def blocks(self, batch: int) -> tuple[int, int]:
+        """Programs over samples and over neurons."""
+        return max(1, -(-batch // self.samples)), -(-self.plan.size // self.neurons)
+
+    def run(self, function: str, x: Tensor, *given: Tensor | None, **constants: bool) -> None:
+        """forward or backward for all samples, on the device and for the steps of x (steps, batch, ·)."""
+        steps, batch = x.shape[:2]
+        arguments = [value for value in given if value is not None]
+        # Left to itself, ptxas may spill at half the registers that there are.
+        registers = min(_MOST_REGISTERS, _ALL_REGISTERS // (32 * self.warps))
+        with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
+            launch = getattr(self.functions, function)[self.blocks(batch)]
+            launch(
+                *arguments, steps, batch, **constants, num_warps=self.warps, maxnreg=registers, enable_fp_fusion=False
+            )
+
+
+kernel_for = functools.cache(Kernel)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return f"tl.{str(dtype).removeprefix('torch.')}"
+
+
+def _language(real: str, shape: str) -> Language:
+    """Triton, on blocks of that type and shape; a table's block has one row."""
+    return Language(
+        declare="{} = {}", assign="{} {} {}", element="{}", state=f"{{}}.to({real})",
+        number=f"tl.full({shape}, {{!r}}, {real})", where="tl.where({}, {}, {})", floor="tl.floor({})",
+        absolute="tl.abs({})",
+    )  # fmt: skip
+
+
+def _first_assigned(adjoints: list[str], lines: list[str]) -> tuple[list[str], list[str]]:
+    """The first that is added to an adjoint is what it starts at: Triton would keep an addition to 0."""
+    left, assigned = set(adjoints), []
+    for line in lines:
+        name, sign, value = line.split(" ", 2)
+        if name in left:
+            left.remove(name)
+            line = f"{name} = {value}" if sign == "+=" else f"{name} = -({value})"
+        assigned.append(line)
+    return sorted(left), assigned
+
+
+def _imported(source: str) -> ModuleType:
+    """The module of that source, from a file: Triton reads its kernels' source there."""
+    name = hashlib.sha256(source.encode()).hexdigest()
+    path = cache_folder("engine_cuda") / f"{name}.py"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = Path(folder) / "kernel.py"
+            made.write_text(source, encoding="utf-8")
+            made.replace(path)
+    spec = importlib.util.spec_from_file_location(f"quantal_{name}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path}: cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Products of float32 in float32: TF32 would round their factors."""
+    matmul = torch.backends.cuda.matmul
+    name, exact = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
+    before = getattr(matmul, name)
+    setattr(matmul, name, exact)
+    try:
+        yield
+    finally:
+        setattr(matmul, name, before)
+
+
+class _TimeLoop(torch.autograd.Function):
+    """(steps, batch, inputs) → (steps, batch, size)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, kernel: Kernel, keep: bool, x: Tensor, codes: Tensor, recurrent: Tensor | None, *tables: Tensor
+    ) -> Tensor:
+        x = x.contiguous()
+        with _exact_products():
+            product = x @ codes.t()
+        constants = torch.stack([table.expand(kernel.plan.size) for table in tables])
+        out = torch.empty_like(product)
+        kept_shape = out.shape if keep else (0,)
+        states = [out.new_empty(kept_shape, dtype=dtype) for dtype in kernel.kept if dtype is not None]
+        weights = None if recurrent is None else recurrent.to(kernel.weights).contiguous()
+        feedback = None if recurrent is None else out.new_empty(kept_shape)
+        kernel.run("forward", x, product, constants, out, *states, weights, feedback, KEEP=keep)
+        ctx.kernel, ctx.table_shapes = kernel, [table.shape for table in tables]
+        if keep:
+            ctx.save_for_backward(x, codes, weights, feedback, product, constants, out, *states)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        kernel: Kernel = ctx.kernel
+        plan = kernel.plan
+        x, codes, weights, feedback, product, constants, out, *states = ctx.saved_tensors
+        to_product = torch.empty_like(product)
+        to_feedback = None if feedback is None else torch.empty_like(product)
+        grad_tables = product.new_empty(kernel.blocks(x.shape[1])[0], len(plan.tables), plan.size)
+        kernel.run(
+            "backward", x, product, constants, out, *states, weights, feedback, to_feedback, grads[0].contiguous(),
+            to_product, grad_tables,
+        )  # fmt: skip
+        grad_recurrent = None
+        with _exact_products():
+            grad_x = to_product @ codes if ctx.needs_input_grad[2] else None
+            grad_codes = to_product.flatten(0, 1).t() @ x.flatten(0, 1)
+            if to_feedback is not None:  # each step sees the spikes of the step before, the first none
+                grad_recurrent = to_feedback[1:].flatten(0, 1).t() @ out[:-1].flatten(0, 1)
+        summed = grad_tables.sum(dim=0)
+        return (
+            None,
+            None,
+            grad_x,
+            grad_codes,
+            grad_recurrent,
+            *(summed[k].sum_to_size(shape) for k, shape in enumerate(ctx.table_shapes)),
+        )
+
+
+def time_loop(plan: Plan, x: Tensor, codes: Tensor, recurrent: Tensor | None, tables: list[Tensor]) -> Tensor:
+    """The layer's output (steps, batch, size) on x (steps, batch, inputs), with gradients for everything given."""
+    # Without recurrence a step is so short that one is not enough to read the next meanwhile.
+    stages = 4 if not plan.recurrent else 2 if shared_bytes(plan, 2) <= _chip_bytes(x.device) else 1
+    inputs = (x, codes, *([] if recurrent is None else [recurrent]), *tables)
+    keep = torch.is_grad_enabled() and any(value.requires_grad for value in inputs)
+    kernel = kernel_for(plan, stages)
+    out: Tensor = _TimeLoop.apply(kernel, keep, x, codes, recurrent, *tables)  # type: ignore[no-untyped-call]
+    return out

@@ -1,0 +1,306 @@
+"""The fused engine on CUDA is the torch reading of the step. Where there is no GPU, Triton's interpreter is one."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from test_engine import COMBINATIONS, input_of, layer_of
+from torch import Tensor
+
+from qat import engine_cuda, layers
+from qat.adjoint import Plan
+from qat.config import STATES, WEIGHTS
+from qat.layers import SpikingLayer
+from qat.network import SpikingNetwork
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+if DEVICE.type == "cpu" and __name__ != "__main__":
+    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
+pytest.importorskip("triton")
+
+A100, CONSUMER, H100 = 163 * 1024, 99 * 1024, 227 * 1024  # shared memory of a program, bytes
+KINDS = {"whole": torch.float32, "real": torch.float32, "double": torch.float64}
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-5}  # of the largest value
+
+
+def use_kernels(monkeypatch: pytest.MonkeyPatch, kind: str) -> list[Plan]:
+    """Has layers run the kernels, with weights known to be codes or not; the plans of those that do."""
+    plans: list[Plan] = []
+
+    def time_loop(plan: Plan, *given: Any) -> Tensor:
+        plans.append(replace(plan, whole_codes=kind == "whole"))
+        return engine_cuda.time_loop(plans[-1], *given)
+
+    kernels = SimpleNamespace(available=lambda: True, fits=lambda *_: True, time_loop=time_loop)
+    for name in ("engine", "engine_cuda"):
+        monkeypatch.setattr(layers, name, kernels, raising=False)
+    return plans
+
+
+def results(layer: SpikingLayer, network: SpikingNetwork, x: Tensor, fused: bool) -> dict[str, Tensor]:
+    """The output and the gradient of everything, for a random weighting of the output."""
+    network.to(DEVICE).zero_grad()
+    weighting = torch.randn(*x.shape[:2], layer.config.size, generator=torch.Generator().manual_seed(1))
+    moved = x.to(DEVICE).requires_grad_()
+    out = layer(moved, network.ops, None if fused else {})  # whoever records gets torch's own reading
+    (out * weighting.to(moved)).sum().backward()
+    named = {name: p.grad.clone() for name, p in layer.named_parameters() if p.grad is not None}
+    return {"output": out.detach(), "x": moved.grad, **named}
+
+
+def compiles(options: dict[str, Any], kind: str) -> bool:
+    """Whether it runs on the device: Triton compiles no products of float64."""
+    return DEVICE.type == "cpu" or kind != "double" or not options.get("recurrent")
+
+
+def assert_equal(
+    monkeypatch: pytest.MonkeyPatch, layer: SpikingLayer, network: SpikingNetwork, x: Tensor, kind: str
+) -> None:
+    with monkeypatch.context() as patch:
+        plans = use_kernels(patch, kind)
+        fused = results(layer, network, x, fused=True)
+    assert len(plans) == 1
+    reference = results(layer, network, x, fused=False)
+    assert fused.keys() == reference.keys()
+    assert torch.equal(fused["output"], reference["output"])
+    for name, want in reference.items():
+        limit = TOLERANCE[x.dtype] * float(want.abs().max())
+        assert float((fused[name] - want).abs().max()) <= limit, name
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [(options, kind) for options in COMBINATIONS for kind in KINDS if compiles(options, kind)],
+    ids=lambda given: given if isinstance(given, str) else "-".join(map(str, given.values())),
+)
+def test_every_neuron_is_equal(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], kind: str) -> None:
+    layer, network = layer_of(3, 6, 1, **options)
+    assert_equal(monkeypatch, layer, network, input_of(2, (12, 19, 6), 1, 0.4, KINDS[kind]), kind)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize(("size", "steps", "batch"), [(1, 5, 1), (70, 7, 33), (130, 4, 21)])
+def test_every_size_is_equal(
+    monkeypatch: pytest.MonkeyPatch, size: int, steps: int, batch: int, recurrent: bool
+) -> None:
+    layer, network = layer_of(5, 11, 1, size=size, recurrent=recurrent, threshold_per="neuron", bias=True)
+    x = input_of(4, (batch, steps, 11), 1, 0.4, torch.float32).transpose(0, 1)  # samples outermost, as batches come
+    assert_equal(monkeypatch, layer, network, x, "whole")
+
+
+@settings(max_examples=40 if DEVICE.type == "cpu" else 10, deadline=None)  # a GPU has each compiled
+@given(
+    st.sampled_from(COMBINATIONS),
+    st.sampled_from(WEIGHTS),
+    st.sampled_from(STATES),
+    st.booleans(),
+    st.sampled_from(list(KINDS)),
+    st.integers(1, 40),
+    st.tuples(st.integers(1, 8), st.integers(1, 35), st.integers(1, 9)),
+    st.sampled_from([1, 255]),
+    st.integers(0, 1000),
+)
+def test_any_layer_is_equal(
+    options: dict[str, Any], weights: Any, states: Any, bias: bool, kind: str, size: int, shape: tuple[int, int, int],
+    maximum: int, seed: int,
+) -> None:  # fmt: skip
+    assume(compiles(options, kind))
+    layer, network = layer_of(
+        seed, shape[2], maximum, **options, size=size, weights=weights, states=states, bias=bias,
+        decay_per="neuron" if bias else "layer", threshold_per="layer" if bias else "neuron",
+    )  # fmt: skip
+    x = input_of(seed, shape, maximum, 0.3, KINDS[kind])
+    with pytest.MonkeyPatch.context() as patch:
+        if "float" in (weights, states):  # sums of reals in another order may fall on the other side of a threshold
+            use_kernels(patch, "real")
+            fused = results(layer, network, x, fused=True)
+            assert all(bool(torch.isfinite(value).all()) for value in fused.values())
+        else:
+            assert_equal(patch, layer, network, x, kind)
+
+
+def test_a_whole_network_is_equal_and_every_run_has_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, network = layer_of(10, 12, 1, recurrent=True)
+    network.to(DEVICE)
+    x = input_of(11, (40, 6, 12), 1, 0.3, torch.float32).to(DEVICE)
+
+    def run(record: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        network.zero_grad()
+        output = network(x, record)
+        (output**2).sum().backward()
+        return {"output": output.detach()} | {n: p.grad.clone() for n, p in network.named_parameters()}
+
+    reference = run({})
+    use_kernels(monkeypatch, "whole")
+    first, second = run(None), run(None)
+    assert torch.equal(first["output"], reference["output"])
+    for name, want in reference.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
+
+
+def test_without_gradients_it_keeps_nothing_and_is_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, network = layer_of(8, 6, 1, recurrent=True)
+    network.to(DEVICE)
+    x = input_of(9, (9, 20, 6), 1, 0.4, torch.float32).to(DEVICE)
+    use_kernels(monkeypatch, "whole")
+    with torch.no_grad():
+        out = layer(x, network.ops)
+    assert out.grad_fn is None
+    assert torch.equal(out, layer(x, network.ops, {}))
+
+
+def test_tf32_is_off_within_and_as_it_was_after() -> None:
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    try:
+        matmul.allow_tf32 = True
+        with engine_cuda._exact_products():  # torch refuses to read one of its two settings while they differ
+            assert matmul.fp32_precision == "ieee" if hasattr(matmul, "fp32_precision") else not matmul.allow_tf32
+        assert matmul.allow_tf32
+    finally:
+        matmul.allow_tf32 = before
+
+
+def test_without_triton_torch_trains_and_says_so_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_triton() -> None:
+        raise ImportError("No module named 'triton'")
+
+    monkeypatch.setattr(engine_cuda, "_triton", no_triton)
+    engine_cuda.available.cache_clear()
+    try:
+        assert not engine_cuda.available()
+        assert not engine_cuda.available()
+    finally:
+        engine_cuda.available.cache_clear()
+    line = "quantal: training on CUDA in torch, several times slower: No module named 'triton'"
+    assert capsys.readouterr().err.splitlines() == [line]
+
+
+def plan_of(layer: SpikingLayer, network: SpikingNetwork, kind: str) -> Plan:
+    with pytest.MonkeyPatch.context() as patch:
+        plans = use_kernels(patch, kind)
+        patch.setattr(engine_cuda, "time_loop", lambda plan, x, *_: x)
+        layer(torch.zeros(1, 1, layer.weight.shape[1], dtype=KINDS[kind]), network.ops)
+    return plans[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "kind", "limit", "refused"),
+    [
+        (256, "whole", A100, ""),
+        (256, "whole", CONSUMER, "155648 bytes"),
+        (128, "whole", CONSUMER, ""),
+        (257, "whole", H100, "shared memory"),
+        (128, "real", CONSUMER, ""),
+        (129, "real", H100, "shared memory"),
+        (20, "double", H100, "float64"),
+    ],
+)
+def test_what_cannot_run_on_the_chip_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], size: int, kind: str, limit: int, refused: str
+) -> None:
+    monkeypatch.setattr(engine_cuda, "_chip_bytes", lambda _: limit)
+    monkeypatch.setattr(engine_cuda, "_interpreted", lambda: False)
+    plan = plan_of(*layer_of(0, 2, 1, size=size, recurrent=True), kind)
+    engine_cuda.fits.cache_clear()
+    try:
+        assert [engine_cuda.fits(plan, DEVICE) for _ in range(2)] == [not refused] * 2
+    finally:
+        engine_cuda.fits.cache_clear()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == bool(refused)
+    assert all(f"{size} recurrent neurons train in torch" in line and refused in line for line in lines)
+
+
+CHIPS = {"80": A100, "89": CONSUMER, "90": H100}  # by compute capability
+COMPILED: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "80": [("whole", {"size": 256, "recurrent": True, "states": 16})],
+    "89": [("whole", {"size": 100, "recurrent": True}), ("real", {"size": 128, "recurrent": True, "weights": "float"})],
+    "90": [
+        ("whole", {"size": 256, "recurrent": True, "bias": True, "threshold_per": "neuron"}),
+        ("whole", {"size": 5, "recurrent": True, "reset": "zero", "timing": "immediate"}),
+        ("real", {"size": 128, "recurrent": True, "weights": "float", "states": "float"}),
+        ("double", {"size": 20, "neuron": "count"}),
+        ("whole", {"size": 100}),
+        ("whole", {"size": 10, "neuron": "li", "pool": "max", "weights": "float", "states": "float"}),
+    ],
+}
+
+
+@pytest.mark.parametrize("capability", COMPILED)
+def test_every_kind_of_kernel_compiles_and_fits_without_a_gpu(tmp_path: Path, capability: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, __file__, capability]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment | {"TRITON_CACHE_DIR": str(tmp_path)}, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    made = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(made) == 2 * len(COMPILED[capability])  # forward and backward
+    assert all(taken <= expected <= CHIPS[capability] for taken, expected in made)
+
+
+def compile_kernels(capability: str) -> None:
+    """Compiles all that COMPILED has for that capability; prints the shared memory taken, and that expected."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    class Driver:
+        """Stands for a GPU's, as far as compiling asks for it."""
+
+        def get_current_target(self) -> GPUTarget:
+            return GPUTarget("cuda", int(capability), 32)
+
+        def get_current_device(self) -> int:
+            return 0
+
+        def get_current_stream(self, device: int) -> int:
+            return 0
+
+    made = []
+    run = JITFunction.run
+
+    def compile_only(self: Any, *given: Any, **options: Any) -> Any:
+        made.append(run(self, *given, **options | {"warmup": True}))
+
+    driver.set_active(Driver())
+    chip = CHIPS[capability]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JITFunction, "run", compile_only)
+        patch.setattr(engine_cuda, "_chip_bytes", lambda _: chip)
+        for kind, options in COMPILED[capability]:
+            plans = use_kernels(patch, kind)
+            layer, network = layer_of(3, 6, 1, **options)
+            x = torch.ones(3, 32, 6, dtype=KINDS[kind], requires_grad=True)
+            layer(x, network.ops).sum().backward()
+            for one in made:
+                assert one.asm["cubin"]
+                stages = 2 if engine_cuda.shared_bytes(plans[0], 2) <= chip else 1
+                print(json.dumps([one.metadata.shared, engine_cuda.shared_bytes(plans[0], stages) or chip]))
+            made.clear()
+
+
+if DEVICE.type == "cuda":
+
+    def test_the_interpreter_is_equal_too() -> None:
+        """Where a GPU ran all of the above, this runs it all again without."""
+        command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "not compiles"]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+        assert done.returncode == 0, done.stdout
+
+
+if __name__ == "__main__":
+    compile_kernels(sys.argv[1])
