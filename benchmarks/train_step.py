@@ -5,33 +5,51 @@ quantal trains with 4-bit weights and 8-bit states; `snntorch_squat` is the publ
 a careful user writes in torch, the input's product taken for all steps at once. Every network has the same layers of
 leaky integrate-and-fire neurons, a leaky-integrator readout and cross entropy on its last step.
 
+Each contender is a process of its own, which no other's threads slow down, and one at a time works. In each round each
+takes one step to settle, then three that count; a slow one takes only one that counts, a very slow one not in every
+round. All are pinned to as many cores as there may be threads, where the system can: JAX takes its number of threads
+from that. The cost of quantal depends on how many neurons spike, that of the others does not: how many do in quantal
+and in plain is said below the table. Measure on an idle machine: torch's threads spin for each other, and where others
+take cores a step may take a hundred times as long.
+
 The peers come with `pip install 'quantal[bench]'`; those that are missing are named and left out.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
+import multiprocessing
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qat import config
+from qat import config, engine
 from qat.network import SpikingNetwork
 
 Step = Callable[[], None]
 BETA = 0.9
+GAIN = 3.0  # of the first weights, as in quantal's presets: with 1 hardly any hidden neuron would spike at first
+SETTLED = 3  # steps that count in a round
+SLOW, SHARE = 300, 20_000  # ms: a step of a slow contender, and all steps that count of a contender
+RATES: dict[str, Callable[[], float]] = {}  # by contender: what share of its hidden neurons spike, mean over all steps
 # sizes of the layers, whether hidden layers are recurrent, batch, steps
 NETS = {"rsnn": ((700, 256, 20), True, 32, 100), "ff": ((784, 512, 512, 10), False, 128, 25)}
 
 
-def torch_step(module: nn.Module, forward: Callable[[], Tensor], y: Tensor) -> Step:
-    """One step of Adam on the cross entropy of forward()."""
-    optimizer = torch.optim.Adam(module.parameters())
+def torch_step(module: nn.Module, forward: Callable[[], Tensor], y: Tensor, gain: float = GAIN) -> Step:
+    """One step of Adam on the cross entropy of forward(), the weights multiplied by `gain` at first."""
+    optimizer = torch.optim.Adam(module.parameters(), fused=True)
+    with torch.no_grad():
+        for weight in (p for p in module.parameters() if p.dim() == 2):
+            weight *= gain
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -42,17 +60,28 @@ def torch_step(module: nn.Module, forward: Callable[[], Tensor], y: Tensor) -> S
 
 
 def quantal(sizes: tuple[int, ...], recurrent: bool, x: Tensor, y: Tensor) -> Step:
-    """quantal: 4-bit weights, 8-bit states."""
-    hidden = [config.Layer(f"hidden{i}", n, recurrent=recurrent, decay=BETA) for i, n in enumerate(sizes[1:-1])]
+    """quantal: 4-bit weights, 8-bit states; the threads are its engine's, as in its own training."""
+    engine.set_threads(torch.get_num_threads())
+    torch.set_num_threads(1)
+    hidden = [
+        config.Layer(f"hidden{i}", n, recurrent=recurrent, decay=BETA, gain=GAIN) for i, n in enumerate(sizes[1:-1])
+    ]
     layers = (*hidden, config.Layer("readout", sizes[-1], neuron="li", decay=BETA))
     encoder = config.Encoder("direct", steps=x.shape[1])
     network = SpikingNetwork(config.Config(config.Task("npz"), encoder, layers, config.Training()), sizes[0], 1)
-    step = torch_step(network, lambda: network.logits(x), y)
+    step = torch_step(network, lambda: network.logits(x), y, gain=1.0)
 
     def projected() -> None:
         step()
         network.project()
 
+    @torch.no_grad()
+    def rate() -> float:
+        record: dict[str, Tensor] = {}
+        network(x, record)
+        return float(torch.cat([record[f"{layer.name}.spike"] for layer in hidden], dim=2).mean())
+
+    RATES["quantal"] = rate
     return projected
 
 
@@ -73,7 +102,7 @@ def plain(sizes: tuple[int, ...], recurrent: bool, x: Tensor, y: Tensor) -> Step
     linear = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
     back = nn.ModuleList(nn.Linear(n, n, bias=False) for n in sizes[1:-1] if recurrent)
 
-    def forward() -> Tensor:
+    def forward(spikes: list[Tensor] | None = None) -> Tensor:
         value = x.transpose(0, 1)
         for i, layer in enumerate(linear):
             currents = layer(value)
@@ -88,8 +117,17 @@ def plain(sizes: tuple[int, ...], recurrent: bool, x: Tensor, y: Tensor) -> Step
                 else:
                     u = BETA * u + current
             value = torch.stack(out) if out else u
+            if spikes is not None and out:
+                spikes.append(value)
         return value
 
+    @torch.no_grad()
+    def rate() -> float:
+        spikes: list[Tensor] = []
+        forward(spikes)
+        return float(torch.cat(spikes, dim=2).mean())
+
+    RATES["plain"] = rate
     return torch_step(nn.ModuleList([linear, back]), forward, y)
 
 
@@ -209,7 +247,7 @@ def jax(sizes: tuple[int, ...], recurrent: bool, x: Tensor, y: Tensor) -> Step:
     keys = iter(j.random.split(j.random.PRNGKey(0), 16))
 
     def matrix(a: int, b: int):  # type: ignore[no-untyped-def]
-        return j.random.uniform(next(keys), (a, b), minval=-1, maxval=1) / a**0.5
+        return j.random.uniform(next(keys), (a, b), minval=-GAIN, maxval=GAIN) / a**0.5
 
     pairs = list(itertools.pairwise(sizes))
     params = {
@@ -253,9 +291,69 @@ def jax(sizes: tuple[int, ...], recurrent: bool, x: Tensor, y: Tensor) -> Step:
     return step
 
 
+def spyx(sizes: tuple[int, ...], recurrent: bool, x: Tensor, y: Tensor) -> Step:
+    """Spyx in float32: its scan over time and its jitted step, Optax' Adam; decays are not learned, as in its peers."""
+    import jax as j
+    import optax
+    from flax import nnx
+    from spyx import axn, optimize
+    from spyx import nn as snn
+
+    rngs, cell = nnx.Rngs(0), snn.RLIF if recurrent else snn.LIF
+    layers = []
+    for a, b in itertools.pairwise(sizes[:-1]):
+        layers += [nnx.Linear(a, b, rngs=rngs), cell((b,), beta=BETA, activation=axn.superspike(5), rngs=rngs)]
+    layers += [nnx.Linear(sizes[-2], sizes[-1], rngs=rngs), snn.LI((sizes[-1],), beta=BETA, rngs=rngs)]
+    for neuron in layers[1::2]:
+        neuron.beta = nnx.Variable(neuron.beta[...])
+    model = snn.Sequential(*layers)
+    optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
+
+    def loss(model, x, y):  # type: ignore[no-untyped-def]
+        return optax.softmax_cross_entropy_with_integer_labels(snn.run(model, x)[0][-1], y).mean()
+
+    update = optimize.make_train_step(loss)
+    xs, ys = j.numpy.asarray(x.transpose(0, 1).numpy()), j.numpy.asarray(y.numpy())
+
+    def step() -> None:
+        j.block_until_ready((update(model, optimizer, xs, ys), nnx.state(model)))
+
+    return step
+
+
 CONTENDERS = {
-    f.__name__: f for f in (quantal, plain, snntorch, snntorch_squat, norse, spikingjelly, jax)
+    f.__name__: f for f in (quantal, plain, snntorch_squat, snntorch, norse, spikingjelly, jax, spyx)
 }  # the first is what ratios are taken to
+
+
+def timed(step: Step) -> float:
+    """The milliseconds that a step takes."""
+    start = time.perf_counter()
+    step()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def serve(pipe: Connection, name: str, chosen: argparse.Namespace) -> None:
+    """A contender's process: says what is missing, then takes as many steps as asked and answers how long each took.
+
+    Asked for none, it answers how many hidden neurons spike, where that is at hand.
+    """
+    torch.set_num_threads(chosen.threads)
+    sizes, recurrent, batch, steps = NETS[chosen.net]
+    rng = torch.Generator().manual_seed(0)
+    x = (torch.rand(batch, chosen.steps or steps, sizes[0], generator=rng) < chosen.rate).float()
+    y = torch.randint(sizes[-1], (batch,), generator=rng)
+    torch.manual_seed(0)
+    try:
+        step = CONTENDERS[name](sizes, recurrent, x, y)
+    except ImportError as error:
+        pipe.send(str(error))
+        return
+    pipe.send("")
+    with contextlib.suppress(EOFError):  # the table is printed
+        while True:
+            count = pipe.recv()
+            pipe.send([timed(step) for _ in range(count)] if count else RATES[name]() if name in RATES else None)
 
 
 def main() -> None:
@@ -269,34 +367,47 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=list(CONTENDERS), help="may be repeated")
     parser.add_argument("--json", action="store_true", help="end with one object of median milliseconds by name")
     chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
-    sizes, recurrent, batch, steps = NETS[chosen.net]
-    rng = torch.Generator().manual_seed(0)
-    x = (torch.rand(batch, chosen.steps or steps, sizes[0], generator=rng) < chosen.rate).float()
-    y = torch.randint(sizes[-1], (batch,), generator=rng)
-    ready: dict[str, Step] = {}
-    for name in chosen.only or CONTENDERS:
-        try:
-            torch.manual_seed(0)
-            ready[name] = CONTENDERS[name](sizes, recurrent, x, y)
-        except ImportError as error:
-            print(f"{name}: left out, {error}", file=sys.stderr)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: chosen.threads])
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    for name in dict.fromkeys(chosen.only or CONTENDERS):
+        pipes[name], other = context.Pipe()
+        context.Process(target=serve, args=(other, name, chosen), daemon=True).start()
+        other.close()
+    missing = {name: message for name, pipe in pipes.items() if (message := pipe.recv())}
+    for name, message in missing.items():
+        print(f"{name}: left out, {message}", file=sys.stderr)
+    ready = [name for name in pipes if name not in missing]
+    if not ready:
+        parser.error("none of these is installed")
+
+    def ask(name: str, count: int):  # type: ignore[no-untyped-def]
+        pipes[name].send(count)
+        return pipes[name].recv()
+
+    first_rates = {name: ask(name, 0) for name in ready}
+    pace = {name: ask(name, 1)[0] for name in ready}  # compiles too
     times: dict[str, list[float]] = {name: [] for name in ready}
-    for round_number in range(chosen.rounds + 2):
-        for name, step in ready.items():
-            start = time.perf_counter()
-            step()
-            if round_number >= 2:  # the first rounds compile and warm up
-                times[name].append(1e3 * (time.perf_counter() - start))
+    for number in range(chosen.rounds):
+        for name in ready:
+            if sum(times[name]) > SHARE * number / chosen.rounds:
+                continue
+            settling = ask(name, 1)
+            pace[name] = min(pace[name], *settling)
+            times[name] += settling if pace[name] > SLOW else ask(name, SETTLED)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    first = next(iter(medians))
-    print(
-        f"| {chosen.net}, {x.shape[1]} steps, batch {batch}, {chosen.threads} threads | ms | min – max | to {first} |"
-    )
+    first = ready[0]
+    _, _, batch, steps = NETS[chosen.net]
+    title = f"{chosen.net}, {chosen.steps or steps} steps, batch {batch}, {chosen.threads} threads"
+    print(f"| {title} | ms | min – max | to {first} |")
     print("|---|---|---|---|")
     for name, values in times.items():
         spread = f"{min(values):.1f} – {max(values):.1f}"
         print(f"| {name} | {medians[name]:.1f} | {spread} | {medians[name] / medians[first]:.2f} |")
+    for name, rate in first_rates.items():
+        if rate is not None:
+            print(f"{name}: {rate:.1%} of hidden neurons spike at a step, after training {ask(name, 0):.1%}.")
     if chosen.json:
         print(json.dumps({name: round(value, 3) for name, value in medians.items()}))
 
