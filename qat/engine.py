@@ -32,7 +32,7 @@ from qat.adjoint import C, Plan, Recorded, backward_lines, forward_lines, narrow
 
 LANES = 16  # rows of the kernels' arrays are padded to whole vectors
 GROUP_SAMPLES, GROUPS = 8, 8  # at least so many samples a group, unless that makes more groups than these
-DENSE_RATE = 0.15  # above this share of entries that are not 0, a dense product is faster
+DENSE_RATE = 0.5  # above this share of entries that are not 0 a dense product is faster: benchmarks/crossover.py
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC")
 _POINTERS = (
     "out", "weights_back", "recurrent_back", "grad_out", "grad_x", "grad_weights", "grad_recurrent", "grad_tables",
