@@ -1,5 +1,6 @@
 """The commands that need torch: train, export, demo, and the reference of `verify --run`."""
 
+import resource
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from export.files import check_free
 from export.network_file import check_identifier, digest
 from export.vectors import record_sizes
 from qat import config as configuration
+from qat import engine, parallel
 from qat.config import STATES, WEIGHTS, Config
 from qat.data import Dataset, Split
 from qat.lower import exact_dtype, lower
@@ -46,7 +48,42 @@ def _precision(choices: tuple[Any, ...]) -> Callable[[click.Context, click.Param
     return parse
 
 
-@click.command()
+class Shared(click.Command):
+    """A command that torchrun may start in several processes; where it fails, one of them says so."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Reads the arguments."""
+        with parallel.one_voice():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command."""
+        with parallel.joined(), parallel.one_voice():
+            return super().invoke(ctx)
+
+
+def _say(line: str) -> None:
+    """Prints the line once, however many processes there are."""
+    if parallel.rank() == 0:
+        click.echo(line)
+
+
+def _say_peak_memory() -> None:
+    """The most memory that was resident since this process began; of several processes, in the one that took most."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = parallel.largest(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    line = f"peak memory {peak / 2**20:.0f} MiB"
+    if peak := parallel.largest(torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0):
+        line += f", on the GPU {peak / 2**20:.0f} MiB"
+    _say(line + (" a process" if parallel.size() > 1 else ""))
+
+
+def _alone(command: str) -> None:
+    if parallel.size() > 1:
+        raise BadInput(f"{command}: runs in one process; start it without torchrun")
+
+
+@click.command(cls=Shared)
 @click.option("--task", help="digits (comes along), mnist, speech or npz.")
 @click.option("--data", type=click.Path(path_type=Path), help="The data set: a folder or a file, as the task needs.")
 @click.option("--network", type=click.Path(path_type=Path), help="The network and its training, as TOML.")
@@ -71,7 +108,13 @@ def train(
     resume: bool,
     out: Path,
 ) -> None:
-    """Train a network with its weights and states quantized, and say what it gets right in its integer form."""
+    """Train a network with its weights and states quantized, and say what it gets right in its integer form.
+
+    Several processes share a run, each its part of every batch, where torchrun starts them:
+
+    \b
+        torchrun --nproc-per-node 2 --no-python quantal train ...
+    """
     chosen = {
         "--task": task,
         "--network": network,
@@ -97,13 +140,17 @@ def train(
         configuration.check(config, str(network or preset_name or task))
         dataset = load_data(config, data)
         run = Run.create(out, config, dataset)
+    engine.set_threads(max(1, engine.threads() // parallel.neighbours()))
     accuracy = train_run(run, dataset, epochs or config.training.epochs)
+    full = None
     if compare:
         folder = out / TWIN_FOLDER
         other = Run.open(folder) if resume and folder.exists() else Run.create(folder, twin(config), dataset)
         full = train_run(other, dataset, epochs or config.training.epochs)
-        click.echo(f"full precision test accuracy {100 * full:.2f} %")
-    click.echo(f"test accuracy {100 * accuracy:.2f} %")
+    _say_peak_memory()
+    if full is not None:
+        _say(f"full precision test accuracy {100 * full:.2f} %")
+    _say(f"test accuracy {100 * accuracy:.2f} %")
 
 
 def _configuration(task: str | None, network: Path | None, preset_name: str | None) -> Config:
@@ -125,12 +172,14 @@ def _configuration(task: str | None, network: Path | None, preset_name: str | No
 def train_run(run: Run, data: Dataset, epochs: int) -> float:
     """Trains the run until `epochs` epochs are done; the accuracy of its hard form on the test set."""
     torch.set_num_threads(1)  # at these sizes a second thread costs more than it gives, and sums in another order
-    with progress() as bars:
+    bars = progress()
+    bars.disable |= parallel.rank() > 0
+    with bars:
         run.train(data, epochs, bars)
         return run.accuracy(data.test, bars)
 
 
-@click.command()
+@click.command(cls=Shared)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The build's folder.")
 @click.option("--name", help="The network's name in C and in file names; the task's by default.")
@@ -139,6 +188,7 @@ def export(run: Path, out: Path, name: str | None) -> None:
 
     The golden vectors are what torch's hard forward does on the test samples that the run keeps.
     """
+    _alone("export")
     check_free(out)
     opened = Run.open(run)
     export_run(opened, out, opened.config.task.name if name is None else name)
@@ -194,13 +244,14 @@ def reference(
     return lambda: (len(chosen.y), batches()), complaints
 
 
-@click.command()
+@click.command(cls=Shared)
 @click.option("--out", default="quantal-demo", show_default=True, type=click.Path(path_type=Path), help="A new folder.")
 def demo(out: Path) -> None:
     """Train on real data, export, verify everywhere, count the cost: the whole way, in minutes.
 
     A recurrent network reads handwritten digits with 4-bit weights and 8-bit states.
     """
+    _alone("demo")
     check_free(out)
     config = preset("digits")
     dataset = load_data(config, None)
@@ -211,6 +262,7 @@ def demo(out: Path) -> None:
     say(f"train --task digits --out {out}/run")
     run = Run.create(out / "run", config, dataset)
     accuracy = train_run(run, dataset, config.training.epochs)
+    _say_peak_memory()
     click.echo(f"test accuracy {100 * accuracy:.2f} %")
     say(f"export {out}/run --out {out}/build")
     export_run(run, out / "build", config.task.name)

@@ -127,7 +127,10 @@ class Kernel:
         groups, width, _ = map(ctypes.c_int64, grads.shape)
         total = grads.new_empty(self.plan.size, grads.shape[1])
         given = ctypes.c_void_p(grads.data_ptr()), ctypes.c_void_p(total.data_ptr())
-        _each(lambda part: self.library.collect(groups, width, ctypes.c_int64(part), *given), -(-width.value // LANES))
+        parts = threads()
+        _each(
+            lambda part: self.library.collect(groups, width, ctypes.c_int64(part), ctypes.c_int64(parts), *given), parts
+        )
         return total
 
     def buffer(self, name: str, *shape: int) -> Tensor:

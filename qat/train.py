@@ -1,7 +1,8 @@
 """Training: BPTT over whole sequences with Adam, one atomic checkpoint an epoch, and the accuracy of the hard form.
 
 A run is a folder: network.toml (all of the configuration), checkpoint.safetensors (parameters, optimizer, epoch),
-metrics.jsonl (a line an epoch) and samples.npz (encoded test samples, for the golden vectors).
+metrics.jsonl (a line an epoch) and samples.npz (encoded test samples, for the golden vectors). Several processes may
+share a run (see parallel.py): all of them hold the same parameters after every step, and rank 0 alone writes.
 """
 
 import json
@@ -19,6 +20,7 @@ from torch.nn import functional
 from export.errors import BadInput
 from export.files import new_folder, replaced
 from qat import config as configuration
+from qat import parallel
 from qat.config import Config
 from qat.data import Dataset, Split, load
 from qat.encoding import LIMIT, encode, encoded_channels
@@ -38,7 +40,7 @@ class Run:
     def __init__(self, path: Path, config: Config, channels: int, maximum: int):
         self.path, self.config = path, config
         self.network = SpikingNetwork(config, channels, maximum)
-        self.optimizer = torch.optim.Adam([p for p in self.network.parameters() if p.requires_grad])
+        self.optimizer = torch.optim.Adam([p for p in self.network.parameters() if p.requires_grad], fused=True)
         self.epochs_done = 0
 
     @classmethod
@@ -48,11 +50,14 @@ class Run:
         run.check(data)
         run.exact_dtype()  # a network without a proof is refused before anything is written
         first = run.encoded(Split(data.test.x[:SAMPLES], data.test.y[:SAMPLES]))
-        with new_folder(path) as folder:
-            np.savez_compressed(folder / SAMPLES_FILE, x=first.x, y=first.y)
-            (folder / CONFIG_FILE).write_text(config.dumps(), encoding="utf-8")
-            (folder / METRICS_FILE).write_text("")
-            run._write(folder / CHECKPOINT_FILE)
+        parallel.wait()  # while one may still be refused, or look whether the folder is there, none is made
+        if parallel.rank() == 0:
+            with new_folder(path) as folder:
+                np.savez_compressed(folder / SAMPLES_FILE, x=first.x, y=first.y)
+                (folder / CONFIG_FILE).write_text(config.dumps(), encoding="utf-8")
+                (folder / METRICS_FILE).write_text("")
+                run._write(folder / CHECKPOINT_FILE)
+        parallel.wait()
         return run
 
     @classmethod
@@ -123,9 +128,10 @@ class Run:
         """Trains until `epochs` epochs are done in all. Any split of the epochs over sittings gives the same result."""
         training = self.config.training
         metrics = self.path / METRICS_FILE
-        done = metrics.read_bytes().splitlines(keepends=True)[: self.epochs_done] if metrics.exists() else []
-        with replaced(metrics) as temporary:
-            temporary.write_bytes(b"".join(done))
+        if parallel.rank() == 0:
+            done = metrics.read_bytes().splitlines(keepends=True)[: self.epochs_done] if metrics.exists() else []
+            with replaced(metrics) as temporary:
+                temporary.write_bytes(b"".join(done))
         batches = -(-len(data.train.y) // training.batch)
         bar = progress.add_task(
             f"training {self.path.name}", total=epochs * batches, completed=self.epochs_done * batches
@@ -136,19 +142,16 @@ class Run:
                 group["lr"] = rate
             dtype = self.exact_dtype()
             order = np.random.default_rng([training.seed, self.epochs_done]).permutation(len(data.train.y))
-            loss_sum, right = 0.0, 0
+            loss_sum, right = 0.0, 0.0
             self.network.train()
             for chosen in np.array_split(order, batches):
-                x, y = self.tensors(Split(data.train.x[chosen], data.train.y[chosen]), dtype)
-                self.optimizer.zero_grad(set_to_none=True)
-                logits = self.network.logits(x)
-                loss = functional.cross_entropy(logits, y)
-                loss.backward()  # type: ignore[no-untyped-call]
+                added, right_here = self.gradients(data.train, chosen, dtype)
                 self.optimizer.step()
                 self.network.project()
-                loss_sum += float(loss.detach()) * len(y)
-                right += int((logits.argmax(dim=1) == y).sum())
+                loss_sum += added * len(chosen)
+                right += right_here
                 progress.advance(bar)
+            loss_sum, right = parallel.total(loss_sum, right)
             self.epochs_done += 1
             line = {
                 "epoch": self.epochs_done,
@@ -163,12 +166,29 @@ class Run:
                     f"{self.path}: the loss or a parameter is not finite in epoch {self.epochs_done}: "
                     "lower [training] rate"
                 )
-            with metrics.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            self.save()
+            if parallel.rank() == 0:
+                with metrics.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                self.save()
             progress.update(
                 bar, description=f"training {self.path.name}: train accuracy {100 * right / len(order):.2f} %"
             )
+
+    def gradients(self, split: Split, chosen: np.ndarray, dtype: torch.dtype) -> tuple[float, int]:
+        """Gives the parameters the gradients of the mean loss on the `chosen` samples, which the processes share.
+
+        Returns what this process's part adds to that mean, and how many of its part are right.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        own, added, right = parallel.part(chosen), 0.0, 0
+        if len(own):
+            x, y = self.tensors(Split(split.x[own], split.y[own]), dtype)
+            logits = self.network.logits(x)
+            loss = functional.cross_entropy(logits, y, reduction="sum") / len(chosen)
+            loss.backward()  # type: ignore[no-untyped-call]
+            added, right = float(loss.detach()), int((logits.argmax(dim=1) == y).sum())
+        parallel.add_up_gradients([parameter for parameter in self.network.parameters() if parameter.requires_grad])
+        return added, right
 
     def samples(self) -> Split:
         """The encoded test samples that the run keeps. Raises BadInput unless the network takes them."""
@@ -205,12 +225,13 @@ class Run:
         """The share of `split` that the hard form of the network classifies rightly."""
         dtype = self.exact_dtype()
         right = 0
-        for part in progress.track(list(batches_of(split, EVALUATION_BATCH)), description="testing"):
+        own = list(batches_of(split, EVALUATION_BATCH))[parallel.rank() :: parallel.size()]
+        for part in progress.track(own, description="testing"):
             x, y = self.tensors(part, dtype)
             with torch.no_grad():
                 output = self.network(x)[:, -1]
             right += int((output.cpu().numpy().argmax(axis=1) == y.cpu().numpy()).sum())
-        return right / len(split.y)
+        return parallel.total(right)[0] / len(split.y)
 
 
 def batches_of(split: Split, size: int) -> Iterator[Split]:

@@ -23,6 +23,8 @@ QAT_TO_EXPORT = {
     "qat.lower": {"export.errors", "export.intervals", "export.ir"},
     "qat.adjoint": {"export.errors", "export.ir"},
     "qat.engine": {"export.errors", "export.executors.toolchain", "export.render"},
+    "qat.engine_cuda": {"export.executors.toolchain", "export.render"},
+    "qat.parallel": {"export.errors"},
     "qat.cli": {
         *("export.build", "export.cli", "export.errors", "export.executors", "export.executors.toolchain"),
         *("export.files", "export.network_file", "export.vectors"),

@@ -45,6 +45,13 @@ def train(out: str, *args: object, network: str = "net.toml") -> Done:
     return succeed("train", "--network", network, *args, "--out", out)
 
 
+def said(done: Done) -> str:
+    """What a training says of its network: all but its first line, the memory that it took."""
+    memory, _, rest = done.out.partition("\n")
+    assert re.fullmatch(r"peak memory [1-9]\d* MiB", memory)
+    return rest
+
+
 def results(run: str) -> dict[str, bytes]:
     """What a run must always give again."""
     return {name: Path(run, name).read_bytes() for name in RESULT}
@@ -73,9 +80,9 @@ def test_a_seed_makes_a_run_repeatable() -> None:
 
 
 def test_resuming_goes_on_as_if_never_stopped() -> None:
-    whole = train("whole", "--epochs", 4)
+    whole = said(train("whole", "--epochs", 4))
     train("parts", "--epochs", 2)
-    assert succeed("train", "--resume", "--epochs", 4, "--out", "parts") == whole
+    assert said(succeed("train", "--resume", "--epochs", 4, "--out", "parts")) == whole
     assert results("parts") == results("whole")
 
 
@@ -95,17 +102,17 @@ def interrupted(*args: object, after: int) -> None:
 
 
 def test_a_run_cut_off_within_an_epoch_resumes_to_the_same_result() -> None:
-    whole = train("whole", "--epochs", 3)
+    whole = said(train("whole", "--epochs", 3))
     batches = -(-len(load("digits", None).train.y) // 64)
     interrupted("--network", "net.toml", "--epochs", 3, "--out", "cut", after=batches + batches // 2)
     assert len(Path("cut/metrics.jsonl").read_text().splitlines()) == 1
-    assert succeed("train", "--resume", "--out", "cut") == whole
+    assert said(succeed("train", "--resume", "--out", "cut")) == whole
     assert contents(Path("cut")) == contents(Path("whole"))
 
 
 def test_a_killed_run_resumes_to_the_same_result() -> None:
     epochs = 12
-    whole = train("whole", "--epochs", epochs)
+    whole = said(train("whole", "--epochs", epochs))
     command = [sys.executable, "-c", MAIN, "train", "--network", "net.toml", "--epochs", str(epochs), "--out", "killed"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         metrics = Path("killed/metrics.jsonl")
@@ -114,7 +121,7 @@ def test_a_killed_run_resumes_to_the_same_result() -> None:
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert len(metrics.read_bytes().splitlines()) < epochs
-    assert succeed("train", "--resume", "--out", "killed") == whole
+    assert said(succeed("train", "--resume", "--out", "killed")) == whole
     assert results("killed") == results("whole")
 
 
@@ -131,16 +138,16 @@ def test_metrics_beyond_the_checkpoint_are_dropped() -> None:
 @pytest.mark.parametrize("after", [20, 47, 48, 85], ids=["run", "test", "first of twin", "twin"])
 def test_a_comparison_cut_off_resumes_to_the_same_result(after: int) -> None:
     arguments = ("--network", "net.toml", "--epochs", 2, "--compare")
-    whole = succeed("train", *arguments, "--out", "whole")
+    whole = said(succeed("train", *arguments, "--out", "whole"))
     interrupted(*arguments, "--out", "cut", after=after)
-    assert succeed("train", "--resume", "--compare", "--out", "cut") == whole
+    assert said(succeed("train", "--resume", "--compare", "--out", "cut")) == whole
     assert contents(Path("cut")) == contents(Path("whole"))
 
 
 def test_resuming_a_finished_run_changes_nothing() -> None:
-    whole = train("run", "--epochs", 2)
+    whole = said(train("run", "--epochs", 2))
     before = contents(Path("run"))
-    assert succeed("train", "--resume", "--out", "run") == whole
+    assert said(succeed("train", "--resume", "--out", "run")) == whole
     assert contents(Path("run")) == before
 
 
@@ -170,7 +177,7 @@ def test_the_printed_accuracy_is_that_of_the_integer_network(encoder: str) -> No
 
 
 def test_a_comparison_prints_the_accuracy_in_full_precision_too() -> None:
-    lines = train("run", "--compare").out.splitlines()
+    lines = said(train("run", "--compare")).splitlines()
     assert [re.sub(r"\d+\.\d\d", "N", line) for line in lines] == [
         "full precision test accuracy N %",
         "test accuracy N %",
@@ -180,8 +187,8 @@ def test_a_comparison_prints_the_accuracy_in_full_precision_too() -> None:
 
 
 def test_the_digits_are_learned_in_three_epochs() -> None:
-    out = succeed("train", "--preset", "digits", "--epochs", 3, "--out", "run").out
-    assert float(re.fullmatch(r"test accuracy (.*) %\n", out)[1]) > 90
+    accuracy = said(succeed("train", "--preset", "digits", "--epochs", 3, "--out", "run"))
+    assert float(re.fullmatch(r"test accuracy (.*) %\n", accuracy)[1]) > 90
 
 
 # ---- what is trained
@@ -243,7 +250,7 @@ def test_sequences_are_learned_from_their_changes() -> None:
     Path("net.toml").write_text(
         text.replace("digits", "npz").replace("size = 10", "size = 2") + "batch = 8\nrate = 0.02"
     )
-    assert train("run", "--data", "data.npz", "--epochs", 8).out == "test accuracy 100.00 %\n"
+    assert said(train("run", "--data", "data.npz", "--epochs", 8)) == "test accuracy 100.00 %\n"
 
 
 @pytest.mark.parametrize(("flag", "what"), [("--weights", "weights"), ("--states", "states")])
