@@ -31,7 +31,9 @@ def main() -> None:
     encoder = config.Encoder("direct", steps=32)
     network = SpikingNetwork(config.Config(config.Task("npz"), encoder, layers, config.Training()), chosen.inputs, 1)
     kernels = {name: functools.cache(engine.Kernel) for name in LIMITS}
-    print(f"| input rate, {chosen.inputs} → {chosen.neurons} | events ms | dense ms | events / dense |\n|---|---|---|---|")
+    print(
+        f"| input rate, {chosen.inputs} → {chosen.neurons} | events ms | dense ms | events / dense |\n|---|---|---|---|"
+    )
     for rate in RATES:
         x = (torch.rand(32, 32, chosen.inputs, generator=torch.Generator().manual_seed(0)) < rate).float()
         times: dict[str, list[float]] = {name: [] for name in LIMITS}

@@ -135,6 +135,22 @@ def test_an_integrator_in_full_precision_has_the_gradients_of_autograd(pool: str
     assert_equal(*both(layer, network, input_of(2, (30, 19, 6), 1, 0.4, torch.float64)), exact=False)
 
 
+@pytest.mark.parametrize(("states", "kept"), [(2, 1), (8, 1), (9, 2), (16, 2), ("float", 4)])
+def test_between_forward_and_backward_a_state_takes_its_own_bytes(states: Any, kept: int) -> None:
+    layer, network = layer_of(6, 20, 1, recurrent=True, states=states)
+    x = input_of(7, (25, 16, 20), 1, 0.1, torch.float32)
+    sizes: dict[int, int] = {}  # by address: what is kept twice takes its memory once
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.shape == (25, 16, 9):
+            sizes[tensor.data_ptr()] = tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        layer(x, network.ops)
+    assert sorted(sizes.values()) == sorted([4, kept])  # the output and the membrane, nothing else
+
+
 def test_the_number_of_threads_changes_nothing() -> None:
     layer, network = layer_of(6, 20, 1, recurrent=True)
     x = input_of(7, (25, 150, 20), 1, 0.1, torch.float32)
