@@ -200,6 +200,11 @@ def _each(work: Callable[[int], Any], count: int) -> None:
         other.result()
 
 
+def _groups(job: Any) -> int:
+    groups: int = max(1, -(-job.batch // job.group_samples))
+    return groups
+
+
 def _padded(matrix: Tensor) -> Tensor:
     """Rows padded with zeros to whole vectors, one after the other."""
     return functional.pad(matrix, (0, -matrix.shape[1] % LANES)).contiguous()
@@ -225,7 +230,7 @@ class _TimeLoop(torch.autograd.Function):
             steps, batch, size, x.stride(0), x.stride(1), x.data_ptr(), weights.data_ptr(), back.data_ptr(),
             constants.data_ptr(), tuple(state.data_ptr() for state in states), out.data_ptr(),
         )  # fmt: skip
-        kernel.run("forward", job, -(-batch // size))
+        kernel.run("forward", job, _groups(job))
         ctx.kernel, ctx.job, ctx.table_shapes = kernel, job, [table.shape for table in tables]
         ctx.save_for_backward(x, codes, recurrent, weights, back, constants, out, *states)
         return out
@@ -236,7 +241,7 @@ class _TimeLoop(torch.autograd.Function):
         plan = kernel.plan
         x, codes, recurrent, *_ = ctx.saved_tensors
         grad_out = grads[0].contiguous()
-        groups = -(-job.batch // job.group_samples)
+        groups = _groups(job)
         padded = -(-plan.size // LANES) * LANES
         grad_weights = kernel.buffer("grad_weights", groups, plan.inputs, padded)
         grad_recurrent = kernel.buffer("grad_recurrent", groups, plan.size, padded) if plan.recurrent else None

@@ -161,7 +161,9 @@ class SpikingLayer(nn.Module):
         integers = self.integers().mapped(lambda codes: codes.to(x.dtype), lambda _, table: table.to(x.dtype))
         fan_in_shift, recurrent_shift, _ = self.shifts.tolist()
         states = self.states(integers.params)
-        fused = {"cpu": engine, "cuda": engine_cuda}.get(x.device.type) if record is None else None
+        fused = None
+        if record is None and x.dtype in (torch.float32, torch.float64):
+            fused = {"cpu": engine, "cuda": engine_cuda}.get(x.device.type)
         if fused is not None and fused.available():
             plan, tables = self._plan(x, integers, states, ops.slope)
             if fused is engine or engine_cuda.fits(plan, x.device):

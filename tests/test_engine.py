@@ -116,6 +116,20 @@ def test_gradients_are_finite_over_a_thousand_steps(options: dict[str, Any]) -> 
     assert all(float(value.abs().max()) > 0 for value in fused.values())
 
 
+@pytest.mark.parametrize("shape", [(30, 0, 6), (0, 4, 6)])
+def test_nothing_in_gives_nothing_out_and_gradients_of_0(shape: tuple[int, int, int]) -> None:
+    layer, network = layer_of(3, 6, 1, recurrent=True)
+    x = torch.zeros(shape)
+    layer(x, network.ops).sum().backward()
+    assert all(float(p.grad.abs().sum()) == 0 for p in layer.parameters() if p.grad is not None)
+
+
+def test_a_type_without_a_kernel_is_left_to_torch() -> None:
+    layer, network = layer_of(3, 6, 1)
+    x = input_of(2, (5, 3, 6), 1, 0.4, torch.bfloat16)
+    assert torch.equal(layer(x, network.ops), layer(x, network.ops, {}))
+
+
 @pytest.mark.parametrize("rate", [0.05, 0.6])
 def test_a_whole_network_is_equal_fused(rate: float) -> None:
     _, network = layer_of(10, 30, 1, recurrent=True)
