@@ -49,6 +49,15 @@ class Plan:
     double: bool
     whole_codes: bool = False
 
+    @property
+    def real(self) -> str:
+        """The float that everything rides in."""
+        return "float64" if self.double else "float32"
+
+    def kept(self, recorded: Recorded) -> dict[str, str]:
+        """The states that backward needs beside the output, and the type that each is kept in."""
+        return {name: narrowest(s, self.real) for name, s in self.states if recorded.after[name] != recorded.output}
+
     def record(self) -> Recorded:
         """The step, its products and tables being inputs."""
         ops = Recorder()

@@ -1,7 +1,7 @@
 """The fused engine: a layer's whole time loop as compiled C, generated from the neuron's recorded step.
 
 On integers the forward equals the torch forward bit for bit: sums below 2^24 (2^53) are exact in any order. Between
-forward and backward it keeps each state as the narrowest integer that holds it, and nothing else.
+forward and backward it keeps the output, and each state that is not the output as the narrowest integer that holds it.
 
 Samples are independent, so groups of them run on as many threads as there are; a group's size depends on the batch
 alone and gradients are added in the groups' order: results do not depend on the number of threads.
@@ -28,7 +28,7 @@ from torch.nn import functional
 from export.errors import BadInput
 from export.executors.toolchain import CompileError, cache_folder, compile_host
 from export.render import render
-from qat.adjoint import C, Plan, Recorded, backward_lines, forward_lines, narrowest
+from qat.adjoint import C, Plan, Recorded, backward_lines, forward_lines
 
 LANES = 16  # rows of the kernels' arrays are padded to whole vectors
 GROUP_SAMPLES, GROUPS = 8, 8  # at least so many samples a group, unless that makes more groups than these
@@ -61,10 +61,8 @@ class Kernel:
     def __init__(self, plan: Plan):
         self.plan = plan
         recorded = plan.record()
-        real = "float64" if plan.double else "float32"
-        self.dtype: torch.dtype = getattr(torch, real)
-        # That which is the output is not kept beside it.
-        kept = {name: narrowest(s, real) for name, s in plan.states if recorded.after[name] != recorded.output}
+        self.dtype: torch.dtype = getattr(torch, plan.real)
+        kept = plan.kept(recorded)
         self.kept = [getattr(torch, kept[name]) if name in kept else None for name, _ in plan.states]
         self.library = _compiled(self._source(recorded, kept), plan.double)
         self.library.scratch_bytes.restype = ctypes.c_int64
@@ -74,7 +72,10 @@ class Kernel:
             """struct job."""
 
             _fields_ = (
-                *((name, ctypes.c_int64) for name in ("steps", "batch", "group_samples", "x_step", "x_sample")),
+                *(
+                    (name, ctypes.c_int64)
+                    for name in ("steps", "batch", "group_samples", "step_stride", "sample_stride")
+                ),
                 *((name, ctypes.c_void_p) for name in ("x", "weights", "recurrent", "tables")),
                 ("states", ctypes.c_void_p * len(plan.states)),
                 *((name, ctypes.c_void_p) for name in _POINTERS),

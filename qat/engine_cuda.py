@@ -31,8 +31,7 @@ from torch import Tensor
 
 from export.executors.toolchain import cache_folder
 from export.render import render
-from qat.adjoint import Language, Plan, backward_lines, forward_lines, narrowest
-from qat.neurons import StateRange
+from qat.adjoint import Language, Plan, backward_lines, forward_lines
 
 SAMPLES = 16  # a program's in a recurrent layer: the fewest rows that tensor cores multiply
 CELLS = 512  # samples times neurons of a program in another
@@ -107,19 +106,9 @@ def shared_bytes(plan: Plan, stages: int) -> int:
         return 0
     real = 8 if plan.double else 4
     weight, block = (2, 3 * 2) if _whole(plan) else (real, 2 * real)
-    states = sum(_kept(plan, state).itemsize for name, state in plan.states if name != "spike")
+    states = sum(getattr(torch, dtype).itemsize for dtype in plan.kept(plan.record()).values())
     ahead = 3 * real + states + real if stages > 1 else 0
     return _padded(plan) * (weight * _padded(plan) + SAMPLES * (block + ahead))
-
-
-def _real(plan: Plan) -> torch.dtype:
-    return torch.float64 if plan.double else torch.float32
-
-
-def _kept(plan: Plan, state: StateRange) -> torch.dtype:
-    """What a state is kept in between forward and backward."""
-    dtype: torch.dtype = getattr(torch, narrowest(state, str(_real(plan)).removeprefix("torch.")))
-    return dtype
 
 
 class Kernel:
@@ -127,7 +116,7 @@ class Kernel:
 
     def __init__(self, plan: Plan, stages: int):
         self.plan = plan
-        self.dtype = _real(plan)
+        self.dtype: torch.dtype = getattr(torch, plan.real)
         whole, padded = _whole(plan), _padded(plan)
         self.neurons = padded if plan.recurrent else min(padded, NEURONS)
         self.samples = SAMPLES if plan.recurrent else CELLS // self.neurons
@@ -137,21 +126,20 @@ class Kernel:
         narrow = torch.float32 if _interpreted() else torch.bfloat16
         self.weights = narrow if whole else self.dtype
         recorded = plan.record()
-        self.kept = [
-            None if recorded.after[name] == recorded.output else _kept(plan, state) for name, state in plan.states
-        ]
+        kept = plan.kept(recorded)
+        self.kept = [getattr(torch, dtype) for dtype in kept.values()]
         real = _name(self.dtype)
         language = _language(real, f"({self.samples}, {self.neurons})")
         adjoints, backward = _first_assigned(*backward_lines(recorded, language))
         states = [
             {
                 "name": name,
-                "type": _name(kept) if kept else real,
-                "kept": kept is not None,
+                "type": f"tl.{kept.get(name, plan.real)}",
+                "kept": name in kept,
                 "first": 'float("-inf")' if state.init == -math.inf else repr(state.init),
                 "after": f"v{recorded.after[name]}",
             }
-            for kept, (name, state) in zip(self.kept, plan.states, strict=True)
+            for name, state in plan.states
         ]
         self.functions = _imported(
             render(
@@ -262,7 +250,7 @@ class _TimeLoop(torch.autograd.Function):
         constants = torch.stack([table.expand(kernel.plan.size) for table in tables])
         out = torch.empty_like(product)
         kept_shape = out.shape if keep else (0,)
-        states = [out.new_empty(kept_shape, dtype=dtype) for dtype in kernel.kept if dtype is not None]
+        states = [out.new_empty(kept_shape, dtype=dtype) for dtype in kernel.kept]
         weights = None if recurrent is None else recurrent.to(kernel.weights).contiguous()
         feedback = None if recurrent is None else out.new_empty(kept_shape)
         kernel.run("forward", x, product, constants, out, *states, weights, feedback, KEEP=keep)
