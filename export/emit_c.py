@@ -1,7 +1,8 @@
 """The C99 header of a network, and the test program beside it.
 
-Products run over events: an input or spike that is 0 costs its test alone. Everything else of a layer is one loop over
-its neurons in int32_t; states and accumulators are stored in the smallest words that their intervals allow.
+Products run over events: an input or spike that is 0 costs its test alone (see emit_c_weights.py). Everything else of a
+layer is one loop over its neurons in int32_t; states and accumulators are stored in the smallest words that their
+intervals allow.
 """
 
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import assert_never
 import numpy as np
 
 from export import __version__, fixed, ir
+from export.emit_c_weights import Synapses, synapses
 from export.fixed import Ints
 from export.interpret import Trace
 from export.intervals import WORD_HI, WORD_LO, Interval, prove
@@ -18,6 +20,7 @@ from export.network_file import digest
 from export.render import render, word_bits, wrapped
 
 SELF_TEST_STEPS = 64
+_FEW_BORDERS = 16  # up to here, comparing with all of them is no more than a search
 _HASH_START, _HASH_FACTOR = 2166136261, 16777619  # FNV-1a, fed 32 bits at a time
 
 
@@ -50,20 +53,23 @@ class CTable:
 
 @dataclass(frozen=True)
 class CProduct:
-    """A matrix product: each entry of `source` that is not 0 adds its row of `weights` to `sums`, times itself."""
+    """A matrix product: each entry of `source` that is not 0 adds its row of `weights` to `sums`, as `how` says."""
 
     sums: str
     type: str
     source: str
-    inputs: int
+    row_type: str
     weights: str
-    spikes: bool
+    how: Synapses
     comment: str
 
 
 @dataclass(frozen=True)
 class CLayer:
-    """One layer's function: products, the lines of its neuron loop, constant tables."""
+    """One layer's function: products, the lines of its neuron loop, constant tables.
+
+    `searched`: the types of the border tables in which a step searches.
+    """
 
     name: str
     private: str
@@ -73,6 +79,7 @@ class CLayer:
     lines: list[str]
     tables: list[CTable]
     scratch: list[CArray]
+    searched: list[str]
 
 
 def _interval_comment(lo: int, hi: int, fraction: int = 0) -> str:
@@ -89,7 +96,7 @@ class _LayerWriter:
         self.network, self.layer, self.fields = network, layer, fields
         self.hulls = [interval.hull for interval in intervals]
         self.private = f"{network.name}_priv_{network.layers.index(layer) + 1}_{layer.name}"
-        self.result = CLayer(layer.name, self.private, layer.size, layer_title(layer), [], [], [], [])
+        self.result = CLayer(layer.name, self.private, layer.size, layer_title(layer), [], [], [], [], [])
 
     def write(self) -> CLayer:
         names = [self._value(index) for index in range(len(self.layer.ops))]
@@ -103,11 +110,14 @@ class _LayerWriter:
             self.result.lines.append(f"out[i] = {names[self.layer.output]};")
         return self.result
 
-    def _table(self, suffix: str, values: tuple[int, ...]) -> str:
-        name = f"{self.private}_{suffix}"
+    def _table(self, suffix: str, values: tuple[int, ...], comment: str = "") -> CTable:
         kind = c_type(min(values), max(values))
-        self.result.tables.append(CTable(kind, name, f"[{len(values)}]", wrapped(values)))
-        return name
+        return self._add(CTable(kind, f"{self.private}_{suffix}", f"[{len(values)}]", wrapped(values), comment))
+
+    def _add(self, table: CTable) -> CTable:
+        if table not in self.result.tables:  # two products may read one matrix
+            self.result.tables.append(table)
+        return table
 
     def _literal(self, value: int) -> str:
         return str(value) if value > -(2**31) else "(-2147483647 - 1)"
@@ -142,9 +152,9 @@ class _LayerWriter:
             case ir.State(name):
                 return f"state->{self.layer.name}_{name}[i]"
             case ir.Table(values, name):
-                return f"{self._table(f'{index}_{name}', values)}[i]"
+                return f"{self._table(f'{index}_{name}', values).name}[i]"
             case ir.MatVec():
-                return f"{self._product(index, op)}[i]"
+                return self._product(index, op)
             case ir.Add(a, b):
                 return f"{n(a)} + {n(b)}"
             case ir.Sub(a, b):
@@ -164,35 +174,41 @@ class _LayerWriter:
                 return f"{n(condition)} != 0 ? {n(a)} : {n(b)}"
             case ir.Step(a, borders):
                 table = self._table(f"{index}_borders", borders)
-                return " + ".join(f"({n(a)} >= {table}[{i}])" for i in range(len(borders)))
+                if len(borders) > _FEW_BORDERS:
+                    self.result.searched.append(table.type)
+                    return f"{self.network.name}_priv_step_{table.type}({table.name}, {len(borders)}, {n(a)})"
+                return " + ".join(f"({n(a)} >= {table.name}[{i}])" for i in range(len(borders)))
             case ir.Lookup(a, levels):
-                return f"{self._table(f'{index}_levels', levels)}[{n(a)}]"
+                return f"{self._table(f'{index}_levels', levels).name}[{n(a)}]"
             case _:
                 assert_never(op)
 
     def _product(self, index: int, op: ir.MatVec) -> str:
-        source = self.layer.ops[op.x]
+        """The product for neuron i, as C; all that computes it goes into the layer."""
+        source, name = self.layer.ops[op.x], f"{self.private}_{op.weights}"
         assert isinstance(source, ir.Input | ir.State)
         columns = (
             self.fields[source.source] if isinstance(source, ir.Input) else f"state->{self.layer.name}_{source.name}"
         )
-        weights = self.layer.weights[op.weights]
-        lo, hi = self.hulls[index]
-        sums = f"{op.weights}_{index}"
+        codes = self.layer.weights[op.weights].astype(np.int64)
+        how = synapses(
+            codes, op.levels, self.hulls[op.x], self.hulls[index], f"{self.private}_{index}_weights", f"base_{index}"
+        )
+        kind = c_type(min(how.lo, -1), how.hi)
+        sums, interval = f"{op.weights}_{index}", _interval_comment(how.lo, how.hi)
         accumulator = f"state->scratch.{self.layer.name}_sums.{sums}"
-        kind = c_type(min(lo, -1), hi)
-        self.result.scratch.append(CArray(kind, sums, self.layer.size, _interval_comment(lo, hi)))
-        table = f"{self.private}_{op.weights}"
-        dtype = fixed.dtype_name(int(weights.min()), int(weights.max()))
-        rows = ",\n".join("    {\n" + wrapped(row, "        ") + "\n    }" for row in weights.T.tolist())
-        if all(known.name != table for known in self.result.tables):
-            self.result.tables.append(
-                CTable("int8_t", table, f"[{weights.shape[1]}][{weights.shape[0]}]", rows, f"one row an input, {dtype}")
-            )
-        spikes = self.hulls[op.x] in ((0, 1), (0, 0))
-        comment = f"{self.layer.name} {op.weights}: sums in {_interval_comment(lo, hi)}"
-        self.result.products.append(CProduct(accumulator, kind, columns, weights.shape[1], table, spikes, comment))
-        return accumulator
+        self.result.scratch.append(CArray(kind, sums, how.sums, interval))
+        dtype = fixed.dtype_name(int(codes.min()), int(codes.max()))
+        packing = f", {len(how.terms)} codes a byte from its lowest bits up" if len(how.terms) > 1 else ""
+        rows = ",\n".join("    {\n" + wrapped(row, "        ") + "\n    }" for row in how.rows.tolist())
+        row_type = "uint8_t" if packing or op.levels else "int8_t"
+        dimensions = "".join(f"[{length}]" for length in how.rows.shape)
+        self._add(CTable(row_type, name, dimensions, rows, f"one row an input{packing}, {dtype}"))
+        if how.table:
+            self._table(f"{index}_weights", how.table, f"what the codes of {op.weights} stand for")
+        comment = f"{self.layer.name} {op.weights}: {how.of} in {interval}"
+        self.result.products.append(CProduct(accumulator, kind, columns, row_type, name, how, comment))
+        return f"{how.before}{accumulator}[i]"
 
 
 def layer_title(layer: Layer) -> str:
@@ -292,7 +308,8 @@ def emit_header(network: Network, x: Ints, trace: Trace) -> str:
         arrays=state_arrays(network, intervals),
         initial=_initial_values(network),
         layers=layers,
-        index_type="uint_fast16_t" if max(layer.size for layer in layers) < 2**16 else "uint_fast32_t",
+        searched=sorted({kind for layer in layers for kind in layer.searched}),
+        index_type="uint_fast16_t" if max(layer.size for layer in layers) < 2**16 - 8 else "uint_fast32_t",
         arguments={layer.name: _arguments(network, layer) for layer in network.layers},
         test_steps=len(hashes),
         test_packed=packed,

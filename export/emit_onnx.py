@@ -66,11 +66,12 @@ def _value(
             return f"{layer.name}.{name}"
         case ir.Table(values):
             return graph.constant(np.array(values))
-        case ir.MatVec(weights, x):
-            transposed = layer.weights[weights].T.astype(np.int64)
+        case ir.MatVec(_, x):
+            transposed = layer.matrix(op).T
             lo, hi = intervals[x].hull
+            bytes_hold = 0 <= lo <= hi <= 255 and -128 <= transposed.min() <= transposed.max() <= 127
             # Runtimes on x86 without VNNI add two neighbouring products in 16 bits, and saturate.
-            if lo < 0 or hi > 255 or 2 * hi * int(np.abs(transposed).max()) >= 2**15:
+            if not bytes_hold or 2 * hi * int(np.abs(transposed).max()) >= 2**15:
                 return graph.node("MatMul", names[x], graph.constant(transposed))
             byte = graph.node("Cast", names[x], to=TensorProto.UINT8)
             return graph.node("MatMulInteger", byte, graph.constant(transposed, np.int8))

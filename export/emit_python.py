@@ -35,11 +35,11 @@ def _write_layer(number: int, layer: Layer, intervals: list[Interval]) -> Python
         tables.append((f"{constants}_{suffix}", wrapped(values)))
         return tables[-1][0]
 
-    def matrix(name: str, index: int) -> str:
+    def matrix(op: ir.MatVec, index: int) -> str:
         lo, hi = intervals[index].hull
         exact = "np.float32" if max(-lo, hi) < 2**24 else "np.float64"
-        rows = [" ".join(map(str, row)) for row in layer.weights[name].T.tolist()]
-        matrices.append((f"{constants}_{name.upper()}_{index}", exact, rows))
+        rows = [" ".join(map(str, row)) for row in layer.matrix(op).T.tolist()]
+        matrices.append((f"{constants}_{op.weights.upper()}_{index}", exact, rows))
         return matrices[-1][0]
 
     def expression(index: int) -> str:
@@ -51,8 +51,8 @@ def _write_layer(number: int, layer: Layer, intervals: list[Interval]) -> Python
                 return f"state[{layer.name + '.' + name!r}]"
             case ir.Table(values, name):
                 return str(values[0]) if len(values) == 1 else table(f"{index}_{name.upper()}", values)
-            case ir.MatVec(weights, x):
-                return f"product(v{x}, {matrix(weights, index)})"
+            case ir.MatVec(_, x):
+                return f"product(v{x}, {matrix(op, index)})"
             case ir.Add(a, b):
                 return f"v{a} + v{b}"
             case ir.Sub(a, b):

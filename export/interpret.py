@@ -1,11 +1,10 @@
 """The interpreter: runs an integer network op by op in int64. It defines what a network means."""
 
 from collections.abc import Mapping
-from typing import assert_never
 
 import numpy as np
 
-from export import fixed, ir
+from export import ir
 from export.fixed import Ints
 from export.ir import Layer, Network, Op
 
@@ -20,30 +19,10 @@ def _apply(op: Op, v: list[Ints], layer: Layer, inputs: Mapping[str, Ints], stat
             return states[f"{layer.name}.{name}"]
         case ir.Table(values):
             return np.array(values, np.int64)
-        case ir.MatVec(weights, x):
-            return v[x] @ layer.weights[weights].astype(np.int64).T
-        case ir.Add(a, b):
-            return v[a] + v[b]
-        case ir.Sub(a, b):
-            return v[a] - v[b]
-        case ir.Mul(a, b):
-            return v[a] * v[b]
-        case ir.Shr(a, shift):
-            return fixed.shr(v[a], shift)
-        case ir.Shl(a, shift):
-            return fixed.shl(v[a], shift)
-        case ir.Clamp(a, lo, hi):
-            return fixed.clamp(v[a], lo, hi)
-        case ir.Gt(a, b):
-            return fixed.gt(v[a], v[b])
-        case ir.Select(condition, a, b):
-            return fixed.select(v[condition], v[a], v[b])
-        case ir.Step(a, borders):
-            return fixed.step(v[a], np.array(borders, np.int64))
-        case ir.Lookup(a, levels):
-            return fixed.lookup(v[a], np.array(levels, np.int64))
+        case ir.MatVec(_, x):
+            return v[x] @ layer.matrix(op).T
         case _:
-            assert_never(op)
+            return ir.pointwise(op, v)
 
 
 def initial_states(network: Network, batch: int) -> Trace:

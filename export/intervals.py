@@ -53,9 +53,9 @@ def _apply(
         case ir.Table(values):
             constants = np.array(values, np.int64)
             return Interval(constants, constants)
-        case ir.MatVec(weights, x):
+        case ir.MatVec(_, x):
             # Each term's interval is widened to hold 0: then it bounds every partial sum, in every order.
-            w = layer.weights[weights].astype(np.int64)
+            w = layer.matrix(op)
             a, b = w * v[x].lo, w * v[x].hi
             return Interval(np.minimum(np.minimum(a, b), 0).sum(axis=1), np.maximum(np.maximum(a, b), 0).sum(axis=1))
         case ir.Add(u) if (leak := layer.leak(op)) is not None:  # it never falls where u rises, so its ends are exact

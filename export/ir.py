@@ -5,12 +5,15 @@ over whole vectors first, then one loop over its neurons, then the commit of its
 only the commit writes them, so spikes that come back through a recurrent product are those of the step before.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
+
+from export import fixed
+from export.fixed import Ints
 
 ARITHMETIC = {
     "integers": "two's complement",
@@ -45,10 +48,14 @@ class Table:
 
 @dataclass(frozen=True)
 class MatVec:
-    """The product of a weight matrix (neurons × inputs) with an INPUT or a STATE."""
+    """The product of a weight matrix (neurons × inputs) with an INPUT or a STATE.
+
+    With `levels` the matrix holds codes, and a weight is levels[code]; without, the codes are the weights.
+    """
 
     weights: str
     x: int
+    levels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ class Select:
 
 @dataclass(frozen=True)
 class Step:
-    """How many of the sorted borders lie at or below a."""
+    """How many of the sorted borders lie at or below a. Of equal ones, the code between never occurs."""
 
     a: int
     borders: tuple[int, ...]
@@ -133,7 +140,8 @@ class Lookup:
     levels: tuple[int, ...]
 
 
-Op = Input | State | Table | MatVec | Add | Sub | Mul | Shr | Shl | Clamp | Gt | Select | Step | Lookup
+Pointwise = Add | Sub | Mul | Shr | Shl | Clamp | Gt | Select | Step | Lookup
+Op = Input | State | Table | MatVec | Pointwise
 OPS: dict[str, type[Op]] = {
     "INPUT": Input, "STATE": State, "TABLE": Table, "MATVEC": MatVec, "ADD": Add, "SUB": Sub, "MUL": Mul,
     "SHR": Shr, "SHL": Shl, "CLAMP": Clamp, "GT": Gt, "SELECT": Select, "STEP": Step, "LOOKUP": Lookup,
@@ -150,6 +158,33 @@ def op_name(op: Op) -> str:
 def operands(op: Op) -> tuple[int, ...]:
     """The values an op reads."""
     return tuple(getattr(op, field) for field in _OPERANDS if hasattr(op, field))
+
+
+def pointwise(op: Pointwise, v: Sequence[Ints] | Mapping[int, Ints]) -> Ints:
+    """What a pointwise op makes of its operands, v[a], v[b] and so on: the meaning of these ops."""
+    match op:
+        case Add(a, b):
+            return v[a] + v[b]
+        case Sub(a, b):
+            return v[a] - v[b]
+        case Mul(a, b):
+            return v[a] * v[b]
+        case Shr(a, shift):
+            return fixed.shr(v[a], shift)
+        case Shl(a, shift):
+            return fixed.shl(v[a], shift)
+        case Clamp(a, lo, hi):
+            return fixed.clamp(v[a], lo, hi)
+        case Gt(a, b):
+            return fixed.gt(v[a], v[b])
+        case Select(condition, a, b):
+            return fixed.select(v[condition], v[a], v[b])
+        case Step(a, borders):
+            return fixed.step(v[a], np.array(borders, np.int64))
+        case Lookup(a, levels):
+            return fixed.lookup(v[a], np.array(levels, np.int64))
+        case _:
+            assert_never(op)
 
 
 @dataclass(frozen=True)
@@ -169,14 +204,14 @@ class StateVar:
 
 @dataclass(frozen=True)
 class Layer:
-    """`size` neurons: ops in order, states, weight matrices (neurons × inputs, int8) and the output value."""
+    """`size` neurons: ops in order, states, weight matrices (neurons × inputs) of codes, and the output value."""
 
     name: str
     size: int
     semantics: Mapping[str, str]
     ops: tuple[Op, ...]
     states: tuple[StateVar, ...]
-    weights: Mapping[str, NDArray[np.int8]]
+    weights: Mapping[str, NDArray[np.integer]]
     output: int
     output_name: str
 
@@ -185,6 +220,11 @@ class Layer:
         yield from ((f"{self.name}.{state.name}", state.next) for state in self.states)
         if all(state.next != self.output for state in self.states):
             yield f"{self.name}.{self.output_name}", self.output
+
+    def matrix(self, op: MatVec) -> Ints:
+        """The weights of a product (neurons × inputs), as the integers that they are."""
+        codes = self.weights[op.weights].astype(np.int64)
+        return np.array(op.levels, np.int64)[codes] if op.levels else codes
 
     def leak(self, op: Op) -> int | None:
         """a, where op is u + SHR(−u, a): the builder's form of SHR(u·m, k), m = 2^k − 2^(k−a)."""
@@ -221,22 +261,69 @@ class Network:
         return replace(self, name=name)
 
 
+def _table(values: Iterable[int], name: str) -> Table:
+    entries = tuple(int(v) for v in values)
+    return Table(entries[:1] if len(set(entries)) == 1 else entries, name)
+
+
 class Builder:
     """Records a layer's ops. Its methods are the `ops` that a neuron's step function is written against.
 
     Equal ops are recorded once. What costs nothing to leave out is left out: shifts by 0, added zeros, and the
     multiplication of a pure shift leak (m = 2^k − 2^(k−a): SHR(u·m, k) = u + SHR(−u, a), exactly).
+
+    What is computed from constants is a TABLE, and what is computed from one code and constants is a LOOKUP of that
+    code: a table state decays, resets and fires by lookup. What led there stays in `ops`, for `without` to drop.
     """
 
     def __init__(self) -> None:
         self.ops: list[Op] = []
         self._known: dict[Op, int] = {}
+        self._tables: dict[int, Table | Lookup] = {}  # the values that are one, also where they are recorded as a GT
 
     def _record(self, op: Op) -> int:
+        op = table = self._folded(op)
+        if isinstance(table, Lookup):
+            op = self._comparison(table) or table
         if op not in self._known:
             self._known[op] = len(self.ops)
             self.ops.append(op)
-        return self._known[op]
+        value = self._known[op]
+        if isinstance(table, Table | Lookup):
+            self._tables[value] = table
+        return value
+
+    def _domain(self, value: int) -> tuple[int | None, int] | None:
+        """What a table is indexed by, and its length: a code, or (None) the neuron. None of a single constant."""
+        table = self._tables[value]
+        if isinstance(table, Lookup):
+            return table.a, len(table.levels)
+        return (None, len(table.values)) if len(table.values) > 1 else None
+
+    def _entries(self, value: int) -> Ints:
+        table = self._tables[value]
+        return np.array(table.levels if isinstance(table, Lookup) else table.values, np.int64)
+
+    def _folded(self, op: Op) -> Op:
+        """The table that an op is whose operands are tables of one domain, or single constants; else the op."""
+        read = operands(op)
+        if not isinstance(op, Pointwise) or not set(read) <= set(self._tables):
+            return op
+        domains = {domain for value in read if (domain := self._domain(value))}
+        v = {value: self._entries(value) for value in read}
+        if len(domains) > 1 or (isinstance(op, Lookup) and not 0 <= v[op.a].min() <= v[op.a].max() < len(op.levels)):
+            return op
+        values = pointwise(op, v)
+        if any(x.min() < -(2**31) or x.max() >= 2**31 for x in (values, *v.values())):
+            return op  # for the proof to refuse
+        code = next((index for index, _ in domains), None)
+        return _table(values.tolist(), "constant") if code is None else Lookup(code, tuple(values.tolist()))
+
+    def _comparison(self, table: Lookup) -> Op | None:
+        """The comparison of the code itself that a table 0 … 0 1 … 1 is."""
+        zeros = table.levels.count(0)
+        rises = table.levels == (0,) * zeros + (1,) * (len(table.levels) - zeros)
+        return Gt(table.a, self.const(zeros - 1)) if rises else None
 
     def _constant(self, value: int) -> tuple[int, ...] | None:
         op = self.ops[value]
@@ -250,14 +337,13 @@ class Builder:
 
     def table(self, values: Iterable[int], name: str = "table") -> int:
         """Constants; where all are equal, one is stored."""
-        entries = tuple(int(v) for v in values)
-        return self._record(Table(entries[:1] if len(set(entries)) == 1 else entries, name))
+        return self._record(_table(values, name))
 
     def const(self, value: int) -> int:
         return self.table((value,), "constant")
 
-    def matvec(self, weights: str, x: int) -> int:
-        return self._record(MatVec(weights, x))
+    def matvec(self, weights: str, x: int, levels: Iterable[int] = ()) -> int:
+        return self._record(MatVec(weights, x, tuple(levels)))
 
     def add(self, a: int, b: int) -> int:
         if self._constant(b) == (0,):
@@ -267,6 +353,9 @@ class Builder:
     def sub(self, a: int, b: int) -> int:
         if self._constant(b) == (0,):
             return a
+        total = self.ops[a]
+        if isinstance(total, Add) and {total.a, b} <= set(self._tables) and self._domain(total.a) == self._domain(b):
+            return self.add(self.sub(total.a, b), total.b)  # (f + x) − g = (f − g) + x: one table in place of two
         return self._record(Sub(a, b))
 
     def mul(self, a: int, b: int) -> int:
@@ -305,7 +394,8 @@ class Builder:
         """Gradients end here in training; the value is the same."""
         return a
 
-    def step(self, a: int, borders: Iterable[int]) -> int:
+    def step(self, a: int, borders: Iterable[int], levels: object = None) -> int:
+        """`levels` say in training where gradients pass; the value is the same."""
         return self._record(Step(a, tuple(borders)))
 
     def lookup(self, a: int, levels: Iterable[int]) -> int:
@@ -319,7 +409,7 @@ def with_operands(op: Op, new: Mapping[int, int]) -> Op:
 
 
 def without(layer: Layer, identities: Mapping[int, int]) -> Layer:
-    """The layer, reading identities[v] in place of v, and without the ops that nothing needs any more."""
+    """The layer, reading identities[v] in place of v, and without the ops and weights that nothing needs any more."""
 
     def target(value: int) -> int:
         while value in identities:
@@ -343,4 +433,5 @@ def without(layer: Layer, identities: Mapping[int, int]) -> Layer:
         ops=tuple(ops),
         output=new[target(layer.output)],
         states=tuple(replace(state, next=new[target(state.next)]) for state in layer.states),
+        weights={op.weights: layer.weights[op.weights] for op in ops if isinstance(op, MatVec)},
     )

@@ -1,6 +1,7 @@
 """network.json: an integer network as sorted, diffable text with a sha256 digest. Reading it re-proves everything.
 
-A weight matrix is a list of its rows, a row one string of integers. Every op carries its proven interval.
+A weight matrix is a list of its rows, a row one string of integers: the weights, or where the MATVEC that reads it has
+`levels`, codes into those. Every op carries its proven interval.
 """
 
 import hashlib
@@ -112,7 +113,7 @@ def _layer_to_json(layer: Layer, intervals: list[Interval]) -> dict[str, Any]:
 
 
 def _op_to_json(op: Op, interval: Interval) -> dict[str, Any]:
-    arguments = {f.name: getattr(op, f.name) for f in fields(op)}
+    arguments = {f.name: getattr(op, f.name) for f in fields(op) if getattr(op, f.name) != ()}
     lists = {name: " ".join(map(str, value)) for name, value in arguments.items() if isinstance(value, tuple)}
     return arguments | lists | {"op": op_name(op), "interval": list(interval.hull)}
 
@@ -274,9 +275,9 @@ def _state(field: _Field) -> StateVar:
 
 def _matrix(field: _Field) -> np.ndarray:
     rows = [row.integers() for row in field.keys("rows", "dtype")["rows"].items()]
-    if not rows or len({len(row) for row in rows}) != 1 or any(not -128 <= v <= 127 for row in rows for v in row):
-        raise field.fail("rows of equal length, integers in [-128, 127]")
-    return np.array(rows, np.int8)
+    if not rows or len({len(row) for row in rows}) != 1 or any(not -128 <= v <= 255 for row in rows for v in row):
+        raise field.fail("rows of equal length, integers in [-128, 127], or codes in [0, 255]")
+    return np.array(rows, np.int16)
 
 
 _READERS: dict[Any, Callable[[_Field], Any]] = {
@@ -290,7 +291,8 @@ def _op(field: _Field) -> Op:
     kind = OPS.get(field["op"].text())
     if kind is None:
         raise field["op"].fail("one of " + " ".join(OPS))
-    types = get_type_hints(kind)
+    free = {f.name for f in fields(kind) if f.default == ()} - field.value.keys()  # what is empty is not written
+    types = {name: hint for name, hint in get_type_hints(kind).items() if name not in free}
     field.keys(*types, "op", "interval")
     return kind(**{name: _READERS[hint](field[name]) for name, hint in types.items()})
 
@@ -358,11 +360,30 @@ def _check_layer(layer: Layer, sizes: dict[str, int], where: str) -> None:
     for value in (layer.output, *(state.next for state in layer.states)):
         if not 0 <= value < len(layer.ops) or widths[value] != layer.size or not varies[value]:
             raise BadInput(f"{where}: output or state is value {value}: expected one computed for each neuron")
+    for name, codes in layer.weights.items():
+        _check_codes(
+            codes,
+            {op.levels for op in layer.ops if isinstance(op, MatVec) and op.weights == name},
+            f"{where}: weights: {name}",
+        )
     for state in layer.states:
         if state.lo > state.hi:
             raise BadInput(f"{where}: state {state.name}: lo {state.lo} lies above hi {state.hi}")
     if len(set(states)) != len(states):
         raise BadInput(f"{where}: states: two share a name")
+
+
+def _check_codes(codes: np.ndarray, tables: set[tuple[int, ...]], where: str) -> None:
+    """`tables`: the levels of all ops that read the matrix."""
+    if len(tables) != 1:
+        raise BadInput(f"{where}: expected one MATVEC that reads it, or several with the same levels")
+    (levels,) = tables
+    lo, hi = (0, len(levels) - 1) if levels else (-128, 127)
+    for neuron, source in np.argwhere((codes < lo) | (codes > hi))[:1]:
+        kind = "a code" if levels else "a weight"
+        raise BadInput(
+            f"{where}: neuron {neuron}, input {source}: expected {kind} in [{lo}, {hi}], got {codes[neuron, source]}"
+        )
 
 
 def _check_op(op: Op, layer: Layer, sizes: dict[str, int], states: list[str], widths: list[int], place: str) -> int:
@@ -383,10 +404,12 @@ def _check_op(op: Op, layer: Layer, sizes: dict[str, int], states: list[str], wi
             raise BadInput(
                 f"{place}: weights: expected ({layer.size}, {widths[op.x]}), got {layer.weights[op.weights].shape}"
             )
+        if len(op.levels) > 256 or any(not -(2**15) <= level < 2**15 for level in op.levels):
+            raise BadInput(f"{place}: levels: expected at most 256 integers in [{-(2**15)}, {2**15 - 1}]")
     if hasattr(op, "shift") and not 0 <= op.shift <= 31:
         raise BadInput(f"{place}: shift: expected 0 to 31, got {op.shift}")
     if isinstance(op, Clamp) and op.lo > op.hi:
         raise BadInput(f"{place}: lo {op.lo} lies above hi {op.hi}")
-    if isinstance(op, Step) and list(op.borders) != sorted(set(op.borders)):
-        raise BadInput(f"{place}: borders: expected ascending integers")
+    if isinstance(op, Step) and list(op.borders) != sorted(op.borders):
+        raise BadInput(f"{place}: borders: expected integers in ascending order")
     return layer.size

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from export import interpret
 from export.build import Build, write_build
 from export.errors import BadInput
 from export.fixed import Ints
-from export.intervals import Interval, evaluate, prove
+from export.intervals import Interval, evaluate, find_invariants, prove
 from export.ir import (
     Add,
+    Builder,
     Clamp,
     Gt,
     Input,
@@ -198,6 +199,90 @@ def _random_layer(
         committed.append(replace(state, next=draft.add(Clamp(scaled, state.lo, state.hi))))
     output = draft.add(Clamp(total, -(2**15), 2**15 - 1))
     return replace(draft.layer, states=tuple(committed), output=output)
+
+
+def table_levels(bits: int) -> tuple[int, ...]:
+    """2^bits ascending levels, the further from 0 the wider apart."""
+    half = 1 << (bits - 1)
+    return tuple((k * abs(k) // 4 + 3 * k) << (8 - bits) for k in range(-half, half))
+
+
+def table_lif(bits: int, timing: str = "delayed", seed: int = 0) -> Network:
+    """A recurrent lif layer of 9 and a readout of 5, their membranes kept in 2^bits unevenly spaced levels."""
+    rng = np.random.default_rng(seed)
+    levels = table_levels(bits)
+    borders = [(a + b + 1) // 2 for a, b in pairwise(levels)]
+    top = 2 * levels[-1] // 9
+
+    def membrane(ops: Builder, name: str, current: int, resets: bool) -> tuple[int, int]:
+        """The code after a step, and whether its level is above the threshold."""
+        before, theta, zero = ops.lookup(ops.state(name), levels), ops.const(levels[-1] // 4), ops.const(0)
+        u = ops.add(ops.shr(ops.mul(before, ops.const(57)), 6), current)
+        if resets and timing == "delayed":
+            u = ops.sub(u, ops.select(ops.gt(before, theta), theta, zero))
+        code = ops.step(u, borders)
+        after = ops.lookup(code, levels)
+        fires = ops.gt(after, theta)
+        if resets and timing == "immediate":
+            code = ops.step(ops.sub(after, ops.select(fires, theta, zero)), borders)
+        return code, fires
+
+    def weights(rows: int, columns: int) -> np.ndarray:
+        return rng.integers(-min(top, 127), min(top, 127), (rows, columns), endpoint=True).astype(np.int8)
+
+    start = sum(border <= 0 for border in borders)
+    ops = Builder()
+    current = ops.shl(ops.matvec("fan_in", ops.input("input")), 1)
+    code, spike = membrane(ops, "u", ops.add(current, ops.matvec("back", ops.state("spike"))), resets=True)
+    states = StateVar("u", start, 0, len(borders), code), StateVar("spike", 0, 0, 1, spike)
+    matrices = {"fan_in": weights(9, 5), "back": weights(9, 9)}
+    hidden = Layer("hidden", 9, {}, tuple(ops.ops), states, matrices, spike, "spike")
+    ops = Builder()
+    code, _ = membrane(ops, "u", ops.matvec("fan_in", ops.input("hidden")), resets=False)
+    shown = ops.lookup(code, levels)
+    states = (StateVar("u", start, 0, len(borders), code),)
+    readout = Layer("readout", 5, {}, tuple(ops.ops), states, {"fan_in": weights(5, 9)}, shown, "level")
+    return find_invariants(Network("table", 5, 0, 3, {}, (hidden, readout)))
+
+
+TWO_POWERS = sorted({a * 2**i + b * 2**j for a in (-1, 0, 1) for b in (-1, 0, 1) for i in range(9) for j in range(9)})
+
+
+def coded(widths: tuple[int, ...], lo: int, hi: int, seed: int = 0) -> Network:
+    """A layer for each width of codes, in turn of 17 and of 5 neurons, on integers in [lo, hi] and then on spikes.
+
+    Each has three matrices for its input, its own spikes and its signed state: of weights, of codes of any weights, and
+    of codes of sums of two powers of two.
+    """
+    rng = np.random.default_rng((*widths, hi, seed))
+
+    def layer(name: str, source: str, columns: int, size: int, bits: int) -> Layer:
+        ops, weights = Builder(), {}
+        tables = (
+            (),
+            tuple(rng.choice([-(2**15), *range(-300, 300), 2**15 - 1], 1 << bits, replace=False).tolist()),
+            tuple(rng.choice(TWO_POWERS, 1 << bits).tolist()),
+        )
+        u = ops.const(0)
+        for x, width in ((ops.input(source), columns), (ops.state("spike"), size), (ops.state("u"), size)):
+            for levels in tables:
+                matrix, least = f"w{len(weights)}", 0 if levels else -(1 << bits >> 1)
+                weights[matrix] = rng.integers(least, least + (1 << bits), (size, width)).astype(np.int16)
+                u = ops.add(ops.shr(ops.matvec(matrix, x, levels), 2), u)
+        draft = Layer(name, size, {}, tuple(ops.ops), (), weights, u, "spike")
+        inputs = {"input": Interval.of(lo, hi), source: Interval.of(min(lo, 0), max(hi, 1))}
+        hull = evaluate(draft, inputs, {"spike": Interval.of(0, 1), "u": Interval.of(-400, 90)})[u].hull
+        u = ops.clamp(ops.shr(u, ((hull[1] - hull[0]) // 8000).bit_length()), -400, 90)
+        spike = ops.gt(u, ops.const(5))
+        states = StateVar("u", 3, -400, 90, u), StateVar("spike", 1, 0, 1, spike)
+        return Layer(name, size, {}, tuple(ops.ops), states, weights, spike, "spike")
+
+    layers: list[Layer] = []
+    for index, bits in enumerate(widths):
+        source, columns = (layers[-1].name, layers[-1].size) if layers else ("input", 5)
+        layers.append(layer(f"layer{index}", source, columns, (17, 5)[index % 2], bits))
+    layers[-1] = replace(layers[-1], output=layers[-1].state("u").next)
+    return Network("coded", 5, lo, hi, {}, tuple(layers))
 
 
 def whole_word() -> tuple[Network, Ints]:

@@ -77,11 +77,13 @@ def smallest(values: tuple[int, ...]) -> int:
 
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("name", ["trained", "readout"])
-def test_flash_tables_hold_every_weight_in_a_byte_and_the_networks_other_constants(
+def test_flash_tables_hold_every_weight_in_its_bits_and_the_networks_other_constants(
     name: str, core: str, builds: Callable[[str], Build], costs: Callable[[str, str], Cost]
 ) -> None:
     layers = builds(name).network.layers
-    weights = sum(codes.size for layer in layers for codes in layer.weights.values())
+    bits = {"trained": 4, "readout": 8}[name]
+    matrices = [codes for layer in layers for codes in layer.weights.values()]
+    weights = sum(inputs * -(-neurons * bits // 8) for neurons, inputs in (codes.shape for codes in matrices))
     tables = [op.values for layer in layers for op in layer.ops if isinstance(op, Table) and len(op.values) > 1]
     assert weights <= costs(name, core).flash_tables <= weights + sum(map(smallest, tables))
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from networks import RANGES, lively, random_network, random_program, whole_word, write
+from networks import RANGES, coded, lively, random_network, random_program, table_lif, whole_word, write
 
 from export import interpret, vectors
 from export.build import Build
@@ -25,7 +25,6 @@ from export.interpret import Trace
 from export.intervals import prove
 from export.ir import OPS, MatVec, Network, op_name
 from qat import config
-from qat.config import STATES, WEIGHTS
 from qat.network import SpikingNetwork
 from qat.neurons import RESETS, TIMINGS
 
@@ -34,6 +33,7 @@ pytest.importorskip("unicorn")
 pytest.importorskip("ziglang")
 
 Made = tuple[SpikingNetwork | Network, Ints]
+INTEGER_WEIGHTS, INTEGER_STATES = range(1, 9), range(2, 17)
 INTEGERS = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32, onnx.TensorProto.INT64}
 
 
@@ -47,8 +47,8 @@ def firing(reset: str, timing: str) -> Made:
 def precision(index: int) -> Made:
     """A network of the index-th state width, and whatever else is that number's turn."""
     options = {
-        "weights": [w for w in WEIGHTS if w != "float"][index % 9],
-        "states": [s for s in STATES if s != "float"][index],
+        "weights": INTEGER_WEIGHTS[index % 8],
+        "states": INTEGER_STATES[index],
         "decay_bits": 1 + index % 12,
         "pool": ("last", "max")[index % 2],
         "maximum": (1, 15, 255)[index % 3],
@@ -61,6 +61,16 @@ def program(index: int) -> Made:
     return lively(random_program, range(index, index + 50 * len(RANGES), len(RANGES)))
 
 
+def table(bits: int, timing: str) -> Made:
+    """A network whose membranes are tables of levels."""
+    return lively(lambda seed: table_lif(bits, timing, seed), range(50), steps=30)
+
+
+def codes(bits: int, lo: int, hi: int) -> Made:
+    """A network whose weights are codes of that many bits, with levels and without."""
+    return lively(lambda seed: coded((bits, bits), lo, hi, seed), range(50))
+
+
 TRAINED: dict[str, Callable[[], Made]] = {
     **{f"{reset}-{timing}": lambda r=reset, t=timing: firing(r, t) for reset in RESETS for timing in TIMINGS},  # type: ignore[misc]
     **{f"states{i + 2}": lambda i=i: precision(i) for i in range(15)},  # type: ignore[misc]
@@ -69,7 +79,19 @@ PROGRAMS: dict[str, Callable[[], Made]] = {
     **{f"program{i}": lambda i=i: program(i) for i in range(len(RANGES))},  # type: ignore[misc]
     "word": whole_word,
 }
-CASES = TRAINED | PROGRAMS
+TABLES: dict[str, Callable[[], Made]] = {
+    **{
+        f"levels{bits}-{timing}": lambda bits=bits, timing=timing: table(bits, timing)  # type: ignore[misc]
+        for bits in (2, 8)
+        for timing in TIMINGS
+    },
+    **{
+        f"codes{bits}-{lo}to{hi}": lambda bits=bits, lo=lo, hi=hi: codes(bits, lo, hi)  # type: ignore[misc]
+        for bits in (1, 2, 3, 4, 8)
+        for lo, hi in ((0, 1), (-5, 3), (0, 255))
+    },
+}
+CASES = TRAINED | PROGRAMS | TABLES
 
 
 @cache
@@ -128,8 +150,8 @@ def test_the_cases_cover_every_neuron_option_precision_and_op() -> None:
                 ("count", reset, timing, False),
             } <= fired
     assert {row.pool for row in layers if row.neuron == "li"} == {"last", "max"}
-    assert {row.weights for row in layers} == set(WEIGHTS) - {"float"}
-    assert {row.states for row in layers} == set(STATES) - {"float"}
+    assert {row.weights for row in layers} == set(INTEGER_WEIGHTS)
+    assert {row.states for row in layers} == set(INTEGER_STATES)
     for case in PROGRAMS:
         network, x = made(case)
         assert isinstance(network, Network)
@@ -284,7 +306,7 @@ def records(build: Build) -> list[str]:
     return [name for layer in build.network.layers for name, _ in layer.records()]
 
 
-@pytest.mark.parametrize("case", ["states8", "states9", "states16", "program2", "program3"])
+@pytest.mark.parametrize("case", ["states8", "states9", "states16", "program2", "program3", "codes4-0to255"])
 def test_onnx_adds_no_two_products_that_leave_16_bits_in_8_bit_arithmetic(
     case: str, built: Callable[[str], Build]
 ) -> None:
@@ -296,5 +318,7 @@ def test_onnx_adds_no_two_products_that_leave_16_bits_in_8_bit_arithmetic(
         for op in layer.ops:
             if isinstance(op, MatVec):
                 lo, hi = intervals[op.x].hull
-                narrow.append(lo >= 0 and 2 * hi * np.abs(layer.weights[op.weights].astype(int)).max() < 2**15)
+                weights = layer.matrix(op)
+                fits = lo >= 0 and weights.min() >= -128 and weights.max() <= 127
+                narrow.append(fits and 2 * hi * np.abs(weights).max() < 2**15)
     assert nodes == ["MatMulInteger" if fits else "MatMul" for fits in narrow]

@@ -12,7 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import input_for, lively, random_network, random_program, whole_word, with_integer, write
+from networks import (
+    coded,
+    input_for,
+    lively,
+    random_network,
+    random_program,
+    table_lif,
+    whole_word,
+    with_integer,
+    write,
+)
 
 from export import interpret, network_file
 from export.build import Build, write_build
@@ -37,7 +47,7 @@ elffile = pytest.importorskip("elftools.elf.elffile")
 pytest.importorskip("unicorn")
 pytest.importorskip("ziglang")
 
-HEADERS = ("spikes", "program", "word")
+HEADERS = ("spikes", "program", "word", "levels", "codes")
 BOTH = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wsign-conversion", "-Wshadow", "-Wundef")
 STRICT = (*BOTH, "-Werror")
 IN_C = (*STRICT, "-std=c99", "-Wstrict-prototypes", "-Wmissing-prototypes")
@@ -48,24 +58,35 @@ RUNTIME = re.compile(r"(__aeabi_)?mem(cpy|move|set|clr)[48]?")
 
 @pytest.fixture(scope="session")
 def headers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Build]:
-    """Builds of that name, made once: spikes in and counts out; 8-bit words and every op; the whole 32-bit word."""
+    """Builds of that name, made once.
+
+    Spikes in and counts out; 8-bit words and every op; the whole 32-bit word; states that are levels; packed weights.
+    """
 
     @cache
     def build(name: str) -> Build:
         if name == "spikes":
             network, x = lively(lambda seed: random_network(seed, neuron="count"), range(1, 50))
         elif name == "program":
-            network, x = lively(random_program, filter(decides, range(3, 400, 8)))
-        else:
+            network, x = lively(random_program, (seed for seed in range(3, 400, 8) if decides(random_program(seed))))
+        elif name == "word":
             network, x = whole_word()
+        elif name == "levels":
+            network, x = lively(lambda seed: table_lif(8, seed=seed), range(50), steps=30)
+        else:
+            network, x = lively(packed, (seed for seed in range(50) if decides(packed(seed))))
         return write(network, tmp_path_factory.mktemp(name) / "build", name, x)
 
     return build
 
 
-def decides(seed: int) -> bool:
-    """Whether the random program has several layers, and classes that depend on its input."""
-    network = random_program(seed)
+def packed(seed: int) -> Network:
+    """Weights of every packing, on integers and on spikes."""
+    return coded((1, 2, 4, 8), -5, 3, seed)
+
+
+def decides(network: Network) -> bool:
+    """Whether the network has several layers, and classes that depend on its input."""
     output = interpret.run(network, input_for(network, 9, 5))["output"]
     return len(network.layers) > 1 and len(np.unique(interpret.classify(output))) > 1
 
@@ -454,11 +475,12 @@ def test_the_name_of_the_test_programs_own_symbols_is_refused(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_layer_of_all_the_neurons_that_may_be_ends_on_a_core(tmp_path: Path) -> None:
-    """2^16 neurons: an index of 16 bits would never get there, and clang says so."""
-    size = 2**16
-    ops = Input("input"), MatVec("w", 0)
-    whole = Layer("all", size, {}, ops, (), {"w": np.resize(np.arange(-3, 4), (size, 1)).astype(np.int8)}, 1, "sum")
+@pytest.mark.parametrize(("size", "codes"), [(2**16, 7), (2**16 - 3, 2)], ids=["bytes", "bits to a whole byte"])
+def test_a_layer_of_all_the_neurons_that_may_be_ends_on_a_core(size: int, codes: int, tmp_path: Path) -> None:
+    """2^16 neurons, or sums: an index of 16 bits would never get there, and clang says so."""
+    matrix = np.resize(np.arange(codes), (size, 1)).astype(np.int8)
+    ops = Input("input"), MatVec("w", 0, tuple(range(-3, codes - 3)))
+    whole = Layer("all", size, {}, ops, (), {"w": matrix}, 1, "sum")
     network = Network("large", 1, 0, 1, {}, (whole,))
     x = np.ones((1, 1, 1), np.int64)
     (tmp_path / "large.h").write_text(emit_header(network, x, interpret.run(network, x)), encoding="utf-8")

@@ -54,14 +54,17 @@ HIDDEN = Layer(
     output=12,
     output_name="spike",
 )  # fmt: skip
+CODES = np.array([[0, 2, 1], [1, 3, 3]], np.uint8)
 READOUT = Layer(
-    "readout", 2, {}, (Input("hidden"), MatVec("fan_in", 0)), (), {"fan_in": WEIGHTS.T}, 1, "membrane"
+    "readout", 2, {}, (Input("hidden"), MatVec("fan_in", 0, (300, -7, 0, -(2**15)))), (), {"fan_in": CODES}, 1,
+    "membrane",
 )  # fmt: skip
 ENCODING = {"kind": "rate", "steps": 8, "seed": 2**32 - 1, "delta": 16, "channels": 2, "maximum": 9}
 NETWORK = Network("example", 2, -3, 9, ENCODING, (HIDDEN, READOUT))
 TEXT = dumps(NETWORK)
 ENCODING_NEEDS = ("kind", "steps", "seed", "channels", "maximum")  # of the rate encoder
 Path_ = tuple[str | int, ...]
+LAYER, TABLED = ("layers", 0), ("layers", 1)
 
 
 def changed(path: Path_, value: Any) -> str:
@@ -149,6 +152,44 @@ def with_weight(value: int) -> Network:
     return replace(NETWORK, layers=(replace(HIDDEN, weights=weights), READOUT))
 
 
+def test_levels_are_written_where_there_are_any() -> None:
+    fan_in, readout = value_at((*LAYER, "ops", 1)), value_at((*TABLED, "ops", 1))
+    assert readout["levels"] == "300 -7 0 -32768"
+    assert "levels" not in fan_in
+    refused(changed(("layers", 0, "ops", 1, "levels"), ""), "ops[1]: levels", "at least one integer")
+    (product,) = (op for op in loads(TEXT, WHERE).layers[1].ops if isinstance(op, MatVec))
+    assert loads(TEXT, WHERE).layers[1].matrix(product).tolist() == [[300, 0, -7], [-7, -32768, -32768]]
+
+
+def test_codes_beyond_127_are_read_back() -> None:
+    levels = tuple(range(-400, 0, 2))
+    codes = np.arange(0, 200, 5, np.uint8).reshape(2, 20)
+    layer = Layer("readout", 2, {}, (Input("input"), MatVec("w", 0, levels)), (), {"w": codes}, 1, "sum")
+    again = loads(dumps(Network("n", 20, 0, 1, {}, (layer,))), WHERE).layers[0]
+    assert np.array_equal(again.weights["w"], codes)
+    assert np.array_equal(again.matrix(MatVec("w", 0, levels)), 2 * codes.astype(int) - 400)
+
+
+def test_one_matrix_read_with_two_tables_or_with_none_is_refused() -> None:
+    for extra, words in (
+        (MatVec("fan_in", 0, (1, 2, 3, 4)), "several with the same levels"),
+        (MatVec("fan_in", 0), "several with the same levels"),
+    ):
+        layer = replace(READOUT, ops=(*READOUT.ops, extra))
+        with pytest.raises(BadInput) as error:
+            dumps(replace(NETWORK, layers=(HIDDEN, layer)))
+        one_line(error, "layer readout: weights: fan_in", words)
+    layer = replace(READOUT, weights={**READOUT.weights, "unread": CODES})
+    with pytest.raises(BadInput) as error:
+        dumps(replace(NETWORK, layers=(HIDDEN, layer)))
+    one_line(error, "layer readout: weights: unread", "one MATVEC that reads it")
+
+
+def test_the_digest_changes_with_one_level() -> None:
+    ops = (READOUT.ops[0], MatVec("fan_in", 0, (300, -7, 1, -(2**15))))
+    assert digest(replace(NETWORK, layers=(HIDDEN, replace(READOUT, ops=ops)))) != digest(NETWORK)
+
+
 def test_the_digest_changes_with_one_weight_and_with_nothing_but_the_network() -> None:
     assert digest(with_weight(0)) == digest(NETWORK)
     assert digest(with_weight(1)) != digest(NETWORK)
@@ -181,7 +222,8 @@ def test_a_missing_field_is_refused_by_name(path: Path_) -> None:
         place = place[key]
     del place[path[-1]]
     free = path[-2:-1] in (("semantics",), ("encoding",))  # only the digest knows that something is missing
-    refused(json.dumps(document), "digest" if free and path[-1] not in ENCODING_NEEDS else str(path[-1]))
+    shows = "interval" if path == (*TABLED, "ops", 1, "levels") else path[-1]  # without levels, the codes are weights
+    refused(json.dumps(document), "digest" if free and path[-1] not in ENCODING_NEEDS else str(shows))
 
 
 @pytest.mark.parametrize("path", OBJECTS, ids=lambda path: ".".join(map(str, path)))
@@ -213,9 +255,6 @@ def test_an_integer_spelt_as_another_type_is_refused() -> None:
         if type(integer) is int:
             for value in (float(integer), str(integer), bool(integer), [integer]):
                 refused(changed(path, value))
-
-
-LAYER = "layers", 0
 
 
 @pytest.mark.parametrize(
@@ -269,6 +308,18 @@ LAYER = "layers", 0
         ((*LAYER, "weights", "fan_in", "rows"), ["1 -2", "127 -128"], ("(3, 2)", "(2, 2)")),
         ((*LAYER, "weights", "fan_in", "dtype"), "fxp-s4/0", ("weights: fan_in: dtype", "fxp-s8/0")),
         ((*LAYER, "weights", "a b"), {"rows": ["1"], "dtype": "fxp-u1/0"}, ("weights", "'a b'")),
+        ((*LAYER, "weights", "fan_in", "rows", 0), "1 256", ("weights: fan_in",)),
+        (
+            (*TABLED, "weights", "fan_in", "rows", 1),
+            "1 3 4",
+            ("readout", "fan_in: neuron 1, input 2", "code in [0, 3]"),
+        ),
+        ((*TABLED, "weights", "fan_in", "rows", 0), "0 -1 1", ("readout", "fan_in: neuron 0, input 1", "[0, 3]", "-1")),
+        ((*TABLED, "ops", 1, "levels"), "300 -7 0", ("readout", "fan_in: neuron 1, input 1", "code in [0, 2]", "3")),
+        ((*TABLED, "ops", 1, "levels"), "300 -7 0 32768", ("ops[1] (MATVEC): levels", "[-32768, 32767]")),
+        ((*TABLED, "ops", 1, "levels"), "1 " * 257, ("ops[1] (MATVEC): levels", "at most 256")),
+        ((*TABLED, "ops", 1, "levels"), "", ("ops[1]: levels", "at least one integer")),
+        ((*TABLED, "ops", 1, "levels"), "300 -7 0 1", ("ops[1]: interval",)),
         ((*LAYER, "ops", 0, "op"), "CONV", ("ops[0]: op", "MATVEC")),
         ((*LAYER, "ops", 0, "source"), "readout", ("ops[0] (INPUT)", "source", "'readout'")),
         ((*LAYER, "ops", 1, "weights"), "none", ("ops[1] (MATVEC)", "'none'")),
@@ -287,7 +338,7 @@ LAYER = "layers", 0
         ((*LAYER, "ops", 2, "shift"), -1, ("ops[2] (SHL)", "shift", "-1")),
         ((*LAYER, "ops", 2, "shift"), 31, ("layer hidden", "neuron 0", "SHL", "32 bits")),
         ((*LAYER, "ops", 16, "borders"), "-50 50 0", ("ops[16] (STEP)", "ascending")),
-        ((*LAYER, "ops", 16, "borders"), "0 0 50", ("ops[16] (STEP)", "ascending")),
+        ((*LAYER, "ops", 16, "borders"), "0 50 49", ("ops[16] (STEP)", "ascending")),
         ((*LAYER, "ops", 17, "levels"), "-64 -16 16", ("layer hidden", "LOOKUP", "3 levels")),
         ((*LAYER, "ops", 18, "lo"), 61, ("ops[18] (CLAMP)", "61")),
         ((*LAYER, "ops", 18, "hi"), 61, ("layer hidden", "state u")),

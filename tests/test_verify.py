@@ -72,7 +72,7 @@ def in_text(patterns: dict[str, tuple[str, str]]) -> Callable[[str, str], Iterat
             for table in re.finditer(patterns[kind][0], text):
                 for index in range(12):
                     changed = with_integer(
-                        text[table.start() :], r"\A" + patterns[kind][0], index, lambda code: code - 1
+                        text[table.start() :], r"\A" + patterns[kind][0], index, lambda codes: codes ^ 1
                     )
                     yield text[: table.start()] + changed
         else:
@@ -85,7 +85,7 @@ def in_text(patterns: dict[str, tuple[str, str]]) -> Callable[[str, str], Iterat
 
 in_header = in_text(
     {
-        "weight": (r"static const int8_t \w+\[\d+\]\[\d+\] = \{", ""),
+        "weight": (r"static const u?int8_t \w+\[\d+\]\[\d+\] = \{", ""),
         "shift": (r"\+ 32\) >> 6", "+ 16) >> 5"),
         "comparator": (r" > (\w+) \? 1 : 0", r" >= \1 ? 1 : 0"),
     }
