@@ -3,16 +3,12 @@
 No randomness and no cache: a folder or file always gives the same arrays. Whatever is malformed raises BadInput.
 """
 
-import gzip
 import inspect
 import io
 import math
 import re
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,56 +16,11 @@ import numpy as np
 from scipy.io import wavfile
 
 from export.errors import BadInput
+from qat.data_common import Dataset, Split, bad, fifths, folder_of, integers, read, read_npz, split
+from qat.data_events import braille, nmnist
 from qat.encoding import LIMIT, whole
 
-
-@dataclass(frozen=True)
-class Split:
-    """x: frames (N, C) or sequences (N, T, C), unsigned integers; y: labels (N,), int64."""
-
-    x: np.ndarray
-    y: np.ndarray
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Two splits of the same shape per sample, labels 0..classes - 1, values of x 0..maximum."""
-
-    train: Split
-    test: Split
-    classes: int
-    maximum: int
-
-
-def _bad(where: object, field: str, expected: str) -> BadInput:
-    return BadInput(" ".join(f"{where}: {field}: expected {expected}".splitlines()))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _bad(path, "gzip stream", f"a whole and intact one ({error})") from error
-    except OSError as error:
-        raise _bad(path, "file", f"a readable one ({error.strerror})") from error
-
-
-def _folder(data: Path | None, task: str) -> Path:
-    if data is None or not data.is_dir():
-        raise _bad(data or task, "data", f"a folder with the files of task {task!r}")
-    return data
-
-
-def _split(x: np.ndarray, y: np.ndarray, test: np.ndarray, classes: int, maximum: int) -> Dataset:
-    return Dataset(Split(x[~test], y[~test]), Split(x[test], y[test]), classes, maximum)
-
-
-def _fifths(y: np.ndarray) -> np.ndarray:
-    """Mask (N,) of the test samples: every fifth of each class, in the order they come."""
-    test = np.zeros(len(y), bool)
-    for label in np.unique(y):
-        test[np.flatnonzero(y == label)[4::5]] = True
-    return test
+__all__ = ["LOADERS", "Dataset", "Split", "load"]
 
 
 def _digits(data: Path | None) -> Dataset:
@@ -77,41 +28,41 @@ def _digits(data: Path | None) -> Dataset:
     from sklearn.datasets import load_digits  # takes a second to import, and only this task needs it
 
     x, y = load_digits(return_X_y=True)
-    return _split(x.astype(np.uint8), y.astype(np.int64), _fifths(y), classes=10, maximum=16)
+    return split(x.astype(np.uint8), y.astype(np.int64), fifths(y), classes=10, maximum=16)
 
 
 def _idx(folder: Path, name: str, ndim: int) -> tuple[Path, np.ndarray]:
     """The file read and its bytes as an ndim-dimensional array: big-endian magic, then sizes, then the values."""
     path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
     if path is None:
-        raise _bad(folder / name, "file", "it or its .gz")
-    raw, magic, start = _read(path), (0x0800 | ndim).to_bytes(4, "big"), 4 + 4 * ndim
+        raise bad(folder / name, "file", "it or its .gz")
+    raw, magic, start = read(path), (0x0800 | ndim).to_bytes(4, "big"), 4 + 4 * ndim
     if raw[:4] != magic:
-        raise _bad(path, "magic", f"0x{magic.hex()}, got 0x{raw[:4].hex()}")
+        raise bad(path, "magic", f"0x{magic.hex()}, got 0x{raw[:4].hex()}")
     if len(raw) < start:
-        raise _bad(path, "header", f"{start} bytes, got {len(raw)}")
+        raise bad(path, "header", f"{start} bytes, got {len(raw)}")
     shape = [int.from_bytes(raw[i : i + 4], "big") for i in range(4, start, 4)]
     if 0 in shape:
-        raise _bad(path, "dimensions", f"all above zero, got {shape}")
+        raise bad(path, "dimensions", f"all above zero, got {shape}")
     if len(raw) - start != math.prod(shape):
-        raise _bad(path, "payload", f"{math.prod(shape)} bytes for dimensions {shape}, got {len(raw) - start}")
+        raise bad(path, "payload", f"{math.prod(shape)} bytes for dimensions {shape}, got {len(raw) - start}")
     return path, np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy()
 
 
 def _mnist(data: Path | None) -> Dataset:
     """A folder with the four idx files of MNIST, plain or .gz: frames of 784 values 0..255, 10 classes."""
-    folder, splits = _folder(data, "mnist"), []
+    folder, splits = folder_of(data, "mnist"), []
     for name in ("train", "t10k"):
         _, x = _idx(folder, f"{name}-images-idx3-ubyte", 3)
         path, y = _idx(folder, f"{name}-labels-idx1-ubyte", 1)
         if len(x) != len(y):
-            raise _bad(path, "labels", f"one for each of the {len(x)} images, got {len(y)}")
+            raise bad(path, "labels", f"one for each of the {len(x)} images, got {len(y)}")
         if y.max() > 9:
-            raise _bad(path, "labels", f"0..9, got {y.max()}")
+            raise bad(path, "labels", f"0..9, got {y.max()}")
         splits.append(Split(x.reshape(len(x), -1), y.astype(np.int64)))
     train, test = splits
     if train.x.shape[1] != test.x.shape[1]:
-        raise _bad(folder, "images", f"one size, got {train.x.shape[1]} pixels in train and {test.x.shape[1]} in t10k")
+        raise bad(folder, "images", f"one size, got {train.x.shape[1]} pixels in train and {test.x.shape[1]} in t10k")
     return Dataset(train, test, classes=10, maximum=255)
 
 
@@ -130,20 +81,20 @@ def _samples(path: Path, rate: int) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about harmless extra chunks
-            found, pcm = wavfile.read(_Whole(_read(path)))
+            found, pcm = wavfile.read(_Whole(read(path)))
     except BadInput:
         raise
     except Exception as error:  # scipy lets errors of struct and numpy through, and an unbound name: no data chunk
         why = "no data chunk" if isinstance(error, UnboundLocalError) else error
-        raise _bad(path, "wav", f"a whole and intact PCM recording ({why})") from error
+        raise bad(path, "wav", f"a whole and intact PCM recording ({why})") from error
     if found != rate:
-        raise _bad(path, "sample rate", f"{rate} Hz, got {found}")
+        raise bad(path, "sample rate", f"{rate} Hz, got {found}")
     if pcm.ndim != 1:
-        raise _bad(path, "channels", f"1, got {pcm.shape[1]}")
+        raise bad(path, "channels", f"1, got {pcm.shape[1]}")
     if (pcm.dtype.kind, pcm.dtype.itemsize) not in (("i", 2), ("u", 1)):
-        raise _bad(path, "samples", f"16-bit or 8-bit PCM, got {pcm.dtype}")
+        raise bad(path, "samples", f"16-bit or 8-bit PCM, got {pcm.dtype}")
     if not pcm.size:
-        raise _bad(path, "samples", "at least one")
+        raise bad(path, "samples", "at least one")
     samples: np.ndarray = pcm.astype(np.float64)
     return samples - 128 if pcm.dtype.kind == "u" else samples
 
@@ -194,30 +145,30 @@ def _speech(
     whole("speech", "test_below", test_below, 0, LIMIT)
     for field, value in (("frame_ms", frame_ms), ("hop_ms", hop_ms), ("floor_db", floor_db)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 1000:
-            raise _bad("speech", field, f"a number 1..1000, got {value!r}")
+            raise bad("speech", field, f"a number 1..1000, got {value!r}")
     frame, hop = (math.floor(rate * ms / 1000 + 0.5) for ms in (frame_ms, hop_ms))
     filters = _mel_filters(channels, frame, rate)
     if not filters.any(axis=0).all():
-        raise _bad("speech", "channels", f"so few that each spans a bin of a {frame_ms} ms frame, got {channels}")
+        raise bad("speech", "channels", f"so few that each spans a bin of a {frame_ms} ms frame, got {channels}")
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(frame) / frame)  # Hann, periodic
 
-    folder = _folder(data, "speech")
+    folder = folder_of(data, "speech")
     paths: list[Path] = []
     for place in (folder, folder / "recordings"):
         paths = paths or sorted(p for p in place.glob("*") if p.suffix.lower() == ".wav")
     if not paths:
-        raise _bad(folder, "recordings", "at least one .wav file")
+        raise bad(folder, "recordings", "at least one .wav file")
     x = np.empty((len(paths), steps, channels), np.uint8)
     y, test = np.empty(len(paths), np.int64), np.empty(len(paths), bool)
     for n, path in enumerate(paths):
         name = re.fullmatch(r"([0-9]{1,4})_(?:.*[^0-9])?([0-9]+)", path.stem, re.DOTALL)
         if not name:
-            raise _bad(path, "name", "label_..._index.wav, both integers")
+            raise bad(path, "name", "label_..._index.wav, both integers")
         y[n], test[n] = int(name[1]), int(name[2]) < test_below
         x[n] = _features(_samples(path, rate), filters, window, hop, steps, floor_db)
     if test.all() or not test.any():
-        raise _bad(folder, "recordings", f"indices both under test_below ({test_below}) and from it on")
-    return _split(x, y, test, classes=int(y.max()) + 1, maximum=255)
+        raise bad(folder, "recordings", f"indices both under test_below ({test_below}) and from it on")
+    return split(x, y, test, classes=int(y.max()) + 1, maximum=255)
 
 
 def _npz(data: Path | None) -> Dataset:
@@ -227,72 +178,58 @@ def _npz(data: Path | None) -> Dataset:
     may say how many there are, else the labels do. maximum is the largest x, or 1.
     """
     if data is None or not data.is_file():
-        raise _bad(data or "npz", "data", "an .npz file")
+        raise bad(data or "npz", "data", "an .npz file")
     path = data
-    if not zipfile.is_zipfile(path):
-        raise _bad(path, "file", "an .npz, which is a zip archive")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = [n for n in ("x_train", "y_train", "x_test", "y_test", "x", "y", "classes") if n in file.files]
-            arrays = {name: np.asarray(file[name]) for name in names}
-    except Exception as error:  # numpy, zipfile and zlib each have their own
-        raise _bad(path, "file", f"an intact .npz of plain arrays ({error})") from error
-
-    def integers(name: str, ndims: tuple[int, ...]) -> np.ndarray:
-        if name not in arrays:
-            raise _bad(path, name, "an array, found none")
-        array = arrays[name]
-        if array.dtype.kind not in "biuf":
-            raise _bad(path, name, f"integers, got {array.dtype}")
-        if array.ndim not in ndims or not array.size:
-            raise _bad(path, name, f"{' or '.join(map(str, ndims))} dimensions, none empty, got shape {array.shape}")
-        if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.floor(array)).all()):
-            raise _bad(path, name, "integers, got fractions, infinity or NaN")
-        if array.min() < 0 or array.max() > LIMIT:
-            raise _bad(path, name, f"integers 0..{LIMIT}, got {array.min()}..{array.max()}")
-        return array
+    arrays = read_npz(path, ("x_train", "y_train", "x_test", "y_test", "x", "y", "classes"))
 
     def pair(suffix: str) -> Split:
-        x, y = integers(f"x{suffix}", (2, 3)), integers(f"y{suffix}", (1,))
+        x, y = (integers(path, arrays, name + suffix, ndims) for name, ndims in (("x", (2, 3)), ("y", (1,))))
         if len(x) != len(y):
-            raise _bad(path, f"y{suffix}", f"a label for each of the {len(x)} samples of x{suffix}, got {len(y)}")
+            raise bad(path, f"y{suffix}", f"a label for each of the {len(x)} samples of x{suffix}, got {len(y)}")
         return Split(x.astype(np.uint8 if x.max() < 256 else np.uint16), y.astype(np.int64))
 
     if any(name.endswith(("_train", "_test")) for name in arrays):
         train, test = pair("_train"), pair("_test")
         if train.x.shape[1:] != test.x.shape[1:]:
-            raise _bad(path, "x_test", f"samples like x_train's {train.x.shape[1:]}, got {test.x.shape[1:]}")
+            raise bad(path, "x_test", f"samples like x_train's {train.x.shape[1:]}, got {test.x.shape[1:]}")
     else:
         both = pair("")
-        chosen = _fifths(both.y)
+        chosen = fifths(both.y)
         if not chosen.any():
-            raise _bad(path, "y", "five samples of some class at least, to test on each fifth")
+            raise bad(path, "y", "five samples of some class at least, to test on each fifth")
         train, test = Split(both.x[~chosen], both.y[~chosen]), Split(both.x[chosen], both.y[chosen])
     classes = maximum = 1
-    for split in (train, test):
-        classes, maximum = max(classes, int(split.y.max()) + 1), max(maximum, int(split.x.max()))
+    for part in (train, test):
+        classes, maximum = max(classes, int(part.y.max()) + 1), max(maximum, int(part.x.max()))
     if "classes" in arrays:
-        given = int(integers("classes", (0,)))
+        given = int(integers(path, arrays, "classes", (0,)))
         if given < classes:
-            raise _bad(path, "classes", f"more than the largest label, {classes - 1}, got {given}")
+            raise bad(path, "classes", f"more than the largest label, {classes - 1}, got {given}")
         classes = given
     return Dataset(train, test, classes, maximum)
 
 
-LOADERS: dict[str, Callable[..., Dataset]] = {"digits": _digits, "mnist": _mnist, "speech": _speech, "npz": _npz}
+LOADERS: dict[str, Callable[..., Dataset]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "nmnist": nmnist,
+    "speech": _speech,
+    "braille": braille,
+    "npz": _npz,
+}
 
 
 def load(task: str, data: Path | None, /, **options: Any) -> Dataset:
-    """The dataset of a task: 'digits' (needs no data), 'mnist' and 'speech' (a folder), 'npz' (a file).
+    """The dataset of a task. `data` is a file for 'npz', not looked at for 'digits', and a folder for the others.
 
-    Only 'speech' has options: steps, channels, rate (Hz), frame_ms, hop_ms, floor_db (dB), test_below (index).
+    The options of 'nmnist', 'speech' and 'braille' are the keyword arguments of their loaders; the others have none.
     Raises BadInput for an unknown task or option and for whatever is missing or malformed in data.
     """
     if task not in LOADERS:
-        raise _bad("data", "task", f"one of {', '.join(LOADERS)}, got {task!r}")
+        raise bad("data", "task", f"one of {', '.join(LOADERS)}, got {task!r}")
     loader = LOADERS[task]
     known = [name for name in inspect.signature(loader).parameters if name != "data"]
     for name in options:
         if name not in known:
-            raise _bad(task, "options", f"{'one of ' + ', '.join(known) if known else 'none'}, got {name!r}")
+            raise bad(task, "options", f"{'one of ' + ', '.join(known) if known else 'none'}, got {name!r}")
     return loader(data, **options)

@@ -49,12 +49,12 @@ def check(dataset: Dataset) -> None:
 
 
 def test_unknown_tasks_and_options(tmp_path: Path) -> None:
-    refuse("chess", None, "task", "digits, mnist, speech, npz", "'chess'")
+    refuse("chess", None, "task", "digits, mnist, nmnist, speech, braille, npz", "'chess'")
     refuse("digits", None, "options", "none", "'steps'", steps=3)
     refuse("speech", tmp_path, "options", "hop_ms", "'hop'", hop=3)
 
 
-@pytest.mark.parametrize("task", ["mnist", "speech", "npz"])
+@pytest.mark.parametrize("task", ["mnist", "nmnist", "speech", "braille", "npz"])
 def test_missing_data(task: str, tmp_path: Path) -> None:
     refuse(task, None, task, "data")
     refuse(task, tmp_path / "nowhere", "nowhere", "data")
