@@ -10,24 +10,61 @@ from dataclasses import dataclass, replace
 from export import ir
 from export.errors import BadInput
 from qat import neurons
+from qat.grids import TableGrid
 from qat.neurons import Neuron, Params, StateRange
 
 
+@dataclass(frozen=True)
+class Encode:
+    """STEP with borders that training moves; `passes`: where a gradient does, see grids.py."""
+
+    a: int
+    passes: str
+
+
+@dataclass(frozen=True)
+class Decode:
+    """LOOKUP in levels that training moves."""
+
+    a: int
+
+
+@dataclass(frozen=True)
+class Detach:
+    """a, through which no gradient passes."""
+
+    a: int
+
+
+Op = ir.Op | Encode | Decode | Detach
+
+
 class Recorder(ir.Builder):
-    """Records a step for training. Where gradients end it records a left shift by 0, which otherwise never occurs."""
+    """Records a step for training: what training moves is an input, and gradients may end."""
+
+    ops: list[Op]  # type: ignore[assignment]
 
     def detach(self, a: int) -> int:
         """The same value, through which no gradient passes."""
-        return self._record(ir.Shl(a, 0))
+        return self._record(Detach(a))  # type: ignore[arg-type]
+
+    def step(self, a: int, borders: object, grid: TableGrid) -> int:  # type: ignore[override]
+        """The code of a, by borders that are given when it runs."""
+        return self._record(Encode(a, grid.passes))  # type: ignore[arg-type]
+
+    def lookup(self, a: int, levels: object) -> int:
+        """The level of a, of levels that are given when it runs."""
+        return self._record(Decode(a))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A layer's step: its ops, its output, and its states after."""
+    """A layer's step: its ops, its output, its states after, and the names of its grid's learned ranges."""
 
-    ops: tuple[ir.Op, ...]
+    ops: tuple[Op, ...]
     output: int
     after: dict[str, int]
+    ranges: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +91,21 @@ class Plan:
         """The float that everything rides in."""
         return "float64" if self.double else "float32"
 
+    @property
+    def levels(self) -> int:
+        """How many levels the table of the state grid has; 0 without one."""
+        return self.params.grid.count if isinstance(self.params.grid, TableGrid) else 0
+
+    @property
+    def soft(self) -> bool:
+        """Whether gradients pass the state grid as through a sum of sigmoids."""
+        return isinstance(self.params.grid, TableGrid) and self.params.grid.passes == "soft"
+
+    @property
+    def ranges(self) -> tuple[str, ...]:
+        """Those of the tables that are learned ranges of the state grid: only their gradients are wanted."""
+        return tuple(name for name in self.tables if name.startswith("range"))
+
     def kept(self, recorded: Recorded) -> dict[str, str]:
         """The states that backward needs beside the output, and the type that each is kept in."""
         return {name: narrowest(s, self.real) for name, s in self.states if recorded.after[name] != recorded.output}
@@ -61,14 +113,14 @@ class Plan:
     def record(self) -> Recorded:
         """The step, its products and tables being inputs."""
         ops = Recorder()
-        named = {name: ops.input(name) for name in self.tables}
+        named = {name: ops.input(name) for name in self.tables if name not in self.ranges}
         params = replace(self.params, threshold=named.get("threshold"), decay=named["decay"])
         state = {name: ops.state(name) for name, _ in self.states}
         feedback = ops.input("feedback") if self.recurrent else None
         product, bias = ops.input("product"), named.get("bias")
         current = neurons.current(ops, product, self.shifts[0], feedback, self.shifts[1], bias)
         output, after = self.neuron.step(ops, current, state, params)
-        return Recorded(tuple(ops.ops), output, after | ({"spike": output} if self.recurrent else {}))
+        return Recorded(tuple(ops.ops), output, after | ({"spike": output} if self.recurrent else {}), self.ranges)
 
 
 def narrowest(state: StateRange, real: str) -> str:
@@ -81,7 +133,11 @@ def narrowest(state: StateRange, real: str) -> str:
 
 @dataclass(frozen=True)
 class Language:
-    """How a kernel's language spells what the lines need; `element` is one neuron's value in a named array."""
+    """How a kernel's language spells what the lines need; `element` is one neuron's value in a named array.
+
+    encode: the code of a level by the array `borders`; slope: that of the sum of sigmoids at a level; decode: the entry
+    of a named array at a code.
+    """
 
     declare: str
     assign: str
@@ -91,11 +147,15 @@ class Language:
     where: str
     floor: str
     absolute: str
+    encode: str
+    slope: str
+    decode: str
 
 
 C = Language(
     declare="const real {} = {};", assign="{} {} {};", element="{}[i]", state="(real){}[i]", number="(real){!r}",
-    where="({} ? {} : {})", floor="FLOOR({})", absolute="ABS({})",
+    where="({} ? {} : {})", floor="FLOOR({})", absolute="ABS({})", encode="code_of(borders, {})",
+    slope="slope_at(borders, levels, sharpness, {})", decode="{}[(int32_t){}]",
 )  # fmt: skip
 
 
@@ -115,6 +175,12 @@ def _forward_line(recorded: Recorded, index: int, language: Language) -> str:
             value = language.state.format(f"old_{name}")
         case ir.Table(values):
             value = number(float(values[0]))
+        case Encode(a):
+            value = language.encode.format(f"v{a}")
+        case Decode(a):
+            value = language.decode.format("levels", f"v{a}")
+        case Detach(a):
+            value = f"v{a}"
         case ir.Add(a, b):
             value = f"v{a} + v{b}"
         case ir.Sub(a, b):
@@ -124,7 +190,7 @@ def _forward_line(recorded: Recorded, index: int, language: Language) -> str:
         case ir.Shr(a, shift):
             value = language.floor.format(f"v{a} * {number(0.5**shift)} + {number(0.5)}")
         case ir.Shl(a, shift):
-            value = f"v{a} * {number(float(1 << shift))}" if shift else f"v{a}"
+            value = f"v{a} * {number(float(1 << shift))}"
         case ir.Clamp(a, lo, hi):
             value = f"v{a}"
             if hi < math.inf:
@@ -136,7 +202,7 @@ def _forward_line(recorded: Recorded, index: int, language: Language) -> str:
         case ir.Select(condition, a, b):
             value = language.where.format(f"v{condition} != 0", f"v{a}", f"v{b}")
         case _:
-            raise BadInput(f"engine: {ir.op_name(op)}: the fused engine has no rule for it")
+            raise BadInput(f"engine: {type(op).__name__}: the fused engine has no rule for it")
     return language.declare.format(f"v{index}", value)
 
 
@@ -161,15 +227,31 @@ def backward_lines(recorded: Recorded, language: Language) -> tuple[list[str], l
 def _adjoint_lines(recorded: Recorded, index: int, language: Language) -> list[str]:
     """What op `index` passes on of its adjoint."""
     op, g, assign, number = recorded.ops[index], f"a{index}", language.assign.format, language.number.format
+    element = language.element.format
 
     def add(value: int, text: str, sign: str = "+") -> str:
         return assign(f"a{value}", f"{sign}=", text)
 
     match op:
         case ir.Input("product" | "feedback" as name):
-            return [assign(language.element.format(f"to_{name}"), "=", g)]
+            return [assign(element(f"to_{name}"), "=", g)]
         case ir.Input(name):
-            return [assign(language.element.format(f"grad_{name}"), "+=", g)]
+            return [assign(element(f"grad_{name}"), "+=", g)]
+        case Encode(a, "soft"):
+            passed = language.declare.format(f"p{index}", f"{g} * {language.slope.format(f'v{a}')}")
+            log_reach = element(f"grad_{recorded.ranges[-1]}")
+            return [passed, add(a, f"p{index}"), assign(log_reach, "-=", f"p{index} * v{a}")]
+        case Encode(a, "clip"):
+            return [add(a, language.where.format(f"(v{a} >= lowest) & (v{a} <= highest)", g, number(0.0)))]
+        case Encode(a):
+            return [add(a, g)]
+        case Decode(a):
+            rises = [language.decode.format(f"rise_{name}", f"v{a}") for name in recorded.ranges]
+            gradients = [element(f"grad_{name}") for name in recorded.ranges]
+            return [
+                add(a, g),
+                *(assign(grad, "+=", f"{g} * {rise}") for grad, rise in zip(gradients, rises, strict=True)),
+            ]
         case ir.Add(a, b):
             return [add(a, g), add(b, g)]
         case ir.Sub(a, b):
@@ -179,7 +261,7 @@ def _adjoint_lines(recorded: Recorded, index: int, language: Language) -> list[s
         case ir.Shr(a, shift):
             return [add(a, f"{g} * {number(0.5**shift)}")]
         case ir.Shl(a, shift):
-            return [add(a, f"{g} * {number(float(1 << shift))}")] if shift else []
+            return [add(a, f"{g} * {number(float(1 << shift))}")]
         case ir.Clamp(a, lo, hi):
             inside = g
             if hi < math.inf:
@@ -189,7 +271,7 @@ def _adjoint_lines(recorded: Recorded, index: int, language: Language) -> list[s
             return [add(a, inside)]
         case ir.Gt(a, b):
             # g / (w (1 + slope d / w)²), with one division
-            least, size = number(1e-6), language.absolute.format(f"v{b}")
+            least, size = number(1.0), language.absolute.format(f"v{b}")
             distance = language.absolute.format(f"v{a} - v{b}")
             return [
                 language.declare.format(f"w{index}", language.where.format(f"{size} > {least}", size, least)),
@@ -217,6 +299,11 @@ def _reached(recorded: Recorded) -> list[int]:
         if value not in reached:
             reached.add(value)
             op = recorded.ops[value]
-            ends = isinstance(op, ir.Shl) and op.shift == 0
-            pending += [] if ends else [op.a, op.b] if isinstance(op, ir.Select) else ir.operands(op)
+            match op:
+                case Detach():
+                    pass
+                case ir.Select(_, a, b):
+                    pending += [a, b]
+                case _:
+                    pending += ir.operands(op)  # type: ignore[arg-type]
     return sorted(reached)

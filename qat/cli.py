@@ -26,7 +26,10 @@ from qat.config import STATES, WEIGHTS, Config
 from qat.data import Dataset, Split
 from qat.lower import exact_dtype, lower
 from qat.network import hard_trace
-from qat.train import TWIN_FOLDER, Run, batches_of, load_data, twin
+from qat.state_quantizers import STATE_QUANTIZERS
+from qat.train import TWIN_FOLDER, Run, Start, batches_of, load_data, twin
+from qat.warm_start import METHODS
+from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
 PRESETS = ("digits", "mnist", "speech")
 
@@ -84,13 +87,17 @@ def _alone(command: str) -> None:
 
 
 @click.command(cls=Shared)
-@click.option("--task", help="digits (comes along), mnist, speech or npz.")
+@click.option("--task", help="digits (comes along), mnist, nmnist, speech, braille or npz.")
 @click.option("--data", type=click.Path(path_type=Path), help="The data set: a folder or a file, as the task needs.")
 @click.option("--network", type=click.Path(path_type=Path), help="The network and its training, as TOML.")
 @click.option("--preset", "preset_name", type=click.Choice(PRESETS), help="A network that is known to work.")
-@click.option("--weights", callback=_precision(WEIGHTS), help="Bits of every weight: 1 to 8, ternary, float.")
-@click.option("--states", callback=_precision(STATES), help="Bits of every state: 2 to 16, float.")
-@click.option("--epochs", type=click.IntRange(1, 100_000), help="Epochs in all.")
+@click.option("--weights", callback=_precision(WEIGHTS), help="Bits of every weight: 1 to 8, float.")
+@click.option("--states", callback=_precision(STATES), help="Bits of every state: 1 to 16, float.")
+@click.option("--weight-quantizer", type=click.Choice(tuple(WEIGHT_QUANTIZERS)), help="That of every weight.")
+@click.option("--state-quantizer", type=click.Choice(tuple(STATE_QUANTIZERS)), help="That of every state.")
+@click.option("--from", "source", type=click.Path(path_type=Path), help="Begin with the parameters of this run.")
+@click.option("--calibration", type=click.Choice(METHODS), help="With --from, how scales and ranges are found [mse].")
+@click.option("--epochs", type=click.IntRange(0, 100_000), help="Epochs in all; 0 with --from only quantizes.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Everything random follows from it.")
 @click.option("--compare", is_flag=True, help="Train the same network in full precision beside it.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out from its last checkpoint.")
@@ -102,6 +109,10 @@ def train(
     preset_name: str | None,
     weights: int | str | None,
     states: int | str | None,
+    weight_quantizer: str | None,
+    state_quantizer: str | None,
+    source: Path | None,
+    calibration: str | None,
     epochs: int | None,
     seed: int | None,
     compare: bool,
@@ -121,8 +132,14 @@ def train(
         "--preset": preset_name,
         "--weights": weights,
         "--states": states,
+        "--weight-quantizer": weight_quantizer,
+        "--state-quantizer": state_quantizer,
+        "--from": source,
+        "--calibration": calibration,
         "--seed": seed,
     }
+    if calibration is not None and source is None:
+        raise BadInput("--calibration: needs --from, the run to calibrate on")
     if resume:
         given = [flag for flag, value in chosen.items() if value is not None]
         if given:
@@ -134,19 +151,25 @@ def train(
         run.check(dataset)
     else:
         check_free(out)
-        config = _configuration(task, network, preset_name).with_precision(weights, states)
-        training = {key: value for key, value in {"epochs": epochs, "seed": seed}.items() if value is not None}
-        config = replace(config, training=replace(config.training, **training))
+        config = _configuration(task, network, preset_name).with_layers(
+            weights=weights, states=states, weight_quantizer=weight_quantizer, state_quantizer=state_quantizer
+        )
+        if epochs is not None:
+            config = replace(config, training=replace(config.training, epochs=epochs))
+        if seed is not None:
+            config = replace(config, training=replace(config.training, seed=seed))
         configuration.check(config, str(network or preset_name or task))
         dataset = load_data(config, data)
-        run = Run.create(out, config, dataset)
+        start = None if source is None else Start(Run.open(source), calibration or "mse")
+        run = Run.create(out, config, dataset, start)
     engine.set_threads(max(1, engine.threads() // parallel.neighbours()))
-    accuracy = train_run(run, dataset, epochs or config.training.epochs)
+    epochs = config.training.epochs if epochs is None else epochs
+    accuracy = train_run(run, dataset, epochs)
     full = None
     if compare:
         folder = out / TWIN_FOLDER
         other = Run.open(folder) if resume and folder.exists() else Run.create(folder, twin(config), dataset)
-        full = train_run(other, dataset, epochs or config.training.epochs)
+        full = train_run(other, dataset, epochs)
     _say_peak_memory()
     if full is not None:
         _say(f"full precision test accuracy {100 * full:.2f} %")

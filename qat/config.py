@@ -11,10 +11,12 @@ from export.errors import BadInput
 from export.network_file import check_identifier
 from qat.encoding import ENCODERS
 from qat.neurons import NEURONS, RESETS, TIMINGS
-from qat.quantizers import WEIGHT_QUANTIZERS
+from qat.state_quantizers import STATE_QUANTIZERS
+from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
-WEIGHTS = tuple(WEIGHT_QUANTIZERS)
-STATES = (*range(2, 17), "float")
+WEIGHTS = (*range(1, 9), "learned", "float")
+STATES = (*range(1, 17), "float")
+MOST_SHARP = 1000.0
 
 
 def one_of(*choices: Any, default: Any = MISSING) -> Any:
@@ -31,7 +33,7 @@ def within(lo: float, hi: float, default: Any = MISSING) -> Any:
 class Task:
     """[task]: the data set, and the options of its loader (see data.py)."""
 
-    name: str = one_of("digits", "mnist", "speech", "npz")
+    name: str = one_of("digits", "mnist", "nmnist", "speech", "braille", "npz")
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -49,9 +51,13 @@ class Encoder:
 class Layer:
     """[[layer]]: a fully connected layer of neurons.
 
-    weights: bits of the codes (1 = ±1), "ternary", or "float"; scale: one a "row" or one a "layer".
-    states: bits of the membrane's code, or "float"; state_range: how many thresholds the code spans at first.
-    decay: β at first, learned as m / 2^decay_bits. threshold: at first, learned. gain: of the initial weights.
+    weights: bits of the codes (1 = ±1), "learned", or "float"; weight_quantizer: see weight_quantizers.py.
+    scale: one a "row" or one a "layer".
+    states: bits of the membrane's code, or "float"; state_quantizer: see state_quantizers.py; state_range: how many
+    thresholds the code spans at first; state_gradient: cut where the membrane is saturated ("clip"), or nowhere.
+    decay: β at first, learned as m / 2^decay_bits. threshold: at first, learned, one a neuron ("auto") or one a layer;
+    where the states have a table, each row's scale is learned instead. gain: of the initial weights.
+    spikes: how many a neuron sends at once at most. norm: "layer-batch" normalizes the current, see normalization.py.
     """
 
     name: str
@@ -59,31 +65,44 @@ class Layer:
     neuron: str = one_of(*NEURONS, default="lif")
     recurrent: bool = False
     weights: int | str = one_of(*WEIGHTS, default=4)
+    weight_quantizer: str = one_of(*WEIGHT_QUANTIZERS, default="lsq")
     states: int | str = one_of(*STATES, default=8)
+    state_quantizer: str = one_of(*STATE_QUANTIZERS, default="uniform")
+    state_gradient: str = one_of("clip", "identity", default="clip")
     scale: str = one_of("row", "layer", default="row")
     state_range: float = within(1, 1024, default=2.0)
     decay: float = within(0, 1, default=0.9)
     decay_bits: int = within(1, 12, default=6)
     decay_per: str = one_of("layer", "neuron", default="layer")
     threshold: float = within(1e-3, 1e3, default=1.0)
-    threshold_per: str = one_of("layer", "neuron", default="neuron")
+    threshold_per: str = one_of("auto", "layer", "neuron", default="auto")
     bias: bool = True
     reset: str = one_of(*RESETS, default="subtract")
     timing: str = one_of(*TIMINGS, default="delayed")
     pool: str = one_of("last", "max", default="last")
+    spikes: int = within(1, 15, default=1)
+    norm: str = one_of("none", "layer-batch", default="none")
     gain: float = within(1e-3, 1e3, default=1.0)
 
 
 @dataclass(frozen=True)
 class Training:
-    """[training]: Adam with a learning rate that halves every `halving` epochs, whatever the number of epochs."""
+    """[training]: Adam with a learning rate that halves every `halving` epochs, whatever the number of epochs.
 
-    epochs: int = within(1, 100_000, default=10)
+    Differentiable quantizers, which alone have them: in epoch n, from 1, the temperature is n · `temperature`, at most
+    MOST_SHARP; their forward while training is `hard`, or `soft` as published. Deployed it is hard.
+    budget: bytes that all weights together may take, where layers learn their bits; 0 where none does.
+    """
+
+    epochs: int = within(0, 100_000, default=10)
     batch: int = within(1, 65_536, default=64)
     rate: float = within(0, 10, default=2e-3)
     halving: float = within(1e-3, 1e9, default=5.0)
     seed: int = within(0, 2**32 - 1, default=0)
     slope: float = within(0, 1e3, default=5.0)
+    temperature: float = within(1e-3, 1e3, default=10.0)
+    forward: str = one_of("hard", "soft", default="hard")
+    budget: int = within(0, 2**31 - 1, default=0)
 
 
 @dataclass(frozen=True)
@@ -95,9 +114,9 @@ class Config:
     layers: tuple[Layer, ...]
     training: Training
 
-    def with_precision(self, weights: int | str | None, states: int | str | None) -> "Config":
-        """The same network with these weights and states in every layer; None leaves the layers' own."""
-        changes: dict[str, Any] = {k: v for k, v in {"weights": weights, "states": states}.items() if v is not None}
+    def with_layers(self, **options: Any) -> "Config":
+        """The same network with these fields in every layer; None leaves the layers' own."""
+        changes = {name: value for name, value in options.items() if value is not None}
         return replace(self, layers=tuple(replace(layer, **changes) for layer in self.layers))
 
     def dumps(self) -> str:
@@ -203,5 +222,49 @@ def check(config: Config, where: str) -> None:
             raise BadInput(f"{place}: recurrent: a {layer.neuron} readout takes no recurrent weights")
         if layer.pool != "last" and layer.neuron != "li":
             raise BadInput(f"{place}: pool: only an li readout pools over time")
+        if neuron.readout and layer.norm != "none":
+            raise BadInput(f"{place}: norm: a readout is not normalized")
+        if layer.spikes > 1 and not neuron.fires:
+            raise BadInput(f"{place}: spikes: an {layer.neuron} readout sends none")
+        _check_precision(layer, place)
         if (layer.weights == "float") != (config.layers[0].weights == "float"):
             raise BadInput(f"{place}: weights: float weights are for comparison, in all layers or in none")
+    differentiable = any("dq" in _quantizers(layer) for layer in config.layers)
+    if config.training.forward == "soft" and not differentiable:
+        raise BadInput(f"{where}: training: forward: soft is for differentiable quantizers, and no layer has one")
+    learned = any(layer.weights == "learned" for layer in config.layers)
+    if learned != bool(config.training.budget):
+        raise BadInput(f'{where}: training: budget: goes with weights = "learned" in some layer, and that with it')
+
+
+def _quantizers(layer: Layer) -> set[str]:
+    """The kinds of the quantizers that it uses: dq for dq, dq-kmeans, …"""
+    weights = [] if layer.weights == "float" else [layer.weight_quantizer]
+    states = [] if layer.states == "float" else [layer.state_quantizer]
+    return {name.partition("-")[0] for name in weights + states}
+
+
+def _check_precision(layer: Layer, place: str) -> None:
+    """Raises BadInput unless the quantizers come in these bits and fit each other."""
+    bits = WEIGHT_QUANTIZERS[layer.weight_quantizer][1]
+    if layer.weights == "learned" and layer.weight_quantizer != "lsq":
+        raise BadInput(f"{place}: weights: {layer.weight_quantizer} does not learn its bits, lsq does")
+    if not isinstance(layer.weights, str) and layer.weights not in bits:
+        raise BadInput(
+            f"{place}: weights: {layer.weight_quantizer} comes in {bits[0]} to {bits[-1]} bits, got {layer.weights}"
+        )
+    if layer.states == "float":
+        return
+    tabled = STATE_QUANTIZERS[layer.state_quantizer] is not None
+    least, most = (1, 8) if tabled else (2, 16)
+    if not least <= int(layer.states) <= most:
+        raise BadInput(f"{place}: states: {layer.state_quantizer} comes in {least} to {most} bits, got {layer.states}")
+    if not tabled and layer.state_gradient != "clip":
+        raise BadInput(f"{place}: state_gradient: {layer.state_quantizer} states have the clipped one alone")
+    if tabled:
+        if layer.spikes > 1:
+            raise BadInput(f"{place}: spikes: {layer.state_quantizer} states end below a second threshold")
+        if layer.threshold_per != "auto":
+            raise BadInput(f"{place}: threshold_per: {layer.state_quantizer} states learn each row's scale instead")
+        if layer.norm != "none":
+            raise BadInput(f"{place}: norm: scales each neuron, but {layer.state_quantizer} states have one table")

@@ -37,6 +37,7 @@ _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp
 _POINTERS = (
     "out", "weights_back", "recurrent_back", "grad_out", "grad_x", "grad_weights", "grad_recurrent", "grad_tables",
 )  # fmt: skip
+_GRID = ("borders", "levels", "rises", "sharpness")
 _threads = 0
 
 
@@ -76,7 +77,7 @@ class Kernel:
                     (name, ctypes.c_int64)
                     for name in ("steps", "batch", "group_samples", "step_stride", "sample_stride")
                 ),
-                *((name, ctypes.c_void_p) for name in ("x", "weights", "recurrent", "tables")),
+                *((name, ctypes.c_void_p) for name in ("x", "weights", "recurrent", "tables", *_GRID)),
                 ("states", ctypes.c_void_p * len(plan.states)),
                 *((name, ctypes.c_void_p) for name in _POINTERS),
             )
@@ -105,6 +106,10 @@ class Kernel:
             recurrent=plan.recurrent,
             spike=[name for name, _ in plan.states].index("spike") if plan.recurrent else None,
             tables=plan.tables,
+            levels=plan.levels,
+            ranges=plan.ranges,
+            soft=plan.soft,
+            double=plan.double,
             states=states,
             forward=forward_lines(recorded, C),
             output=f"v{recorded.output}",
@@ -216,7 +221,13 @@ class _TimeLoop(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, kernel: Kernel, x: Tensor, codes: Tensor, recurrent: Tensor | None, *tables: Tensor
+        ctx: Any,
+        kernel: Kernel,
+        x: Tensor,
+        codes: Tensor,
+        recurrent: Tensor | None,
+        grid: list[Tensor],
+        *tables: Tensor,
     ) -> Tensor:
         n = kernel.plan.size
         steps, batch, _ = x.shape
@@ -229,10 +240,11 @@ class _TimeLoop(torch.autograd.Function):
         size = max(GROUP_SAMPLES, -(-batch // GROUPS))
         job = kernel.job_type(
             steps, batch, size, x.stride(0), x.stride(1), x.data_ptr(), weights.data_ptr(), back.data_ptr(),
-            constants.data_ptr(), tuple(state.data_ptr() for state in states), out.data_ptr(),
+            constants.data_ptr(), *(table.data_ptr() for table in grid or [constants] * len(_GRID)),
+            tuple(state.data_ptr() for state in states), out.data_ptr(),
         )  # fmt: skip
         kernel.run("forward", job, _groups(job))
-        ctx.kernel, ctx.job, ctx.table_shapes = kernel, job, [table.shape for table in tables]
+        ctx.kernel, ctx.job, ctx.table_shapes, ctx.grid = kernel, job, [table.shape for table in tables], grid
         ctx.save_for_backward(x, codes, recurrent, weights, back, constants, out, *states)
         return out
 
@@ -260,11 +272,17 @@ class _TimeLoop(torch.autograd.Function):
             grad_x,
             kernel.collected(grad_weights),
             None if grad_recurrent is None else kernel.collected(grad_recurrent),
+            None,
             *(summed[k].sum_to_size(shape) for k, shape in enumerate(ctx.table_shapes)),
         )
 
 
-def time_loop(plan: Plan, x: Tensor, codes: Tensor, recurrent: Tensor | None, tables: list[Tensor]) -> Tensor:
-    """The layer's output (steps, batch, size) on x (steps, batch, inputs), with gradients for everything given."""
-    out: Tensor = _TimeLoop.apply(kernel_for(plan), x, codes, recurrent, *tables)  # type: ignore[no-untyped-call]
+def time_loop(
+    plan: Plan, x: Tensor, codes: Tensor, recurrent: Tensor | None, tables: list[Tensor], grid: list[Tensor]
+) -> Tensor:
+    """The layer's output (steps, batch, size) on x (steps, batch, inputs), with gradients for what requires them.
+
+    `grid`: what the state grid is made of (Integers.grid_tables), or nothing where it has no table.
+    """
+    out: Tensor = _TimeLoop.apply(kernel_for(plan), x, codes, recurrent, grid, *tables)  # type: ignore[no-untyped-call]
     return out

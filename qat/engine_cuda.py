@@ -36,6 +36,7 @@ from qat.adjoint import Language, Plan, backward_lines, forward_lines
 SAMPLES = 16  # a program's in a recurrent layer: the fewest rows that tensor cores multiply
 CELLS = 512  # samples times neurons of a program in another
 NEURONS = 64  # at most of them, there
+_FEW_LEVELS = 16  # up to so many their borders stay in registers, each compared with; above, a search reads them
 _MOST_REGISTERS, _ALL_REGISTERS = 255, 65536  # a thread's, and those of all threads of a program
 _INTERPRETED_CHIP = 227 * 1024  # shared memory, bytes: there is no chip, so take the largest
 
@@ -129,7 +130,8 @@ class Kernel:
         kept = plan.kept(recorded)
         self.kept = [getattr(torch, dtype) for dtype in kept.values()]
         real = _name(self.dtype)
-        language = _language(real, f"({self.samples}, {self.neurons})")
+        few = 0 < plan.levels <= _FEW_LEVELS
+        language = _language(real, f"({self.samples}, {self.neurons})", plan.levels if few else 0)
         adjoints, backward = _first_assigned(*backward_lines(recorded, language))
         states = [
             {
@@ -154,6 +156,10 @@ class Kernel:
                 recurrent=plan.recurrent,
                 whole=whole,
                 tables=plan.tables,
+                levels=plan.levels,
+                few=few,
+                ranges=plan.ranges,
+                soft=plan.soft,
                 states=states,
                 forward=forward_lines(recorded, language),
                 output=f"v{recorded.output}",
@@ -186,12 +192,14 @@ def _name(dtype: torch.dtype) -> str:
     return f"tl.{str(dtype).removeprefix('torch.')}"
 
 
-def _language(real: str, shape: str) -> Language:
-    """Triton, on blocks of that type and shape; a table's block has one row."""
+def _language(real: str, shape: str, few_levels: int) -> Language:
+    """Triton, on blocks of that type and shape; a table's block has one row. `few_levels`: 0 where there are many."""
+    borders = ", ".join(f"border_{k}" for k in range(few_levels - 1)) or "borders"
     return Language(
         declare="{} = {}", assign="{} {} {}", element="{}", state=f"{{}}.to({real})",
         number=f"tl.full({shape}, {{!r}}, {real})", where="tl.where({}, {}, {})", floor="tl.floor({})",
-        absolute="tl.abs({})",
+        absolute="tl.abs({})", encode=f"code_of({{}}, {borders})", decode="entry({}, {})",
+        slope="slope_at({}, borders_at, levels_at, sharpness_at, steps)",
     )  # fmt: skip
 
 
@@ -242,7 +250,14 @@ class _TimeLoop(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, kernel: Kernel, keep: bool, x: Tensor, codes: Tensor, recurrent: Tensor | None, *tables: Tensor
+        ctx: Any,
+        kernel: Kernel,
+        keep: bool,
+        x: Tensor,
+        codes: Tensor,
+        recurrent: Tensor | None,
+        grid: list[Tensor],
+        *tables: Tensor,
     ) -> Tensor:
         x = x.contiguous()
         with _exact_products():
@@ -253,8 +268,8 @@ class _TimeLoop(torch.autograd.Function):
         states = [out.new_empty(kept_shape, dtype=dtype) for dtype in kernel.kept]
         weights = None if recurrent is None else recurrent.to(kernel.weights).contiguous()
         feedback = None if recurrent is None else out.new_empty(kept_shape)
-        kernel.run("forward", x, product, constants, out, *states, weights, feedback, KEEP=keep)
-        ctx.kernel, ctx.table_shapes = kernel, [table.shape for table in tables]
+        kernel.run("forward", x, product, constants, *grid, out, *states, weights, feedback, KEEP=keep)
+        ctx.kernel, ctx.table_shapes, ctx.grid = kernel, [table.shape for table in tables], grid
         if keep:
             ctx.save_for_backward(x, codes, weights, feedback, product, constants, out, *states)
         return out
@@ -268,8 +283,8 @@ class _TimeLoop(torch.autograd.Function):
         to_feedback = None if feedback is None else torch.empty_like(product)
         grad_tables = product.new_empty(kernel.blocks(x.shape[1])[0], len(plan.tables), plan.size)
         kernel.run(
-            "backward", x, product, constants, out, *states, weights, feedback, to_feedback, grads[0].contiguous(),
-            to_product, grad_tables,
+            "backward", x, product, constants, *ctx.grid, out, *states, weights, feedback, to_feedback,
+            grads[0].contiguous(), to_product, grad_tables,
         )  # fmt: skip
         grad_recurrent = None
         with _exact_products():
@@ -284,16 +299,22 @@ class _TimeLoop(torch.autograd.Function):
             grad_x,
             grad_codes,
             grad_recurrent,
+            None,
             *(summed[k].sum_to_size(shape) for k, shape in enumerate(ctx.table_shapes)),
         )
 
 
-def time_loop(plan: Plan, x: Tensor, codes: Tensor, recurrent: Tensor | None, tables: list[Tensor]) -> Tensor:
-    """The layer's output (steps, batch, size) on x (steps, batch, inputs), with gradients for everything given."""
+def time_loop(
+    plan: Plan, x: Tensor, codes: Tensor, recurrent: Tensor | None, tables: list[Tensor], grid: list[Tensor]
+) -> Tensor:
+    """The layer's output (steps, batch, size) on x (steps, batch, inputs), with gradients for what requires them.
+
+    `grid`: what the state grid is made of (Integers.grid_tables), or nothing where it has no table.
+    """
     # Without recurrence a step is so short that one is not enough to read the next meanwhile.
     stages = 4 if not plan.recurrent else 2 if shared_bytes(plan, 2) <= _chip_bytes(x.device) else 1
     inputs = (x, codes, *([] if recurrent is None else [recurrent]), *tables)
     keep = torch.is_grad_enabled() and any(value.requires_grad for value in inputs)
     kernel = kernel_for(plan, stages)
-    out: Tensor = _TimeLoop.apply(kernel, keep, x, codes, recurrent, *tables)  # type: ignore[no-untyped-call]
+    out: Tensor = _TimeLoop.apply(kernel, keep, x, codes, recurrent, grid, *tables)  # type: ignore[no-untyped-call]
     return out

@@ -16,9 +16,21 @@ from torch import Tensor, nn
 from qat import engine, engine_cuda, neurons
 from qat.adjoint import Plan
 from qat.config import Layer as LayerConfig
-from qat.neurons import NEURONS, SPIKE, Params, StateRange
+from qat.grids import Grid, ShiftGrid, SoftGrid, TableGrid
+from qat.neurons import NEURONS, Params, StateRange
+from qat.normalization import LayerBatchNorm
 from qat.ops import TorchOps, round_half_up
-from qat.quantizers import WEIGHT_QUANTIZERS
+from qat.state_quantizers import STATE_QUANTIZERS
+from qat.weight_quantizers import WEIGHT_QUANTIZERS, Differentiable, FullPrecision, Learned
+
+STATE_SHARPNESS = 4.0
+"""The most temperature of a state's sigmoids: their sum then has slopes of 0.84 to 1.14 between levels.
+
+Gradients of a state pass its quantizer at every step, so that at T they would grow by up to T / 4 a step.
+"""
+
+_LEAST_SCALE = 2.0**-20
+"""A row of zeros fits any scale."""
 
 _LEAST = 1 / 64
 """What a gain or a threshold may fall to, of what it was at first: neither may reach 0."""
@@ -26,17 +38,27 @@ _LEAST = 1 / 64
 
 @dataclass(frozen=True)
 class Integers:
-    """What a layer amounts to: codes and tables that carry gradients in training and become integers at export."""
+    """What a layer amounts to: codes and tables that carry gradients in training and become integers at export.
+
+    rises: what each level of the state grid rises by with each of its ranges, (ranges, levels).
+    """
 
     codes: Any
     recurrent: Any
     bias: Any
     params: Params
+    rises: Tensor | None = None
 
-    def mapped(self, matrix: Callable[[Tensor], Any], table: Callable[[str, Tensor], Any]) -> "Integers":
-        """The same, `matrix` applied to the codes, and `table` to bias, threshold and decay with their names."""
+    def mapped(
+        self,
+        matrix: Callable[[Tensor], Any],
+        table: Callable[[str, Tensor], Any],
+        levels: Callable[[Tensor], Any],
+    ) -> "Integers":
+        """The same: `matrix` of the codes, `table` of bias, threshold and decay, `levels` of the state grid's parts."""
         p = self.params
-        return Integers(
+        return replace(
+            self,
             codes=matrix(self.codes),
             recurrent=None if self.recurrent is None else matrix(self.recurrent),
             bias=None if self.bias is None else table("bias", self.bias),
@@ -44,25 +66,42 @@ class Integers:
                 p,
                 threshold=None if p.threshold is None else table("threshold", p.threshold),
                 decay=table("decay", p.decay),
+                grid=p.grid.mapped(levels),
             ),
         )
+
+    def grid_tables(self, dtype: torch.dtype) -> list[Tensor]:
+        """[borders (N − 1,), levels (N,), rises (ranges, N), sharpness ()] of the state grid, [] without a table."""
+        grid = self.params.grid
+        if not isinstance(grid, TableGrid) or self.rises is None:
+            return []
+        sharpness = grid.levels.new_ones(()) if grid.sharpness is None else grid.sharpness
+        parts = (grid.borders, grid.levels, self.rises, sharpness)
+        return [part.detach().to(grid.levels.device, dtype).contiguous() for part in parts]
 
 
 class SpikingLayer(nn.Module):
     """One fully connected layer of `inputs` → config.size neurons, optionally recurrent.
 
     Input (steps, batch, inputs) → output (steps, batch, size). `unit` (size, 1) is the real value of one accumulator
-    unit; fan_in_shift, recurrent_shift and state_shift align the weights and the state grid with it.
+    unit; fan_in_shift, recurrent_shift and state_shift align the weights and the state grid with it. `soft` and
+    `sharpness` are those of differentiable quantizers (see `anneal`).
     """
 
     unit_start: Tensor
     shifts: Tensor
+    reach: Tensor
+    soft, sharpness = False, 10.0
 
     def __init__(self, inputs: int, config: LayerConfig, input_scale: float, generator: torch.Generator):
         super().__init__()
         self.config = config
         self.neuron = NEURONS[config.neuron]
-        self.quantizer = WEIGHT_QUANTIZERS[config.weights]
+        make, bits = WEIGHT_QUANTIZERS[config.weight_quantizer][0], config.weights
+        self.quantizer = FullPrecision(32) if bits == "float" else Learned() if bits == "learned" else make(int(bits))
+        table = None if isinstance(config.states, str) else STATE_QUANTIZERS[config.state_quantizer]
+        self.state_quantizer = None if table is None else table(int(config.states))
+        self.scale_per_row = config.scale == "row" and not self.neuron.readout  # a readout's classes are compared
         size = config.size
 
         def parameter(count: int, value: float) -> nn.Parameter:
@@ -75,35 +114,97 @@ class SpikingLayer(nn.Module):
         self.recurrent = uniform(size, config.gain / math.sqrt(size)) if config.recurrent else None
         self.bias = parameter(size, 0.0) if config.bias else None
         self.decay = parameter(size if config.decay_per == "neuron" else 1, config.decay)
-        fires = self.neuron.fires
-        self.threshold = parameter(size if config.threshold_per == "neuron" else 1, config.threshold) if fires else None
-        self._choose_units()
-
-    def _first_scale(self, weight: Tensor) -> Tensor:
-        """(size, 1), or (1, 1) with one scale a layer: a readout has one, for its classes are compared."""
-        size = weight.detach().abs()
-        per_row = self.config.scale == "row" and not self.neuron.readout
-        return self.quantizer.initial_scale(size.mean(dim=1, keepdim=True) if per_row else size.mean().reshape(1, 1))
-
-    def _choose_units(self) -> None:
-        """Sets the unit at first, and the three shifts for good: the finest of weights and state grid is the unit."""
-        config = self.config
-        scale = self._first_scale(self.weight)
-        fan_in = float(scale.mean())
-        recurrent = fan_in if self.recurrent is None else float(self._first_scale(self.recurrent).mean())
-        state = fan_in
-        if config.states != "float":
-            state = config.state_range * config.threshold / 2 ** (int(config.states) - 1)
-        finest = min(fan_in, recurrent, state)
-        shifts = [round(math.log2(size / finest)) for size in (fan_in, recurrent, state)]
-        self.register_buffer("unit_start", scale * 2.0 ** -shifts[0])
-        self.register_buffer("shifts", torch.tensor(shifts))
+        # One table of levels serves all rows, so they have one threshold, in units of each row's own learned scale.
+        learns = self.neuron.fires and self.state_quantizer is None
+        self.threshold = parameter(1 if config.threshold_per == "layer" else size, config.threshold) if learns else None
+        self.norm = LayerBatchNorm(size) if config.norm == "layer-batch" else None
+        self.ranges = None
+        if self.state_quantizer is not None and self.state_quantizer.first:
+            self.ranges = nn.Parameter(torch.tensor(self.state_quantizer.first))
+        self.quantizer.begin(self.weight.detach(), self.scale_per_row)
+        scale = self.first_scale(self.weight)
+        self.register_buffer("unit_start", torch.empty_like(scale))
+        self.register_buffer("shifts", torch.zeros(3, dtype=torch.int64))
+        if self.state_quantizer is not None:
+            self.register_buffer("reach", torch.ones(1))
         self.unit_gain = nn.Parameter(torch.ones_like(scale), requires_grad=config.weights != "float")
+        back = scale if self.recurrent is None else self.first_scale(self.recurrent)
+        self.choose_units(scale, float(back.mean()))
+
+    @property
+    def weight_bits(self) -> int:
+        """The bits of a code; 32 in full precision."""
+        return self.quantizer.bits - self.quantizer.coarse
+
+    @property
+    def matrices(self) -> list[Tensor]:
+        """Its weight matrices."""
+        return [self.weight] if self.recurrent is None else [self.weight, self.recurrent]
+
+    def first_scale(self, weight: Tensor) -> Tensor:
+        """The scale to start from, (size, 1) or (1, 1)."""
+        return self.of_rows(self.quantizer.first_scale(weight.detach()).clamp(min=_LEAST_SCALE))
+
+    def of_rows(self, scale: Tensor) -> Tensor:
+        """Scales of rows as the layer starts with them: as they are; one for all, (1, 1), without a scale per row; all
+        alike where the states have a table, for a row's scale is then its threshold's too."""
+        if not self.scale_per_row:
+            return scale.mean(dim=0, keepdim=True)
+        return scale if self.state_quantizer is None else scale.mean().expand(self.config.size, 1)
+
+    @property
+    def real_threshold(self) -> Tensor | None:
+        """The thresholds that the integers stand for, (size,) or (1,)."""
+        if self.neuron.fires and self.state_quantizer is not None:
+            return self.reach * self.unit.squeeze(1)
+        return self.threshold
+
+    @property
+    def spans(self) -> bool:
+        """Whether its states have a range to choose."""
+        table = self.state_quantizer
+        return table.spanning is not None if table is not None else self.config.state_quantizer == "uniform"
+
+    @property
+    def state_reach(self) -> float:
+        """What the levels of a table are measured in at first: the threshold, or what a readout is given for one."""
+        return self.config.threshold * (1 if self.neuron.fires else self.config.state_range)
+
+    @torch.no_grad()
+    def choose_units(self, scale: Tensor, back: float, span: tuple[float, float] | None = None) -> None:
+        """Sets the unit at first, and the three shifts for good: the finest of weights and state grid is the unit.
+
+        scale: of the input's weights, (size, 1) or (1, 1); back: of the recurrent weights, one for all; span: what the
+        states are to reach from and to, as far as their grid leaves that open, where it is not what they have at first.
+        """
+        fan_in, reach, states, table = float(scale.mean()), self.state_reach, self.config.states, self.state_quantizer
+        state = fan_in
+        if table is not None:  # fine enough to tell the levels of any table apart
+            state = reach / 2 ** (int(states) + 5)
+            if span is not None and table.spanning is not None and self.ranges is not None:
+                self.ranges.copy_(table.spanning(span[0] / reach, span[1] / reach, self.ranges))
+        elif states != "float" and self.config.state_quantizer == "uniform":
+            far = self.config.threshold * self.config.state_range
+            lo, hi = (-far, far) if span is None else span
+            state = max(-lo, hi) / 2 ** (int(states) - 1)
+        finest = min(fan_in, back, state)
+        shifts = [round(math.log2(size / finest)) for size in (fan_in, back, state)]
+        self.unit_start.copy_(scale * 2.0 ** -shifts[0])
+        self.shifts.copy_(torch.tensor(shifts))
+        if table is not None:
+            self.reach.fill_(max(1, round(reach / float(self.unit_start.mean()))))
+        self.project()
 
     @property
     def unit(self) -> Tensor:
         """The real value of one accumulator unit, (size, 1) or (1, 1)."""
         return self.unit_start * self.unit_gain
+
+    def anneal(self, sharpness: float, soft: bool) -> None:
+        """Sets its differentiable quantizers up: their temperature, and whether their forward is soft in training."""
+        self.sharpness, self.soft = sharpness, soft
+        if isinstance(self.quantizer, Differentiable):
+            self.quantizer.sharpness, self.quantizer.soft = sharpness, soft
 
     def project(self) -> None:
         """Brings the parameters back to where they mean something, after an optimizer's step."""
@@ -112,45 +213,80 @@ class SpikingLayer(nn.Module):
             if self.threshold is not None:
                 self.threshold.clamp_(min=_LEAST * self.config.threshold)
             self.decay.clamp_(0, 1 - 2.0**-self.config.decay_bits)
+            if self.ranges is not None and self.state_quantizer is not None:
+                least, most = self.state_quantizer.least, self.state_quantizer.most
+                self.ranges.clamp_(self.ranges.new_tensor(least), self.ranges.new_tensor(most))
 
-    def integers(self) -> Integers:
-        """The codes and tables of this moment. In full precision they are real numbers in units of 1."""
+    def integers(self, x: Tensor | None = None) -> Integers:
+        """The codes and tables of this moment. In full precision they are real numbers in units of 1.
+
+        A layer with a norm takes its moments from x (steps, batch, inputs) while it trains, else from those it keeps.
+        """
         config, unit = self.config, self.unit
         fan_in_shift, recurrent_shift, state_shift = self.shifts.tolist()
-
-        def codes(w: Tensor, shift: int) -> Tensor:
-            return self.quantizer.codes(w * (1 / (unit * float(1 << shift))))
+        scale = unit * float(1 << fan_in_shift)
+        codes = self.quantizer.codes(self.weight, scale, 0)
+        recurrent = None
+        if self.recurrent is not None:
+            recurrent = self.quantizer.codes(self.recurrent, scale, recurrent_shift - fan_in_shift)
+        bias: Tensor | None = self.bias
+        if self.norm is not None:
+            # γ(z − μ)/σ + b: what it multiplies a row by goes into the row's unit, its sign into the codes.
+            products = None if x is None else x @ (codes * scale).t()
+            gain, offset = self.norm.affine(products)
+            bias = offset if bias is None else bias + offset
+            codes = codes * gain.detach().sign().unsqueeze(1)
+            size = gain.abs()
+            unit = unit * (size + (size.clamp(min=_LEAST) - size).detach()).unsqueeze(1)
 
         def table(value: Tensor) -> Tensor:
             scaled = value / unit.squeeze(1)
             return scaled if config.weights == "float" else round_half_up(scaled)
 
-        lo, hi, decay_bits = -math.inf, math.inf, 0
         decay: Tensor = self.decay
-        if config.states == "float":
-            state_shift = 0
-        else:
-            half = 2 ** (int(config.states) - 1)
-            lo, hi, decay_bits = -half, half - 1, config.decay_bits
+        decay_bits = 0
+        if config.states != "float":
+            decay_bits = config.decay_bits
             decay = round_half_up((decay * 2.0**decay_bits).clamp(0, 2.0**decay_bits - 1))
-        threshold = None
+        grid, rises = self._grid(state_shift)
+        threshold = self.reach if self.neuron.fires and self.state_quantizer is not None else None
         if self.threshold is not None:
             threshold = table(self.threshold)
-            if config.states != "float":  # at least one code must lie above it, or the neuron is dead for good
-                threshold = threshold.clamp(1, hi * 2**state_shift - 1)
+        if self.threshold is not None and threshold is not None and config.states != "float":
+            # at least one code must lie above it, or the neuron is dead for good
+            threshold = threshold.clamp(1, (int(grid.hi) * 2**state_shift - 1) // (2 * config.spikes - 1))
         return Integers(
-            codes=codes(self.weight, fan_in_shift),
-            recurrent=None if self.recurrent is None else codes(self.recurrent, recurrent_shift),
-            bias=None if self.bias is None else table(self.bias),
+            codes=codes,
+            recurrent=recurrent,
+            bias=None if bias is None else table(bias),
             params=Params(
-                threshold=threshold, decay=decay, decay_bits=decay_bits, state_shift=state_shift, lo=lo, hi=hi,
-                reset=config.reset, timing=config.timing, pool=config.pool,
+                threshold=threshold, decay=decay, decay_bits=decay_bits, grid=grid, reset=config.reset,
+                timing=config.timing, pool=config.pool, spikes=config.spikes,
             ),
+            rises=rises,
         )  # fmt: skip
+
+    def _grid(self, shift: int) -> tuple[Grid, Tensor | None]:
+        """The grid of the states, and what each of its levels rises by with each of its ranges, (ranges, levels)."""
+        if self.config.states == "float":
+            return ShiftGrid(0, -math.inf, math.inf), None
+        quantizer = self.state_quantizer
+        if quantizer is None:
+            half = 2 ** (int(self.config.states) - 1)
+            return ShiftGrid(shift, -half, half - 1), None
+        reach = float(self.reach)
+        ranges = self.weight.new_zeros(0) if self.ranges is None else self.ranges
+        levels, borders = quantizer.integers(ranges, reach)
+        start, rises = int((borders <= 0).sum()), quantizer.basis.t() * reach
+        if quantizer.middles is None:
+            return TableGrid(start, len(levels), self.config.state_gradient, borders, levels), rises
+        sharpness = min(self.sharpness, STATE_SHARPNESS) / (ranges[-1].detach().exp() * reach)
+        grid = TableGrid(start, len(levels), "soft", borders, levels, ranges[-1], sharpness)
+        return SoftGrid(grid) if self.soft and self.training else grid, rises
 
     def states(self, params: Params) -> dict[str, StateRange]:
         """The neuron's states by name, and in a recurrent layer the spikes of the step before."""
-        return self.neuron.states(params) | ({} if self.recurrent is None else {"spike": SPIKE})
+        return self.neuron.states(params) | ({} if self.recurrent is None else {"spike": neurons.spikes(params)})
 
     def forward(self, x: Tensor, ops: TorchOps, record: dict[str, Tensor] | None = None) -> Tensor:
         """x (steps, batch, inputs) → (steps, batch, size); with `record`, also every state after every step.
@@ -158,16 +294,20 @@ class SpikingLayer(nn.Module):
         Torch's own reading of the step, the reference, is what records; without `record` the fused engine, which is
         equal to it, runs where it can.
         """
-        integers = self.integers().mapped(lambda codes: codes.to(x.dtype), lambda _, table: table.to(x.dtype))
+        integers = self.integers(x if self.training else None).mapped(
+            lambda codes: codes.to(x.dtype), lambda _, table: table.to(x.dtype), lambda levels: levels.to(x.dtype)
+        )
         fan_in_shift, recurrent_shift, _ = self.shifts.tolist()
         states = self.states(integers.params)
         fused = None
         if record is None and x.dtype in (torch.float32, torch.float64):
             fused = {"cpu": engine, "cuda": engine_cuda}.get(x.device.type)
-        if fused is not None and fused.available():
+        if fused is not None and fused.available() and not isinstance(integers.params.grid, SoftGrid):
             plan, tables = self._plan(x, integers, states, ops.slope)
             if fused is engine or engine_cuda.fits(plan, x.device):
-                out: Tensor = fused.time_loop(plan, x, integers.codes, integers.recurrent, tables)
+                out: Tensor = fused.time_loop(
+                    plan, x, integers.codes, integers.recurrent, tables, integers.grid_tables(x.dtype)
+                )
                 return out
         state: dict[str, Any] = {name: x.new_full((x.shape[1], self.config.size), s.init) for name, s in states.items()}
         outputs, history = [], []
@@ -194,10 +334,13 @@ class SpikingLayer(nn.Module):
         p = integers.params
         given = {"bias": integers.bias, "threshold": p.threshold, "decay": p.decay}
         tables = {name: table for name, table in given.items() if table is not None}
+        if self.ranges is not None:
+            tables |= {f"range{k}": value for k, value in enumerate(self.ranges.to(x.dtype).unbind())}
         fan_in_shift, recurrent_shift, _ = self.shifts.tolist()
+        bare = replace(p, threshold=None, decay=None, grid=p.grid.mapped(lambda _: ()))
         plan = Plan(
-            self.neuron, replace(p, threshold=None, decay=None), tuple(states.items()), (fan_in_shift, recurrent_shift),
+            self.neuron, bare, tuple(states.items()), (fan_in_shift, recurrent_shift),
             self.recurrent is not None, tuple(tables), x.shape[2], self.config.size, slope, x.dtype == torch.float64,
-            whole_codes=self.config.weights != "float",
+            whole_codes=self.config.weights != "float" and not (self.soft and self.training),
         )  # fmt: skip
         return plan, list(tables.values())

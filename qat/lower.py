@@ -3,7 +3,7 @@
 The neuron's own `step` is recorded by the builder; nothing is derived a second time.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -48,19 +48,27 @@ def _lower_layer(layer: SpikingLayer, source: str) -> Layer:
         what = "weights" if config.weights == "float" else "states"
         raise BadInput(f"layer {config.name}: {what}: full precision is for comparison and cannot be exported")
     ops = Builder()
+    levels = layer.quantizer.levels
+    if levels == tuple(range(-len(levels) // 2 + 1, len(levels) // 2 + 1)):
+        levels = ()  # all integers between two ends are their own codes
+
+    def codes(weights: Tensor) -> np.ndarray:
+        values = weights.detach().cpu().numpy() / (1 << layer.quantizer.coarse)
+        return (np.searchsorted(levels, values) if levels else values).astype(np.int8)
+
     with torch.no_grad():
-        integers = layer.integers().mapped(_int8, lambda name, table: ops.table(_ints(table), name))
+        integers = layer.integers().mapped(codes, lambda name, table: ops.table(_ints(table), name), _ints)
     weights = {"fan_in": integers.codes}
-    fan_in, recurrent = ops.matvec("fan_in", ops.input(source)), None
-    params = replace(integers.params, lo=int(integers.params.lo), hi=int(integers.params.hi))
-    ranges = layer.states(params)
+    fan_in, recurrent = ops.matvec("fan_in", ops.input(source), levels), None
+    ranges = layer.states(integers.params)
     state = {name: ops.state(name) for name in ranges}
     if integers.recurrent is not None:
         weights["recurrent"] = integers.recurrent
-        recurrent = ops.matvec("recurrent", state["spike"])
+        recurrent = ops.matvec("recurrent", state["spike"], levels)
     fan_in_shift, recurrent_shift, _ = layer.shifts.tolist()
+    fan_in_shift, recurrent_shift = fan_in_shift + layer.quantizer.coarse, recurrent_shift + layer.quantizer.coarse
     current = neurons.current(ops, fan_in, fan_in_shift, recurrent, recurrent_shift, integers.bias)
-    output, after = layer.neuron.step(ops, current, state, params)
+    output, after = layer.neuron.step(ops, current, state, integers.params)
     if recurrent is not None:
         after["spike"] = output
     states = [StateVar(k, int(s.init), int(s.lo), int(s.hi), after[k], -s.shift) for k, s in ranges.items()]
@@ -79,7 +87,11 @@ def _lower_layer(layer: SpikingLayer, source: str) -> Layer:
 def _semantics(layer: SpikingLayer) -> dict[str, str]:
     config = layer.config
     neuron = NEURONS[config.neuron]
-    said = {"neuron": config.neuron, "weights": f"{config.weights}", "states": f"{config.states}"}
+    said = {
+        "neuron": config.neuron,
+        "weights": f"{layer.weight_bits} bits, {config.weight_quantizer}",
+        "states": f"{config.states} bits, {config.state_quantizer}",
+    }
     if neuron.fires:
         said |= {"fires": "level > threshold, strictly", "reset": config.reset, "reset_timing": config.timing}
     if config.neuron == "li":
@@ -91,10 +103,6 @@ def _ints(values: Tensor) -> list[int]:
     # The proof refuses what 32 bits cannot hold; here it only has to stay a number.
     whole: list[int] = values.detach().double().clamp(-(2.0**40), 2.0**40).cpu().numpy().astype(np.int64).tolist()
     return whole
-
-
-def _int8(codes: Tensor) -> np.ndarray:
-    return codes.detach().cpu().numpy().astype(np.int8)
 
 
 def exact_dtype(network: Network) -> torch.dtype:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from export.errors import BadInput
-from qat.config import Config
+from qat.config import MOST_SHARP, Config
 from qat.encoding import encoded_channels, encoded_maximum
 from qat.layers import SpikingLayer
 from qat.ops import TorchOps
@@ -35,6 +35,7 @@ class SpikingNetwork(nn.Module):
             self.layers.append(SpikingLayer(inputs, layer, input_scale, generator))
             inputs, input_scale = layer.size, 1.0
         self.ops = TorchOps(config.training.slope)
+        self.eval()  # deployed, unless a training step says otherwise
 
     @property
     def stack(self) -> list[SpikingLayer]:
@@ -60,8 +61,15 @@ class SpikingNetwork(nn.Module):
         readout = self.stack[-1]
         if readout.config.neuron == "count":
             return output * (LOGIT_RANGE / x.shape[1])
-        shift = 0 if readout.config.states == "float" else int(readout.shifts[2])
+        proportional = readout.config.states != "float" and readout.state_quantizer is None
+        shift = int(readout.shifts[2]) if proportional else 0
         return output * (readout.unit.squeeze(1) * float(1 << shift) * (LOGIT_RANGE / readout.config.state_range))
+
+    def anneal(self, epoch: int) -> None:
+        """Sets the differentiable quantizers up for the epoch, the first being 0."""
+        training = self.config.training
+        for layer in self.stack:
+            layer.anneal(min((epoch + 1) * training.temperature, MOST_SHARP), training.forward == "soft")
 
     def project(self) -> None:
         """Brings every layer's parameters back to their domain."""

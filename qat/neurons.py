@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from qat.grids import Grid
+
 RESETS = ("subtract", "zero", "none")
 TIMINGS = ("delayed", "immediate")
 COUNT_MAX = 2**16 - 1  # a spike count saturates here, so that it is bounded over all time
@@ -21,18 +23,17 @@ class Params:
     """What a step needs beside current and state.
 
     threshold, decay: `ops` values, one a neuron or one for all; decay m stands for β = m / 2^decay_bits.
-    The membrane is kept as a code in [lo, hi]; code · 2^state_shift is its level in accumulator units.
+    grid: how the membrane is kept. spikes: how many a neuron sends at once at most.
     """
 
     threshold: Any
     decay: Any
     decay_bits: int
-    state_shift: int
-    lo: float
-    hi: float
+    grid: Grid
     reset: str = "none"
     timing: str = "delayed"
     pool: str = "last"
+    spikes: int = 1
 
 
 def current(ops: Any, fan_in: Any, fan_in_shift: int, recurrent: Any, recurrent_shift: int, bias: Any) -> Any:
@@ -47,44 +48,57 @@ def _leak(ops: Any, level: Any, p: Params) -> Any:
     return ops.shr(ops.mul(level, p.decay), p.decay_bits)
 
 
-def _quantize(ops: Any, level: Any, p: Params) -> Any:
-    return ops.clamp(ops.shr(level, p.state_shift), p.lo, p.hi)
+def _fire(ops: Any, level: Any, p: Params) -> list[Any]:
+    # [U > θ], [U > 3θ], … (2k − 1)θ: the borders of a rounding to multiples of 2θ, which is the scaled round-clip of
+    # MaQD (arXiv 2403.14999) on activations. One above the other, so that their sum is how many spikes are sent.
+    fired = [ops.gt(level, p.threshold)]
+    while len(fired) < p.spikes:
+        level = ops.sub(level, ops.shl(p.threshold, 1))
+        fired.append(ops.gt(level, p.threshold))
+    return fired
 
 
-def _reset(ops: Any, spike: Any, level: Any, p: Params) -> Any:
-    # As in snnTorch, no gradient flows through the decision to reset.
-    fired = ops.detach(spike)
+def _reset(ops: Any, fired: list[Any], level: Any, p: Params) -> Any:
+    # As in snnTorch, no gradient flows through the decision to reset. Subtracting removes the highest threshold passed.
+    zero = ops.const(0)
     if p.reset == "zero":
-        return ops.select(fired, ops.const(0), level)
-    return ops.sub(level, ops.select(fired, p.threshold, ops.const(0)))
+        return ops.select(ops.detach(fired[0]), zero, level)
+    for index, spike in enumerate(fired):
+        amount = p.threshold if index == 0 else ops.shl(p.threshold, 1)
+        level = ops.sub(level, ops.select(ops.detach(spike), amount, zero))
+    return level
 
 
 def lif(ops: Any, current: Any, state: State, p: Params) -> tuple[Any, State]:
-    """Leaky integrate-and-fire: U = βU + I − R, S = [U > θ].
+    """Leaky integrate-and-fire: U = βU + I − R, S = [U > θ], or of several spikes at once Σ_k [U > (2k − 1)θ].
 
-    R is θ (subtract) or the whole U, this step's current included (zero). Delayed: R acts where the stored membrane
-    was above θ, one step after the spike and after the decay. Immediate: R acts at once, on the quantized membrane.
+    R is the highest threshold passed (subtract) or the whole U, this step's current included (zero). Delayed: R acts
+    where the stored membrane was above θ, one step after the spike and after the decay. Immediate: R acts at once, on
+    the quantized membrane.
     """
-    before = ops.shl(state["u"], p.state_shift)
+    before = p.grid.decode(ops, state["u"])
     level = ops.add(_leak(ops, before, p), current)
     if p.reset != "none" and p.timing == "delayed":
-        level = _reset(ops, ops.gt(before, p.threshold), level, p)
-    code = _quantize(ops, level, p)
-    level = ops.shl(code, p.state_shift)
-    spike = ops.gt(level, p.threshold)
+        level = _reset(ops, _fire(ops, before, p), level, p)
+    code = p.grid.encode(ops, level)
+    level = p.grid.decode(ops, code)
+    fired = _fire(ops, level, p)
     if p.reset != "none" and p.timing == "immediate":
-        code = _quantize(ops, _reset(ops, spike, level, p), p)
+        code = p.grid.encode(ops, _reset(ops, fired, level, p))
+    spike = fired[0]
+    for more in fired[1:]:
+        spike = ops.add(spike, more)
     return spike, {"u": code}
 
 
 def li(ops: Any, current: Any, state: State, p: Params) -> tuple[Any, State]:
-    """Leaky integrator, a readout: U = βU + I. The output is U's code, or its maximum since the start (pool = max)."""
-    level = ops.add(_leak(ops, ops.shl(state["u"], p.state_shift), p), current)
-    code = _quantize(ops, level, p)
+    """Leaky integrator, a readout: U = βU + I. The output is U's value, or its maximum since the start (pool = max)."""
+    level = ops.add(_leak(ops, p.grid.decode(ops, state["u"]), p), current)
+    code = p.grid.encode(ops, level)
     if p.pool != "max":
-        return code, {"u": code}
+        return p.grid.value(ops, code), {"u": code}
     best = ops.select(ops.detach(ops.gt(code, state["best"])), code, state["best"])
-    return best, {"u": code, "best": best}
+    return p.grid.value(ops, best), {"u": code, "best": best}
 
 
 def count(ops: Any, current: Any, state: State, p: Params) -> tuple[Any, State]:
@@ -104,15 +118,17 @@ class StateRange:
     shift: int = 0
 
 
-SPIKE = StateRange(0, 0, 1)
+def spikes(p: Params) -> StateRange:
+    """The range of a neuron's spikes."""
+    return StateRange(0, 0, p.spikes)
 
 
 def _membrane(p: Params) -> dict[str, StateRange]:
-    return {"u": StateRange(0, p.lo, p.hi, p.state_shift)}
+    return {"u": StateRange(p.grid.start, p.grid.lo, p.grid.hi, p.grid.shift)}
 
 
 def _integrator(p: Params) -> dict[str, StateRange]:
-    best = {"best": StateRange(p.lo, p.lo, p.hi, p.state_shift)}
+    best = {"best": StateRange(p.grid.lo, p.grid.lo, p.grid.hi, p.grid.shift)}
     return _membrane(p) | (best if p.pool == "max" else {})
 
 

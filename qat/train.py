@@ -7,6 +7,7 @@ share a run (see parallel.py): all of them hold the same parameters after every 
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +22,29 @@ from export.errors import BadInput
 from export.files import new_folder, replaced
 from qat import config as configuration
 from qat import parallel
+from qat.allocation import allocate
 from qat.config import Config
 from qat.data import Dataset, Split, load
 from qat.encoding import LIMIT, encode, encoded_channels
 from qat.lower import exact_dtype, lower
 from qat.network import SpikingNetwork, read_tensors
+from qat.warm_start import warm_start
 
 CONFIG_FILE, CHECKPOINT_FILE = "network.toml", "checkpoint.safetensors"
 METRICS_FILE, SAMPLES_FILE = "metrics.jsonl", "samples.npz"
 TWIN_FOLDER = "full_precision"
 SAMPLES = 32
+CALIBRATION_SAMPLES = 128
+SETTLED_AFTER = 3  # of the epochs one in so many goes before learned widths are settled
 EVALUATION_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run begins with: the parameters of another, and how scales and ranges are found (see warm_start.py)."""
+
+    source: "Run"
+    calibration: str
 
 
 class Run:
@@ -40,14 +53,27 @@ class Run:
     def __init__(self, path: Path, config: Config, channels: int, maximum: int):
         self.path, self.config = path, config
         self.network = SpikingNetwork(config, channels, maximum)
-        self.optimizer = torch.optim.Adam([p for p in self.network.parameters() if p.requires_grad], fused=True)
         self.epochs_done = 0
+        self._begin_optimizer()
+
+    def _begin_optimizer(self) -> None:
+        self.optimizer = torch.optim.Adam([p for p in self.network.parameters() if p.requires_grad], fused=True)
 
     @classmethod
-    def create(cls, path: Path, config: Config, data: Dataset) -> "Run":
-        """A new run in a folder that must not exist yet, or must be empty."""
+    def create(cls, path: Path, config: Config, data: Dataset, start: "Start | None" = None) -> "Run":
+        """A new run in a folder that must not exist yet, or must be empty; from another's parameters with `start`."""
         run = cls(path, config, data.train.x.shape[-1], data.maximum)
         run.check(data)
+        if start is not None:
+            start.source.check(data)
+            every = max(1, len(data.train.y) // CALIBRATION_SAMPLES)
+            chosen = Split(data.train.x[::every][:CALIBRATION_SAMPLES], data.train.y[::every][:CALIBRATION_SAMPLES])
+            x, _ = run.tensors(chosen, torch.float32)
+            warm_start(run.network, start.source.network, x, start.calibration)
+            run._begin_optimizer()
+        if config.training.budget:  # before there are gradients, by the weights' errors alone
+            matrices = [matrix for layer in run.network.stack for matrix in layer.matrices]
+            allocate(run.network, {matrix: torch.ones_like(matrix) for matrix in matrices}, config.training.budget)
         run.exact_dtype()  # a network without a proof is refused before anything is written
         first = run.encoded(Split(data.test.x[:SAMPLES], data.test.y[:SAMPLES]))
         parallel.wait()  # while one may still be refused, or look whether the folder is there, none is made
@@ -140,9 +166,13 @@ class Run:
             rate = training.rate * 0.5 ** (self.epochs_done / training.halving)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
+            if training.budget and self.epochs_done == max(1, training.epochs // SETTLED_AFTER):
+                squares = {parameter: state["exp_avg_sq"] for parameter, state in self.optimizer.state.items()}
+                allocate(self.network, squares, training.budget)
             dtype = self.exact_dtype()
             order = np.random.default_rng([training.seed, self.epochs_done]).permutation(len(data.train.y))
             loss_sum, right = 0.0, 0.0
+            self.network.anneal(self.epochs_done)
             self.network.train()
             for chosen in np.array_split(order, batches):
                 added, right_here = self.gradients(data.train, chosen, dtype)
@@ -151,6 +181,7 @@ class Run:
                 loss_sum += added * len(chosen)
                 right += right_here
                 progress.advance(bar)
+            self.network.eval()
             loss_sum, right = parallel.total(loss_sum, right)
             self.epochs_done += 1
             line = {
@@ -243,14 +274,14 @@ def batches_of(split: Split, size: int) -> Iterator[Split]:
 def load_data(config: Config, data: Path | None) -> Dataset:
     """The data set of the configuration's task, read from `data` where the task needs a path."""
     options = dict(config.task.options)
-    if config.task.name == "speech":
+    if config.task.name in ("nmnist", "speech", "braille"):
         options["steps"] = config.encoder.steps
     return load(config.task.name, data, **options)
 
 
 def twin(config: Config) -> Config:
     """The same network in full precision."""
-    return config.with_precision("float", "float")
+    return config.with_layers(weights="float", states="float")
 
 
 def _header(path: Path, config: Config) -> tuple[int, int]:

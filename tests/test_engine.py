@@ -8,14 +8,16 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from conftest import random_network
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from torch import Tensor
 
 from export.executors import toolchain
 from qat import engine
-from qat.config import STATES, WEIGHTS, Layer
+from qat.config import Layer
 from qat.layers import SpikingLayer
 from qat.network import SpikingNetwork
+from qat.state_quantizers import STATE_QUANTIZERS
+from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
 READOUT = Layer("readout", 3, neuron="li")
 
@@ -39,6 +41,7 @@ def input_of(seed: int, shape: tuple[int, int, int], maximum: int, rate: float, 
 
 def both(layer: SpikingLayer, network: SpikingNetwork, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(fused, torch): the output and the gradient of everything, for a random weighting of the output."""
+    network.to(x.dtype)
     weighting = torch.randn(*x.shape[:2], layer.config.size, generator=torch.Generator().manual_seed(1)).to(x.dtype)
     results = []
     for record in (None, {}):  # whoever records gets torch's own reading
@@ -55,9 +58,10 @@ def assert_equal(fused: dict[str, Tensor], reference: dict[str, Tensor], exact: 
     assert fused.keys() == reference.keys()
     if exact:
         assert torch.equal(fused["output"], reference["output"])
+    least = 1e-10 * max(float(value.abs().max()) for value in reference.values())  # what cancels to 0 is noise
     for name, want in reference.items():
         if want.dtype == torch.float64 and not (name == "output" and exact):
-            limit = 1e-5 * float(want.abs().max())
+            limit = 1e-5 * float(want.abs().max()) + least
             assert float((fused[name] - want).abs().max()) <= limit, name
 
 
@@ -79,33 +83,89 @@ def test_every_neuron_is_equal_fused(options: dict[str, Any], dtype: torch.dtype
     assert_equal(fused, reference, exact=True)
 
 
+TABLES = [name for name, table in STATE_QUANTIZERS.items() if table is not None]
+KEPT = [(name, bits) for name in STATE_QUANTIZERS for bits in (1, 2, 4, 8) if bits > 1 or name in TABLES]
+KEEPING: dict[str, dict[str, Any]] = {
+    "delayed": {"recurrent": True, "spikes": 2},
+    "li": {"neuron": "li"},
+    "immediate": {"recurrent": True, "timing": "immediate", "threshold": 0.3},
+    "max": {"neuron": "li", "pool": "max"},
+    "count": {"neuron": "count", "reset": "zero"},
+}
+
+
+# Each way meets neurons in turn, as compiling takes a second; in Triton's interpreter, test_engine_cuda, it meets all.
+@pytest.mark.parametrize(
+    ("state_quantizer", "states", "keeping"),
+    [(*kept, keeping) for kept, keeping in zip(KEPT, itertools.cycle(KEEPING), strict=False)],
+)
+def test_every_way_to_keep_a_state_is_equal_fused(state_quantizer: str, states: int, keeping: str) -> None:
+    layer, network = layer_of(3, 6, 3, state_quantizer=state_quantizer, states=states, **KEEPING[keeping])
+    fused, reference = both(layer, network, input_of(2, (12, 19, 6), 3, 0.4, torch.float64))
+    assert float(fused["output"].std()) > 0
+    if layer.ranges is not None:
+        assert (fused["ranges"] != 0).any()
+    assert_equal(fused, reference, exact=True)
+
+
+@st.composite
+def any_options(draw: st.DrawFn) -> dict[str, Any]:
+    """The options of a layer, of all that a configuration may ask for."""
+    options = dict(draw(st.sampled_from(COMBINATIONS)))
+    weights, states = draw(st.sampled_from(list(WEIGHT_QUANTIZERS))), draw(st.sampled_from(list(STATE_QUANTIZERS)))
+    tabled = states in TABLES
+    options |= {
+        "weight_quantizer": weights,
+        "weights": draw(st.sampled_from([*WEIGHT_QUANTIZERS[weights][1], "float"])),
+        "state_quantizer": states,
+        "states": draw(st.sampled_from([*(range(1, 9) if tabled else range(2, 17)), "float"])),
+        "state_gradient": draw(st.sampled_from(["clip", "identity"])) if tabled else "clip",
+        "scale": draw(st.sampled_from(["layer", "row"])),
+        "threshold_per": "auto" if tabled else draw(st.sampled_from(["auto", "layer"])),
+        "spikes": 1 if options["neuron"] == "li" else draw(st.integers(1, 4)),
+        "bias": draw(st.booleans()),
+        "decay_bits": draw(st.sampled_from([1, 3, 12])),
+        "decay_per": draw(st.sampled_from(["neuron", "layer"])),
+    }
+    if options["neuron"] == "lif" and not tabled:
+        options["norm"] = draw(st.sampled_from(["none", "layer-batch"]))
+    return options
+
+
+def is_exact(layer: SpikingLayer) -> bool:
+    """Whether it adds integers: sums of reals in another order may fall on the other side of a threshold.
+
+    Nor is a threshold of 0 asked for, as there is where the grid has no code for another: its surrogate is 10^-6 wide.
+    """
+    threshold = layer.integers().params.threshold
+    fires = threshold is None or bool((threshold > 0).all())
+    return fires and "float" not in (layer.config.weights, layer.config.states)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
-    st.sampled_from(COMBINATIONS),
-    st.sampled_from(WEIGHTS),
-    st.sampled_from(STATES),
-    st.sampled_from(["row", "layer"]),
-    st.booleans(),
-    st.sampled_from([1, 3, 12]),
+    any_options(),
     st.tuples(st.integers(1, 40), st.integers(1, 35), st.integers(1, 9)),
     st.sampled_from([1, 16, 255]),
     st.sampled_from([0.02, 0.1, 0.9]),
+    st.sampled_from([1.0, 10.0, 1000.0]),
+    st.booleans(),
     st.integers(0, 1000),
 )
 def test_any_layer_is_equal_fused(
-    options: dict[str, Any], weights: Any, states: Any, scale: str, bias: bool, bits: int,
-    shape: tuple[int, int, int], maximum: int, rate: float, seed: int,
+    options: dict[str, Any], shape: tuple[int, int, int], maximum: int, rate: float, sharpness: float, training: bool,
+    seed: int,
 ) -> None:  # fmt: skip
-    layer, network = layer_of(
-        seed, shape[2], maximum, **options, weights=weights, states=states, scale=scale, bias=bias, decay_bits=bits,
-        decay_per="neuron" if bias else "layer", threshold_per="layer" if bias else "neuron",
-    )  # fmt: skip
+    assume(options["weight_quantizer"] != "maqd" or shape[2] > 1)  # of a single weight nothing is left
+    layer, network = layer_of(seed, shape[2], maximum, **options)
+    layer.anneal(sharpness, soft=False)
+    layer.train(training)
     fused, reference = both(layer, network, input_of(seed, shape, maximum, rate, torch.float64))
-    if "float" in (weights, states):  # sums of reals in another order may fall on the other side of a threshold
+    if is_exact(layer):
+        assert_equal(fused, reference, exact=True)
+    else:
         assert {name: value.shape for name, value in fused.items()} == {n: v.shape for n, v in reference.items()}
         assert all(bool(torch.isfinite(value).all()) for value in fused.values())
-    else:
-        assert_equal(fused, reference, exact=True)
 
 
 @pytest.mark.parametrize("options", [{"recurrent": True}, {"recurrent": True, "reset": "zero", "timing": "immediate"}])
@@ -149,9 +209,19 @@ def test_an_integrator_in_full_precision_has_the_gradients_of_autograd(pool: str
     assert_equal(*both(layer, network, input_of(2, (30, 19, 6), 1, 0.4, torch.float64)), exact=False)
 
 
-@pytest.mark.parametrize(("states", "kept"), [(2, 1), (8, 1), (9, 2), (16, 2), ("float", 4)])
-def test_between_forward_and_backward_a_state_takes_its_own_bytes(states: Any, kept: int) -> None:
-    layer, network = layer_of(6, 20, 1, recurrent=True, states=states)
+@pytest.mark.parametrize(
+    ("state_quantizer", "states", "kept"),
+    [
+        ("uniform", 2, 1),
+        ("uniform", 8, 1),
+        ("uniform", 9, 2),
+        ("uniform", 16, 2),
+        ("uniform", "float", 4),
+        ("dq", 8, 1),
+    ],
+)
+def test_between_forward_and_backward_a_state_takes_its_own_bytes(state_quantizer: str, states: Any, kept: int) -> None:
+    layer, network = layer_of(6, 20, 1, recurrent=True, state_quantizer=state_quantizer, states=states)
     x = input_of(7, (25, 16, 20), 1, 0.1, torch.float32)
     sizes: dict[int, int] = {}  # by address: what is kept twice takes its memory once
 

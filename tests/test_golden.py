@@ -8,6 +8,10 @@ import pytest
 
 from export import interpret, vectors
 from export.build import Build
+from export.executors import EXECUTORS
+from export.verify import batched, verify
+from qat.state_quantizers import STATE_QUANTIZERS
+from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 _spec = importlib.util.spec_from_file_location("regenerate", GOLDEN / "regenerate.py")
@@ -39,6 +43,29 @@ def test_the_committed_network_alone_gives_the_committed_vectors(case: str) -> N
     assert build.complaints == ()
     assert comparison.good, comparison.first
     assert all(np.ptp(values) > 0 for values in trace.values()), "a record that never moves pins nothing"
+
+
+@pytest.mark.parametrize("case", regenerate.cases())
+def test_every_executor_gives_the_committed_vectors(case: str) -> None:
+    build = Build.open(GOLDEN / case / "build")
+    x, trace = build.vectors()
+    for executor in EXECUTORS:
+        comparison, error = verify(build, executor, batched(x, trace, len(x)), lambda _: None)
+        assert error is None
+        assert comparison.good, comparison.first
+
+
+def test_every_quantizer_at_every_width_is_in_a_case() -> None:
+    networks = [Build.open(GOLDEN / case / "build").network for case in regenerate.cases()]
+    said = [layer.semantics for network in networks for layer in network.layers]
+    weights = {f"{bits} bits, {name}" for name, (_, widths) in WEIGHT_QUANTIZERS.items() for bits in widths}
+    states = {
+        f"{bits} bits, {name}"
+        for name, table in STATE_QUANTIZERS.items()
+        for bits in (range(2, 9) if table is None else range(1, 9))
+    }
+    assert weights <= {semantics["weights"] for semantics in said}
+    assert states <= {semantics["states"] for semantics in said}
 
 
 def test_a_changed_byte_is_seen(tmp_path: Path) -> None:

@@ -1,0 +1,265 @@
+"""What each quantizer costs: accuracy, spike rate and bytes of one network a task at 8, 4, 3 and 2 bits, over seeds.
+
+Four ways to get a network of W-bit weights and S-bit states: ptq, both quantized after training in full precision;
+weight-qat, trained with quantized weights, states quantized after it (16 bits: left as they are); state-qat, trained
+with quantized states, weights after it; both, trained with both. Everything but full precision is exported and
+compared with torch bit for bit. A readout integrates in 16 bits, as wide as a spike count; its weights are quantized.
+
+Rows go to quantizer_study.csv as they come; what stands there is not run again. --data names a folder that holds the
+data sets as mnist, fsdd, braille and nmnist_small.
+"""
+
+import argparse
+import csv
+import functools
+import multiprocessing
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+
+from export.build import Build, write_build
+from export.executors.toolchain import CORES, compile_object, section_sizes
+from export.verify import batched, verify
+from qat import config as configuration
+from qat import engine
+from qat.config import Config, Encoder, Layer, Task, Training
+from qat.data import Dataset, Split
+from qat.lower import exact_dtype, lower
+from qat.network import hard_trace
+from qat.train import Run, Start, load_data
+
+CSV = Path(__file__).with_name("quantizer_study.csv")
+KEY = ("task", "method", "weight_bits", "weight_quantizer", "state_bits", "state_quantizer", "seed")
+COLUMNS = (*KEY, "accuracy", "rate", "bytes", "mismatches")
+WIDE = (16, "uniform")  # states that cost nothing
+EXECUTORS = ("interpreter", "c-host")
+RATE_SAMPLES = 250
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A task's data below --data, and its network: hidden layer, readout, training."""
+
+    folder: str
+    task: Task
+    encoder: Encoder
+    classes: int
+    hidden: dict[str, Any]
+    readout: dict[str, Any]
+    training: dict[str, Any]
+
+
+SETTINGS = {
+    "mnist": Setting(
+        "mnist", Task("mnist"), Encoder("latency", steps=25), 10, {"size": 128, "gain": 4.0, "decay": 0.9},
+        {"decay": 0.95}, {"epochs": 4, "batch": 128, "rate": 3e-3, "halving": 1.5},
+    ),
+    "speech": Setting(
+        "fsdd", Task("speech", {"channels": 40, "floor_db": 40}), Encoder("delta", steps=64, delta=16), 10,
+        {"size": 128, "gain": 2.0, "decay": 0.9, "recurrent": True}, {"decay": 0.98},
+        {"epochs": 25, "batch": 50, "rate": 3e-3, "halving": 8.0, "slope": 20.0},
+    ),
+    "braille": Setting(
+        "braille", Task("braille"), Encoder("delta", steps=77, delta=6), 27,
+        {"size": 128, "gain": 2.0, "decay": 0.8, "recurrent": True}, {"decay": 0.98},
+        {"epochs": 60, "batch": 50, "rate": 3e-3, "halving": 20.0, "slope": 20.0},
+    ),
+    "nmnist": Setting(
+        "nmnist_small", Task("nmnist"), Encoder("direct", steps=20), 10, {"size": 128, "gain": 2.0, "decay": 0.9},
+        {"decay": 0.95}, {"epochs": 20, "batch": 32, "rate": 2e-3, "halving": 7.0},
+    ),
+}  # fmt: skip
+
+Weights = tuple[int | str, str]
+States = tuple[int | str, str]
+REAL_WEIGHTS, REAL_STATES = ("float", "lsq"), ("float", "uniform")
+GRIDS = ("uniform", "shared", "squat", "squat-threshold", "squat-zero", "aligned", "dq")
+CALIBRATIONS = ("minmax", "percentile", "mse", "hindsight", "gpfq")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network of the study: how it came about, and its quantizers. `calibration` where it was quantized last."""
+
+    method: str
+    weights: Weights
+    states: States
+    calibration: str = ""
+
+    def key(self, task: str, seed: int) -> tuple[str, ...]:
+        """Its first columns."""
+        method = f"{self.method}-{self.calibration}" if self.calibration else self.method
+        return tuple(map(str, (task, method, *self.weights, *self.states, seed)))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A network to train, and those that are made of it afterwards."""
+
+    trained: Row
+    after: tuple[Row, ...] = ()
+
+
+def jobs() -> Iterator[Job]:
+    """All of one task and seed, most important first."""
+    bits = (8, 4, 2)
+    yield Job(
+        Row("fp", REAL_WEIGHTS, REAL_STATES),
+        (
+            *(Row("ptq", (b, "lsq"), WIDE, how) for b in bits for how in CALIBRATIONS),
+            *(Row("ptq", (b, "lsq"), (b, grid), "gpfq") for b in bits for grid in ("uniform", "aligned", "squat")),
+        ),
+    )
+    for b in (2, 3, 4, 8):
+        for grid in GRIDS:
+            if not (grid == "dq" and b == 8):  # 255 sigmoids a state and step
+                yield Job(Row("both", (b, "lsq"), (b, grid)))
+    for b in bits:
+        after = tuple(Row("weight-qat", (b, "lsq"), (b, grid), "mse") for grid in ("uniform", "aligned", "squat"))
+        yield Job(Row("weight-qat", (b, "lsq"), WIDE), after)
+        for grid in ("aligned", "squat", "squat-threshold"):
+            row = Row("state-qat", REAL_WEIGHTS, (b, grid))
+            yield Job(row, (Row("state-qat", (b, "lsq"), (b, grid), "gpfq"),))
+    for b, name in ((4, "dq"), (4, "dq-kmeans"), (4, "dq-power"), (4, "maqd"), (2, "dq"), (2, "tquant"), (2, "mquant"),
+                    (2, "maqd"), (1, "lsq"), (1, "dq")):  # fmt: skip
+        yield Job(Row("weight-qat", (b, name), WIDE))
+    for name in ("dq", "tquant", "maqd"):
+        yield Job(Row("both", (2, name), (2, "aligned")))
+
+
+def network(task: str, seed: int, row: Row) -> Config:
+    """The configuration of one row."""
+    setting = SETTINGS[task]
+    weights = {"weights": row.weights[0], "weight_quantizer": row.weights[1]}
+    states = {"states": row.states[0], "state_quantizer": row.states[1]}
+    wide = {"states": "float" if row.states == REAL_STATES else 16, "state_range": 16.0}
+    config = Config(
+        setting.task,
+        setting.encoder,
+        (
+            Layer("hidden", **setting.hidden, **weights, **states),
+            Layer("readout", setting.classes, "li", **setting.readout, **weights, **wide),
+        ),
+        Training(**setting.training, seed=seed),
+    )
+    configuration.check(config, f"{task} {row}")
+    return config
+
+
+@functools.cache
+def dataset(task: str, data: Path) -> Dataset:
+    """The task's data, read once a process."""
+    setting = SETTINGS[task]
+    config = Config(setting.task, setting.encoder, (), Training())
+    return load_data(config, data / setting.folder)
+
+
+def work(task: str, seed: int, job: Job, data: Path) -> list[tuple[str, ...]]:
+    """The rows of one job."""
+    torch.set_num_threads(1)
+    engine.set_threads(1)
+    given, silent = dataset(task, data), Progress(disable=True)
+    with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
+        run = Run.create(Path(folder) / "run", network(task, seed, job.trained), given)
+        run.train(given, run.config.training.epochs, silent)
+        rows = [measure(task, seed, job.trained, run, given, Path(folder) / "build")]
+        for index, row in enumerate(job.after):
+            config = network(task, seed, row)
+            quantized = Run.create(Path(folder) / f"run{index}", config, given, Start(run, row.calibration))
+            rows.append(measure(task, seed, row, quantized, given, Path(folder) / f"build{index}"))
+    return rows
+
+
+def measure(task: str, seed: int, row: Row, run: Run, data: Dataset, folder: Path) -> tuple[str, ...]:
+    """A row: accuracy of the hard form on the test set, the hidden layer's spikes a neuron and step, bytes, mismatches.
+
+    bytes: constant tables and state of the compiled header on a Cortex-M4. Empty where nothing can be deployed.
+    """
+    accuracy = run.accuracy(data.test, Progress(disable=True))
+    record: dict[str, torch.Tensor] = {}
+    x, _ = run.tensors(Split(data.test.x[:RATE_SAMPLES], data.test.y[:RATE_SAMPLES]), run.exact_dtype())
+    with torch.no_grad():
+        run.network(x, record)
+    rate = float(record["hidden.spike"].mean())
+    deployed = deploy(run, folder) if run.quantized else ("", "")
+    return (*row.key(task, seed), f"{100 * accuracy:.2f}", f"{rate:.4f}", *map(str, deployed))
+
+
+def deploy(run: Run, folder: Path) -> tuple[int, int]:
+    """(bytes, mismatches) of the run's export, verified on its golden vectors."""
+    samples, lowered = run.samples(), lower(run.network, "study")
+    trace = hard_trace(run.network, samples.x, exact_dtype(lowered))
+    write_build(folder, lowered, samples.x, trace)
+    build, mismatches = Build.open(folder), 0
+    for executor in EXECUTORS:
+        comparison, error = verify(build, executor, batched(samples.x, trace, len(samples.x)), lambda _: None)
+        if error or not comparison.values:
+            raise RuntimeError(error or "nothing was compared")
+        mismatches += comparison.mismatches
+    source, compiled = folder / "model.c", folder / "model.o"
+    source.write_text('#define STUDY_IMPLEMENTATION\n#include "study.h"\nstudy_state state_of_one;\n')
+    compile_object(CORES["cortex-m4"], source, compiled, include=folder)
+    sizes = section_sizes(compiled)
+    return sizes.tables + sizes.bss + sizes.data, mismatches
+
+
+def read() -> list[dict[str, str]]:
+    """The rows that there are."""
+    if not CSV.exists():
+        return []
+    with CSV.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(rows: list[dict[str, str]]) -> None:
+    """All rows, in order."""
+    text = [",".join(COLUMNS), *(",".join(row[name] for name in COLUMNS) for row in rows)]
+    CSV.write_text("\n".join([text[0], *sorted(text[1:])]) + "\n")
+
+
+def main() -> None:
+    """Runs what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--task", action="append", choices=list(SETTINGS), help="only this one; may be repeated")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to this number, exclusive")
+    parser.add_argument("--jobs", type=int, default=2, help="networks trained side by side, a core each")
+    chosen = parser.parse_args()
+    rows = read()
+    done = {tuple(row[name] for name in KEY) for row in rows}
+    missing = [
+        (task, seed, job)
+        for seed in range(chosen.seeds)
+        for job in jobs()
+        for task in chosen.task or SETTINGS
+        if not {row.key(task, seed) for row in (job.trained, *job.after)} <= done
+    ]
+    failed = 0
+    with (
+        Progress() as bars,
+        ProcessPoolExecutor(chosen.jobs, multiprocessing.get_context("spawn")) as pool,
+    ):
+        bar = bars.add_task("networks", total=len(missing))
+        pending = {pool.submit(work, *parts, chosen.data): parts for parts in missing}
+        for future in as_completed(pending):
+            bars.advance(bar)
+            try:
+                found = future.result()
+            except Exception as error:
+                failed += 1
+                print(f"{pending[future][:2]} {pending[future][2].trained}: {error}", file=sys.stderr, flush=True)
+                continue
+            rows += [dict(zip(COLUMNS, row, strict=True)) for row in found if row[: len(KEY)] not in done]
+            write(rows)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

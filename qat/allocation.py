@@ -1,0 +1,62 @@
+"""Which layer is worth how many bits: widths under a budget of bytes, from what training knows of each weight.
+
+Quantizing a weight to w + e costs the loss about ½ F e², F being the mean square of its gradient, the diagonal of the
+Fisher information (as in HAWQ, arXiv 1905.03696, and its successors); Adam keeps an average of just that.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from export.errors import BadInput
+from qat.layers import SpikingLayer
+from qat.network import SpikingNetwork
+from qat.weight_quantizers import Learned
+
+
+def weight_bytes(network: SpikingNetwork) -> int:
+    """What the network's packed codes take."""
+    return sum(_bytes(layer, layer.weight_bits) for layer in network.stack)
+
+
+def _bytes(layer: SpikingLayer, bits: int) -> int:
+    """As the header packs them: rows, one an input, of whole bytes; 1, 2, 4 or 8 bits a code."""
+    packed = next(width for width in (1, 2, 4, 8) if bits <= width)
+    return sum(inputs * -(-size * packed // 8) for size, inputs in (matrix.shape for matrix in layer.matrices))
+
+
+@torch.no_grad()
+def allocate(network: SpikingNetwork, squares: Mapping[Tensor, Tensor], budget: int) -> None:
+    """Settles every learned width, anew. `squares`: the mean squared gradients of the weight matrices.
+
+    From 8 bits down: again and again the narrower width that costs the loss least for each byte that it saves, until
+    the weights fit. Raises BadInput where they do not even at the narrowest.
+    """
+    learned = [(layer, q) for layer in network.stack if isinstance(q := layer.quantizer, Learned)]
+    for _, quantizer in learned:
+        quantizer.width.fill_(Learned.widths[0])
+    if (least := weight_bytes(network)) > budget:
+        raise BadInput(f"training: budget: the weights take {least} bytes at the fewest bits, more than {budget}")
+    for _, quantizer in learned:
+        quantizer.width.fill_(Learned.widths[-1])
+    while weight_bytes(network) > budget:
+        steps = []
+        for number, (layer, quantizer) in enumerate(learned):
+            wide = int(quantizer.width)
+            cost = {width: _cost(layer, quantizer, width, squares) for width in Learned.widths if width <= wide}
+            for narrow in cost:
+                if narrow < wide:
+                    saved = _bytes(layer, wide) - _bytes(layer, narrow)
+                    steps.append(((cost[narrow] - cost[wide]) / saved, number, narrow))
+        _, number, narrow = min(steps)
+        learned[number][1].width.fill_(narrow)
+
+
+def _cost(layer: SpikingLayer, quantizer: Learned, width: int, squares: Mapping[Tensor, Tensor]) -> float:
+    fan_in, recurrent, _ = layer.shifts.tolist()
+    scale, total = layer.unit * 2.0**fan_in, 0.0
+    for matrix, shift in zip(layer.matrices, (0, recurrent - fan_in), strict=False):
+        error = quantizer.codes_at(width, matrix, scale, shift) * scale * 2.0**shift - matrix
+        total += float((squares[matrix] * error.square()).sum()) / 2
+    return total

@@ -1,0 +1,167 @@
+"""A network takes over what another of the same shape has learned: quantized after training, or to be trained on.
+
+From full precision, scales and ranges are calibrated on samples (see calibration.py). From quantized weights they are
+inherited: of b − 1 bits, a scale is twice that of b, so that 8 → 4 → 2 bits keep each other's range.
+"""
+
+import torch
+from torch import Tensor
+
+from export.errors import BadInput
+from qat import calibration
+from qat.calibration import InHindsight
+from qat.layers import SpikingLayer
+from qat.network import SpikingNetwork
+from qat.ops import TorchOps, round_half_up
+from qat.weight_quantizers import Lsq
+
+METHODS = ("minmax", "percentile", "mse", "hindsight", "gpfq")
+SHARE = 0.999
+_ROWS, _VALUES, _BATCH = 8192, 65_536, 16  # of the calibration sample: steps for GPFQ, membranes, samples a batch
+
+
+@torch.no_grad()
+def warm_start(network: SpikingNetwork, source: SpikingNetwork, x: Tensor, method: str) -> None:
+    """Gives `network` the parameters of `source`, and scales and ranges by `method`; x (samples, steps, inputs).
+
+    minmax and percentile choose weight scales and state ranges alike; hindsight has min-max scales, and the ranges by a
+    running average over batches; mse has the scales of the least squared error, and the ranges with which the numbers
+    of spikes so far differ least from full precision's; gpfq does as mse, and then chooses the codes one by one.
+    Raises BadInput where the networks differ in more than their precision.
+    """
+    _check(network, source, method)
+    value = given = x.transpose(0, 1)
+    for layer, teacher in zip(network.stack, source.stack, strict=True):
+        trace: dict[str, Tensor] = {}
+        after = teacher(given, source.ops, trace)
+        row = _take(layer, teacher)
+        membrane = trace[f"{teacher.config.name}.u"]
+        _calibrate(layer, teacher, row, membrane, source.ops, value, after, method)
+        if method == "gpfq":
+            _fit_codes(layer, given, value, after if layer.recurrent is not None else None)
+        value, given = layer(value, network.ops), after
+
+
+def _check(network: SpikingNetwork, source: SpikingNetwork, method: str) -> None:
+    ours, theirs = ([layer.config for layer in n.stack] for n in (network, source))
+    fields = ("name", "size", "neuron", "recurrent", "bias", "reset", "timing", "pool", "decay_per", "norm", "spikes")
+    if len(ours) != len(theirs) or network.inputs != source.inputs:
+        raise BadInput(f"--from: its network has {source.inputs} inputs and {len(theirs)} layers, not those asked for")
+    for mine, other in zip(ours, theirs, strict=True):
+        for field in fields:
+            if getattr(mine, field) != getattr(other, field):
+                raise BadInput(f"--from: layer {other.name}: {field}: its own is {getattr(other, field)!r}")
+    if method == "gpfq" and any(type(layer.quantizer) is not Lsq for layer in network.stack):
+        raise BadInput("--calibration: gpfq chooses codes of lsq, and some layer's weights have another quantizer")
+
+
+def _take(layer: SpikingLayer, teacher: SpikingLayer) -> Tensor:
+    """Copies the real parameters. Returns what rows are multiplied by: where all have one threshold, to have it."""
+    row = torch.ones(layer.config.size)
+    if teacher.real_threshold is not None:
+        if layer.threshold is None:
+            row = layer.state_reach / teacher.real_threshold.expand(layer.config.size)
+        else:
+            layer.threshold.copy_(teacher.real_threshold)
+    layer.weight.copy_(teacher.weight * row[:, None])
+    if layer.recurrent is not None and teacher.recurrent is not None:
+        layer.recurrent.copy_(teacher.recurrent * row[:, None])
+    if layer.bias is not None and teacher.bias is not None:
+        layer.bias.copy_(teacher.bias * row)
+    layer.decay.copy_(teacher.decay)
+    if layer.norm is not None and teacher.norm is not None:
+        layer.norm.load_state_dict(teacher.norm.state_dict())
+    return row
+
+
+def _calibrate(
+    layer: SpikingLayer, teacher: SpikingLayer, row: Tensor, code: Tensor, ops: TorchOps, given: Tensor, wanted: Tensor,
+    method: str,
+) -> None:  # fmt: skip
+    """Scales, and ranges for the teacher's membrane `code`; given, wanted: the layer's input, the teacher's output."""
+    if type(layer.quantizer) is Lsq and type(teacher.quantizer) is Lsq:
+        change = int(teacher.shifts[0]) + teacher.quantizer.bits - layer.quantizer.bits
+        scale = layer.of_rows(teacher.unit * row[:, None] * 2.0**change)
+        back = float(scale.mean()) * 2.0 ** int(teacher.shifts[1] - teacher.shifts[0])
+    else:
+        layer.quantizer.begin(layer.weight, layer.scale_per_row)
+        scale = _scale(layer, layer.weight, method)
+        back = float((scale if layer.recurrent is None else _scale(layer, layer.recurrent, method)).mean())
+    alike = all(getattr(layer.config, f) == getattr(teacher.config, f) for f in ("states", "state_quantizer"))
+    if alike and layer.ranges is not None and teacher.ranges is not None:
+        layer.choose_units(scale, back)
+        layer.ranges.copy_(teacher.ranges)
+        return
+    if method in ("mse", "gpfq") and layer.neuron.fires:
+        reach = layer.state_reach if layer.threshold is None else float(layer.threshold.mean())
+        ranges = [(-reach * low, reach * high) for low in (0.5, 1, 2, 4, 8, 16) for high in (1.25, 2, 4, 8, 16)]
+    else:
+        membrane = teacher.integers().params.grid.decode(ops, code) * teacher.unit.squeeze(1) * row
+        ranges = [_range(membrane, method)]
+    tried = []
+    for span in ranges if layer.spans else ranges[:1]:
+        layer.choose_units(scale, back, span)
+        # Spikes so far, not spikes: silence would be nearer to sparse spikes than the same ones a step late.
+        missed = (layer(given, ops) - wanted).cumsum(0) if len(ranges) > 1 else torch.zeros(())
+        tried.append((float(missed.square().mean()), span))
+    layer.choose_units(scale, back, min(tried)[1])
+
+
+def _scale(layer: SpikingLayer, weight: Tensor, method: str) -> Tensor:
+    quantizer = layer.quantizer
+    if type(quantizer) is not Lsq:
+        return layer.first_scale(weight)
+    by = "minmax" if method == "hindsight" else method.replace("gpfq", "mse")
+    per_row = layer.scale_per_row and layer.state_quantizer is None
+    if quantizer.bits > 1:
+        return layer.of_rows(calibration.scale_of(weight, quantizer.limit, by, per_row, SHARE))
+    # Signs have no range to choose: the least squared error, which is mean|w|.
+    return layer.of_rows(calibration.best_scale(weight, lambda w: torch.where(w < 0, -1.0, 1.0), 1, per_row))
+
+
+def _range(membrane: Tensor, method: str) -> tuple[float, float]:
+    """(lo, hi) of the membrane (steps, samples, neurons)."""
+    if method == "percentile":
+        found = calibration.percentile(_sampled(membrane.flatten(), _VALUES), SHARE)
+    elif method == "hindsight":
+        running = InHindsight()
+        for first in range(0, membrane.shape[1], _BATCH):
+            running.update(membrane[:, first : first + _BATCH])
+        found = running.range or calibration.min_max(membrane)
+    else:
+        found = calibration.min_max(membrane)
+    return float(found[0]), float(found[1])
+
+
+def _sampled(values: Tensor, most: int) -> Tensor:
+    """At most so many of the first dimension, evenly spread."""
+    return values[:: -(-len(values) // most)] if len(values) else values
+
+
+def _fit_codes(layer: SpikingLayer, given: Tensor, quantized: Tensor, spikes: Tensor | None) -> None:
+    """GPFQ: weights that lie on their grid, from what enters in full precision (`given`) and as it is now.
+
+    Of the spikes that come back both networks get the teacher's: the layer's own are not known before its codes are.
+    """
+    shift = int(layer.shifts[0])
+    scale = (layer.unit * 2.0**shift).expand(layer.config.size, 1).squeeze(1)
+    limit = (1 << (layer.quantizer.bits - 1)) - 1
+    columns: list[tuple[Tensor, Tensor, Tensor]] = [(layer.weight, given, quantized)]
+    if layer.recurrent is not None and spikes is not None:
+        # One grid for all columns: the recurrent weights' is a power of two coarser or finer.
+        factor = 2.0 ** int(layer.shifts[1] - shift)
+        before = torch.cat([torch.zeros_like(spikes[:1]), spikes[:-1]]) * factor
+        columns.append((layer.recurrent / factor, before, before))
+    weights, analog, now = (torch.cat(part, dim=-1) for part in zip(*columns, strict=True))
+
+    def nearest(w: Tensor) -> Tensor:
+        if layer.quantizer.bits == 1:
+            return torch.where(w < 0, -scale, scale)
+        return scale * round_half_up(w / scale).clamp(-limit, limit)
+
+    analog, now = (_sampled(part.flatten(0, 1), _ROWS) for part in (analog, now))
+    found = calibration.gpfq(weights, analog, now, nearest)
+    inputs = layer.weight.shape[1]
+    layer.weight.copy_(found[:, :inputs])
+    if layer.recurrent is not None and spikes is not None:
+        layer.recurrent.copy_(found[:, inputs:] * factor)
