@@ -1,12 +1,13 @@
 """What each quantizer costs: accuracy, spike rate and bytes of one network a task at 8, 4, 3 and 2 bits, over seeds.
 
-Four ways to get a network of W-bit weights and S-bit states: ptq, both quantized after training in full precision;
-weight-qat, trained with quantized weights, states quantized after it (16 bits: left as they are); state-qat, trained
-with quantized states, weights after it; both, trained with both. Everything but full precision is exported and
-compared with torch bit for bit. A readout integrates in 16 bits, as wide as a spike count; its weights are quantized.
+Four ways from a network in full precision to W-bit weights and S-bit states: ptq, both are quantized, and it is not
+trained again; weight-qat, it is trained again with quantized weights, and states are quantized after that (16 bits:
+left as they are); state-qat, with quantized states, and weights after that; both, with both. Training again takes as
+long as the first time. What can be deployed is exported and compared with torch bit for bit. A readout integrates in
+16 bits, as wide as a spike count; its weights are quantized as the others.
 
 Rows go to quantizer_study.csv as they come; what stands there is not run again. --data names a folder that holds the
-data sets as mnist, fsdd, braille and nmnist_small.
+data sets as mnist, fsdd, braille and nmnist_small; --out keeps the networks in full precision.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,8 @@ class Setting:
 
 SETTINGS = {
     "mnist": Setting(
-        "mnist", Task("mnist"), Encoder("latency", steps=25), 10, {"size": 128, "gain": 4.0, "decay": 0.9},
-        {"decay": 0.95}, {"epochs": 4, "batch": 128, "rate": 3e-3, "halving": 1.5},
+        "mnist", Task("mnist"), Encoder("direct", steps=8), 10, {"size": 128, "gain": 2.0, "decay": 0.9},
+        {"decay": 0.95}, {"epochs": 3, "batch": 128, "rate": 3e-3, "halving": 1.0},
     ),
     "speech": Setting(
         "fsdd", Task("speech", {"channels": 40, "floor_db": 40}), Encoder("delta", steps=64, delta=16), 10,
@@ -161,17 +162,23 @@ def dataset(task: str, data: Path) -> Dataset:
     return load_data(config, data / setting.folder)
 
 
-def work(task: str, seed: int, job: Job, data: Path) -> list[tuple[str, ...]]:
-    """The rows of one job."""
+def work(task: str, seed: int, job: Job, data: Path, out: Path) -> list[tuple[str, ...]]:
+    """The rows of one job. Its network in full precision is in `out`, or comes there."""
     torch.set_num_threads(1)
     engine.set_threads(1)
-    given, silent = dataset(task, data), Progress(disable=True)
+    given, silent, full = dataset(task, data), Progress(disable=True), out / f"{task}-{seed}"
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
-        run = Run.create(Path(folder) / "run", network(task, seed, job.trained), given)
-        run.train(given, run.config.training.epochs, silent)
+        path, config = Path(folder) / "run", network(task, seed, job.trained)
+        if job.trained.method != "fp":
+            how = "gpfq" if job.trained.weights[1] == "lsq" and job.trained.weights != REAL_WEIGHTS else "mse"
+            run = Run.create(path, config, given, Start(Run.open(full), how))
+        else:
+            run = Run.open(full) if full.exists() else Run.create(full, config, given)
+        run.train(given, config.training.epochs, silent)
         rows = [measure(task, seed, job.trained, run, given, Path(folder) / "build")]
         for index, row in enumerate(job.after):
             config = network(task, seed, row)
+            config = replace(config, training=replace(config.training, epochs=0))
             quantized = Run.create(Path(folder) / f"run{index}", config, given, Start(run, row.calibration))
             rows.append(measure(task, seed, row, quantized, given, Path(folder) / f"build{index}"))
     return rows
@@ -228,10 +235,12 @@ def main() -> None:
     """Runs what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("build/quantizer_study"))
     parser.add_argument("--task", action="append", choices=list(SETTINGS), help="only this one; may be repeated")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to this number, exclusive")
     parser.add_argument("--jobs", type=int, default=2, help="networks trained side by side, a core each")
     chosen = parser.parse_args()
+    chosen.out.mkdir(parents=True, exist_ok=True)
     rows = read()
     done = {tuple(row[name] for name in KEY) for row in rows}
     missing = [
@@ -242,22 +251,21 @@ def main() -> None:
         if not {row.key(task, seed) for row in (job.trained, *job.after)} <= done
     ]
     failed = 0
-    with (
-        Progress() as bars,
-        ProcessPoolExecutor(chosen.jobs, multiprocessing.get_context("spawn")) as pool,
-    ):
+    with Progress() as bars, ProcessPoolExecutor(chosen.jobs, multiprocessing.get_context("spawn")) as pool:
         bar = bars.add_task("networks", total=len(missing))
-        pending = {pool.submit(work, *parts, chosen.data): parts for parts in missing}
-        for future in as_completed(pending):
-            bars.advance(bar)
-            try:
-                found = future.result()
-            except Exception as error:
-                failed += 1
-                print(f"{pending[future][:2]} {pending[future][2].trained}: {error}", file=sys.stderr, flush=True)
-                continue
-            rows += [dict(zip(COLUMNS, row, strict=True)) for row in found if row[: len(KEY)] not in done]
-            write(rows)
+        for first in (True, False):  # full precision comes before all that begins with it
+            parts = [part for part in missing if (part[2].trained.method == "fp") is first]
+            pending = {pool.submit(work, *part, chosen.data, chosen.out): part for part in parts}
+            for future in as_completed(pending):
+                bars.advance(bar)
+                try:
+                    found = future.result()
+                except Exception as error:
+                    failed += 1
+                    print(f"{pending[future][:2]} {pending[future][2].trained}: {error}", file=sys.stderr, flush=True)
+                    continue
+                rows += [dict(zip(COLUMNS, row, strict=True)) for row in found if row[: len(KEY)] not in done]
+                write(rows)
     sys.exit(1 if failed else 0)
 
 

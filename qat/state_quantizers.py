@@ -90,9 +90,10 @@ def aligned(bits: int) -> StateQuantizer:
     basis[lower + 1 : lower + 1 + inner, 1] = torch.arange(1, inner + 1) / max(1, inner)
     steps = (torch.arange(1, upper + 1, dtype=torch.float64) / upper) ** 1.7
     basis[count - upper :, 2], fixed[count - upper :] = steps, 1 - steps
-    inmost = inner / (inner + 1)
+    # What trained best where a quarter of the levels is one or two of them: close to the threshold.
+    first = {1: (0.4, 0.5, 1.2), 2: (0.4, 2 / 3, 1.2), 3: (0.5, 0.75, 1.3)}.get(bits, (1.0, inner / (inner + 1), 1.5))
     return StateQuantizer(
-        fixed, basis, first=(1.0 if bits > 3 else 0.5, inmost, 1.5 if bits > 3 else 1.3 if bits > 2 else 1.2),
+        fixed, basis, first=first,
         least=(0.05, 0.05, 1.02), most=(32.0, 0.98, 32.0), above=count - upper,
         spanning=lambda lo, hi, ranges: torch.stack([ranges.new_tensor(-lo), ranges[1], ranges.new_tensor(hi)]),
     )  # fmt: skip

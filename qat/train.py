@@ -69,7 +69,7 @@ class Run:
             every = max(1, len(data.train.y) // CALIBRATION_SAMPLES)
             chosen = Split(data.train.x[::every][:CALIBRATION_SAMPLES], data.train.y[::every][:CALIBRATION_SAMPLES])
             x, _ = run.tensors(chosen, torch.float32)
-            warm_start(run.network, start.source.network, x, start.calibration)
+            warm_start(run.network, start.source.network, x, start.calibration, config.training.epochs == 0)
             run._begin_optimizer()
         if config.training.budget:  # before there are gradients, by the weights' errors alone
             matrices = [matrix for layer in run.network.stack for matrix in layer.matrices]

@@ -21,12 +21,14 @@ _ROWS, _VALUES, _BATCH = 8192, 65_536, 16  # of the calibration sample: steps fo
 
 
 @torch.no_grad()
-def warm_start(network: SpikingNetwork, source: SpikingNetwork, x: Tensor, method: str) -> None:
+def warm_start(network: SpikingNetwork, source: SpikingNetwork, x: Tensor, method: str, final: bool) -> None:
     """Gives `network` the parameters of `source`, and scales and ranges by `method`; x (samples, steps, inputs).
 
     minmax and percentile choose weight scales and state ranges alike; hindsight has min-max scales, and the ranges by a
     running average over batches; mse has the scales of the least squared error, and the ranges with which the numbers
     of spikes so far differ least from full precision's; gpfq does as mse, and then chooses the codes one by one.
+    Unless this is final, and no training follows, states begin with the ranges that they have in any training: those
+    that fit a network in full precision are wider, and training does not come back from them.
     Raises BadInput where the networks differ in more than their precision.
     """
     _check(network, source, method)
@@ -36,7 +38,7 @@ def warm_start(network: SpikingNetwork, source: SpikingNetwork, x: Tensor, metho
         after = teacher(given, source.ops, trace)
         row = _take(layer, teacher)
         membrane = trace[f"{teacher.config.name}.u"]
-        _calibrate(layer, teacher, row, membrane, source.ops, value, after, method)
+        _calibrate(layer, teacher, row, membrane, source.ops, value, after, method, final)
         if method == "gpfq":
             _fit_codes(layer, given, value, after if layer.recurrent is not None else None)
         value, given = layer(value, network.ops), after
@@ -76,7 +78,7 @@ def _take(layer: SpikingLayer, teacher: SpikingLayer) -> Tensor:
 
 def _calibrate(
     layer: SpikingLayer, teacher: SpikingLayer, row: Tensor, code: Tensor, ops: TorchOps, given: Tensor, wanted: Tensor,
-    method: str,
+    method: str, final: bool,
 ) -> None:  # fmt: skip
     """Scales, and ranges for the teacher's membrane `code`; given, wanted: the layer's input, the teacher's output."""
     if type(layer.quantizer) is Lsq and type(teacher.quantizer) is Lsq:
@@ -91,6 +93,9 @@ def _calibrate(
     if alike and layer.ranges is not None and teacher.ranges is not None:
         layer.choose_units(scale, back)
         layer.ranges.copy_(teacher.ranges)
+        return
+    if not final:
+        layer.choose_units(scale, back)
         return
     if method in ("mse", "gpfq") and layer.neuron.fires:
         reach = layer.state_reach if layer.threshold is None else float(layer.threshold.mean())
