@@ -59,8 +59,8 @@ class Setting:
 
 SETTINGS = {
     "mnist": Setting(
-        "mnist", Task("mnist"), Encoder("direct", steps=8), 10, {"size": 128, "gain": 2.0, "decay": 0.9},
-        {"decay": 0.95}, {"epochs": 3, "batch": 128, "rate": 3e-3, "halving": 1.0},
+        "mnist", Task("mnist"), Encoder("rate", steps=10), 10, {"size": 128, "gain": 3.0, "decay": 0.9},
+        {"decay": 0.95}, {"epochs": 3, "batch": 128, "rate": 2e-3, "halving": 1.0},
     ),
     "speech": Setting(
         "fsdd", Task("speech", {"channels": 40, "floor_db": 40}), Encoder("delta", steps=64, delta=16), 10,
