@@ -82,16 +82,20 @@ class TableGrid:
 
 @dataclass(frozen=True)
 class SoftGrid:
-    """What stands for a table while it is trained soft: the state is no code but the sum of sigmoids itself."""
+    """What stands for a table while it is trained soft: the state is no code but the sum of sigmoids itself.
+
+    Its forward has a `sharpness` of its own: gradients stay those of the table's.
+    """
 
     table: TableGrid
+    sharpness: Any
     shift = 0
     start = 0
     lo, hi = -math.inf, math.inf
 
     def encode(self, ops: Any, level: Any) -> Any:
         """The sum of sigmoids at a level."""
-        return ops.soft_step(level, self.table)
+        return ops.soft_step(level, self.table, self.sharpness)
 
     def decode(self, ops: Any, code: Any) -> Any:
         """The same."""
@@ -103,7 +107,7 @@ class SoftGrid:
 
     def mapped(self, table: Callable[[Any], Any]) -> "SoftGrid":
         """The same grid, `table` applied to all that it is made of."""
-        return SoftGrid(self.table.mapped(table))
+        return SoftGrid(self.table.mapped(table), table(self.sharpness))
 
 
 Grid = ShiftGrid | TableGrid | SoftGrid

@@ -24,7 +24,7 @@ from qat.state_quantizers import STATE_QUANTIZERS
 from qat.weight_quantizers import WEIGHT_QUANTIZERS, Differentiable, FullPrecision, Learned
 
 STATE_SHARPNESS = 4.0
-"""The most temperature of a state's sigmoids: their sum then has slopes of 0.84 to 1.14 between levels.
+"""The most temperature of the gradient of a state's sigmoids: their sum then has slopes of 0.84 to 1.14 between levels.
 
 Gradients of a state pass its quantizer at every step, so that at T they would grow by up to T / 4 a step.
 """
@@ -280,9 +280,10 @@ class SpikingLayer(nn.Module):
         start, rises = int((borders <= 0).sum()), quantizer.basis.t() * reach
         if quantizer.middles is None:
             return TableGrid(start, len(levels), self.config.state_gradient, borders, levels), rises
-        sharpness = min(self.sharpness, STATE_SHARPNESS) / (ranges[-1].detach().exp() * reach)
-        grid = TableGrid(start, len(levels), "soft", borders, levels, ranges[-1], sharpness)
-        return SoftGrid(grid) if self.soft and self.training else grid, rises
+        unit = ranges[-1].detach().exp() * reach
+        passed = min(self.sharpness, STATE_SHARPNESS) / unit
+        grid = TableGrid(start, len(levels), "soft", borders, levels, ranges[-1], passed)
+        return SoftGrid(grid, self.sharpness / unit) if self.soft and self.training else grid, rises
 
     def states(self, params: Params) -> dict[str, StateRange]:
         """The neuron's states by name, and in a recurrent layer the spikes of the step before."""

@@ -84,8 +84,10 @@ class _SoftStep(torch.autograd.Function):
     """Gradients pass to x, to log_reach and, by what they are at the level nearest, to the levels."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, borders: Tensor, levels: Tensor, log_reach: Tensor, sharpness: Tensor) -> Tensor:
-        total, slope = _sigmoids(x, borders, levels, sharpness)
+    def forward(ctx: Any, x: Tensor, grid: TableGrid, sharpness: Tensor, levels: Tensor, log_reach: Tensor) -> Tensor:
+        borders = grid.borders
+        total, _ = _sigmoids(x, borders, levels, sharpness)
+        _, slope = _sigmoids(x, borders, levels, grid.sharpness)
         ctx.save_for_backward(x, slope, torch.bucketize(x, borders, right=True))
         ctx.count = len(levels)
         return total
@@ -94,7 +96,7 @@ class _SoftStep(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, slope, code = ctx.saved_tensors
         passed = grads[0] * slope
-        return passed, None, _by_code(code, grads[0], ctx.count), -(passed * x).sum(), None
+        return passed, None, None, _by_code(code, grads[0], ctx.count), -(passed * x).sum()
 
 
 def _by_code(code: Tensor, values: Tensor, count: int) -> Tensor:
@@ -150,8 +152,8 @@ class TorchOps:
         code: Tensor = _Step.apply(a, borders, grid.levels.detach(), grid.passes, *soft)  # type: ignore[no-untyped-call]
         return code
 
-    def soft_step(self, a: Tensor, grid: TableGrid) -> Tensor:
-        soft: Tensor = _SoftStep.apply(a, grid.borders, grid.levels, grid.log_reach, grid.sharpness)  # type: ignore[no-untyped-call]
+    def soft_step(self, a: Tensor, grid: TableGrid, sharpness: Tensor) -> Tensor:
+        soft: Tensor = _SoftStep.apply(a, grid, sharpness, grid.levels, grid.log_reach)  # type: ignore[no-untyped-call]
         return soft
 
     def lookup(self, a: Tensor, levels: Tensor) -> Tensor:

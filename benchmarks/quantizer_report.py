@@ -1,0 +1,138 @@
+"""The tables and plots of quantizer_study.csv: mean ± standard deviation over seeds, in percent.
+
+python benchmarks/quantizer_report.py            tables in Markdown
+python benchmarks/quantizer_report.py --plots    and a plot a task in benchmarks/plots
+"""
+
+import argparse
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+from quantizer_study import GRIDS, SETTINGS, read
+
+PLOTS = Path(__file__).with_name("plots")
+BITS = ("8", "4", "3", "2")
+Found = dict[tuple[str, ...], list[dict[str, str]]]
+
+
+def found() -> Found:
+    """The rows of all seeds, by everything else: (task, method, weight bits, quantizer, state bits, quantizer)."""
+    rows: Found = defaultdict(list)
+    for row in read():
+        names = ("task", "method", "weight_bits", "weight_quantizer", "state_bits", "state_quantizer")
+        rows[tuple(row[name] for name in names)].append(row)
+    return rows
+
+
+def numbers(rows: list[dict[str, str]], column: str = "accuracy") -> tuple[float, float]:
+    """Mean and standard deviation; (nan, nan) without rows, and a deviation of nan for one."""
+    values = [float(row[column]) for row in rows]
+    nan = float("nan")
+    return (statistics.mean(values) if values else nan), (statistics.stdev(values) if len(values) > 1 else nan)
+
+
+def cell(rows: list[dict[str, str]]) -> str:
+    """Mean ± deviation, and how often the hidden layer fires."""
+    if not rows:
+        return "–"
+    mean, deviation = numbers(rows)
+    return f"{mean:.1f} ± {deviation:.1f}"
+
+
+def table(head: list[str], lines: list[list[str]]) -> None:
+    """Prints a table in Markdown."""
+    for line in (head, ["---"] * len(head), *lines):
+        print("| " + " | ".join(line) + " |")
+    print()
+
+
+def ways(rows: Found) -> None:
+    """What is trained, at one width for weights and states, by the aligned grid and SQUAT's even one."""
+    lines = []
+    for bits in ("8", "4", "2"):
+        for grid in ("aligned", "squat"):
+            for method in ("ptq-gpfq", "state-qat-gpfq", "weight-qat-mse", "both"):
+                key = (method, bits, "lsq", bits, grid)
+                lines.append([bits, grid, method, *(cell(rows[(task, *key)]) for task in SETTINGS)])
+    full = [cell(rows[(task, "fp", "float", "lsq", "float", "uniform")]) for task in SETTINGS]
+    table(["bits", "states", "way", *SETTINGS], [["", "", "full precision", *full], *lines])
+
+
+def grids(rows: Found) -> None:
+    """Every state grid, weights and states trained at one width."""
+    lines = []
+    for bits in BITS:
+        for grid in GRIDS:
+            key = ("both", bits, "lsq", bits, grid)
+            if any((task, *key) in rows for task in SETTINGS):
+                lines.append([bits, grid, *(cell(rows[(task, *key)]) for task in SETTINGS)])
+    table(["bits", "states", *SETTINGS], lines)
+
+
+def weights(rows: Found) -> None:
+    """Every weight quantizer and calibration, states of 16 bits."""
+    keys = sorted(
+        {key[1:] for key in rows if key[1].startswith(("ptq", "weight-qat")) and key[4:] == ("16", "uniform")}
+    )
+    lines = [
+        [k[1], k[2], k[0], *(cell(rows[(task, *k)]) for task in SETTINGS)]
+        for k in sorted(keys, key=lambda k: -int(k[1]))
+    ]
+    table(["bits", "weights", "way", *SETTINGS], lines)
+
+
+def spikes(rows: Found) -> None:
+    """How often the hidden layer fires a neuron and step, and what is flashed and kept in RAM."""
+    lines = []
+    for bits in BITS:
+        key = ("both", bits, "lsq", bits, "aligned")
+        chosen = [rows[(task, *key)] for task in SETTINGS]
+        rate = [f"{numbers(r, 'rate')[0]:.3f}" if r else "–" for r in chosen]
+        size = [f"{int(r[0]['bytes']):,}" if r else "–" for r in chosen]
+        lines.append([bits, *(f"{a} / {b}" for a, b in zip(rate, size, strict=True))])
+    full = [rows[(task, "fp", "float", "lsq", "float", "uniform")] for task in SETTINGS]
+    table(["bits", *SETTINGS], [["full precision", *(f"{numbers(r, 'rate')[0]:.3f}" for r in full)], *lines])
+
+
+def plot(rows: Found) -> None:
+    """A plot a task: accuracy of every state grid against its bits, full precision as a line."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "quantal"  # equal rows, equal bytes
+    from matplotlib import pyplot
+
+    PLOTS.mkdir(exist_ok=True)
+    for task in SETTINGS:
+        figure, axes = pyplot.subplots(figsize=(6, 4))
+        for grid in GRIDS:
+            points = [(int(b), *numbers(rows[(task, "both", b, "lsq", b, grid)])) for b in BITS]
+            points = [point for point in points if point[1] == point[1]]
+            if points:
+                x, mean, deviation = zip(*points, strict=True)
+                axes.errorbar(x, mean, yerr=deviation, label=grid, marker="o", capsize=3)
+        mean, _ = numbers(rows[(task, "fp", "float", "lsq", "float", "uniform")])
+        axes.axhline(mean, color="black", linestyle=":", label="full precision")
+        axes.set(title=task, xlabel="bits of weights and of states", ylabel="test accuracy, %", xticks=[2, 3, 4, 8])
+        axes.legend(fontsize="small")
+        figure.savefig(PLOTS / f"quantizers_{task}.svg", metadata={"Date": None}, bbox_inches="tight")
+        pyplot.close(figure)
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plots", action="store_true", help="draw the plots too")
+    rows = found()
+    for show in (ways, grids, weights, spikes):
+        print(f"{show.__doc__}\n")
+        show(rows)
+    deployed = [row for several in rows.values() for row in several if row["mismatches"]]
+    print(f"{len(deployed)} networks deployed, {sum(int(row['mismatches']) for row in deployed)} mismatches")
+    if parser.parse_args().plots:
+        plot(rows)
+
+
+if __name__ == "__main__":
+    main()
