@@ -96,7 +96,9 @@ def _alone(command: str) -> None:
 @click.option("--weight-quantizer", type=click.Choice(tuple(WEIGHT_QUANTIZERS)), help="That of every weight.")
 @click.option("--state-quantizer", type=click.Choice(tuple(STATE_QUANTIZERS)), help="That of every state.")
 @click.option("--from", "source", type=click.Path(path_type=Path), help="Begin with the parameters of this run.")
-@click.option("--calibration", type=click.Choice(METHODS), help="With --from, how scales and ranges are found [mse].")
+@click.option(
+    "--calibration", type=click.Choice(METHODS), help="With --from, how scales of lsq and ranges are found [mse]."
+)
 @click.option("--epochs", type=click.IntRange(0, 100_000), help="Epochs in all; 0 with --from only quantizes.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Everything random follows from it.")
 @click.option("--compare", is_flag=True, help="Train the same network in full precision beside it.")

@@ -259,8 +259,10 @@ def _check_precision(layer: Layer, place: str) -> None:
     least, most = (1, 8) if tabled else (2, 16)
     if not least <= int(layer.states) <= most:
         raise BadInput(f"{place}: states: {layer.state_quantizer} comes in {least} to {most} bits, got {layer.states}")
-    if not tabled and layer.state_gradient != "clip":
-        raise BadInput(f"{place}: state_gradient: {layer.state_quantizer} states have the clipped one alone")
+    if layer.state_gradient != "clip" and not layer.state_quantizer.startswith(("squat", "aligned")):
+        raise BadInput(f"{place}: state_gradient: {layer.state_quantizer} states have their own alone")
+    if layer.states == 1 and layer.timing == "immediate" and layer.reset != "none" and NEURONS[layer.neuron].fires:
+        raise BadInput(f'{place}: timing: one bit that is reset at once is the spike itself, expected "delayed"')
     if tabled:
         if layer.spikes > 1:
             raise BadInput(f"{place}: spikes: {layer.state_quantizer} states end below a second threshold")

@@ -233,11 +233,10 @@ class SpikingLayer(nn.Module):
         if self.norm is not None:
             # γ(z − μ)/σ + b: what it multiplies a row by goes into the row's unit, its sign into the codes.
             products = None if x is None else x @ (codes * scale).t()
-            gain, offset = self.norm.affine(products)
+            sign, factor, offset = self.norm.affine(products)
             bias = offset if bias is None else bias + offset
-            codes = codes * gain.detach().sign().unsqueeze(1)
-            size = gain.abs()
-            unit = unit * (size + (size.clamp(min=_LEAST) - size).detach()).unsqueeze(1)
+            codes = codes * sign.unsqueeze(1)
+            unit = unit * factor.unsqueeze(1)
 
         def table(value: Tensor) -> Tensor:
             scaled = value / unit.squeeze(1)

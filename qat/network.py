@@ -13,6 +13,7 @@ from qat.config import MOST_SHARP, Config
 from qat.encoding import encoded_channels, encoded_maximum
 from qat.layers import SpikingLayer
 from qat.ops import TorchOps
+from qat.weight_quantizers import Learned
 
 LOGIT_RANGE = 12.0
 
@@ -85,6 +86,17 @@ class SpikingNetwork(nn.Module):
                 raise BadInput(f"{place}: scale: expected positive numbers")
             if layer.threshold is not None and not bool((layer.threshold > 0).all()):
                 raise BadInput(f"{place}: threshold: expected positive numbers")
+            for name, tensor in layer.state_dict().items():
+                if name.endswith(("reach_start", "reach_gain", "reach")) and not bool((tensor > 0).all()):
+                    raise BadInput(f"{place}: {name}: expected positive numbers")
+                if name == "reach" and not bool((tensor == tensor.round()).all()):
+                    raise BadInput(f"{place}: {name}: expected an integer")
+                if name == "norm.variance" and tensor < 0:
+                    raise BadInput(f"{place}: {name}: expected no negative number")
+                if name == "quantizer.borders" and not bool((tensor.diff() > 0).all()):
+                    raise BadInput(f"{place}: {name}: expected ascending numbers")
+                if name == "quantizer.width" and int(tensor) not in Learned.widths:
+                    raise BadInput(f"{place}: {name}: expected one of {Learned.widths}, got {int(tensor)}")
             if int(layer.shifts.min()) < 0 or int(layer.shifts.max()) > 31:
                 raise BadInput(f"{place}: shifts: expected 0 to 31")
 

@@ -64,6 +64,8 @@ class Run:
         """A new run in a folder that must not exist yet, or must be empty; from another's parameters with `start`."""
         run = cls(path, config, data.train.x.shape[-1], data.maximum)
         run.check(data)
+        if parallel.size() > 1 and any(layer.norm is not None for layer in run.network.stack):
+            raise BadInput("norm: layer-batch takes its moments of the whole batch, so it trains in one process")
         if start is not None:
             start.source.check(data)
             every = max(1, len(data.train.y) // CALIBRATION_SAMPLES)

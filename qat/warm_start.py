@@ -31,7 +31,7 @@ def warm_start(network: SpikingNetwork, source: SpikingNetwork, x: Tensor, metho
     that fit a network in full precision are wider, and training does not come back from them.
     Raises BadInput where the networks differ in more than their precision.
     """
-    _check(network, source, method)
+    _check(network, source, method, final)
     value = given = x.transpose(0, 1)
     for layer, teacher in zip(network.stack, source.stack, strict=True):
         trace: dict[str, Tensor] = {}
@@ -44,7 +44,7 @@ def warm_start(network: SpikingNetwork, source: SpikingNetwork, x: Tensor, metho
         value, given = layer(value, network.ops), after
 
 
-def _check(network: SpikingNetwork, source: SpikingNetwork, method: str) -> None:
+def _check(network: SpikingNetwork, source: SpikingNetwork, method: str, final: bool) -> None:
     ours, theirs = ([layer.config for layer in n.stack] for n in (network, source))
     fields = ("name", "size", "neuron", "recurrent", "bias", "reset", "timing", "pool", "decay_per", "norm", "spikes")
     if len(ours) != len(theirs) or network.inputs != source.inputs:
@@ -53,6 +53,8 @@ def _check(network: SpikingNetwork, source: SpikingNetwork, method: str) -> None
         for field in fields:
             if getattr(mine, field) != getattr(other, field):
                 raise BadInput(f"--from: layer {other.name}: {field}: its own is {getattr(other, field)!r}")
+    if method == "hindsight" and not final:
+        raise BadInput("--calibration: hindsight finds ranges of states, which training finds itself: needs --epochs 0")
     if method == "gpfq" and any(type(layer.quantizer) is not Lsq for layer in network.stack):
         raise BadInput("--calibration: gpfq chooses codes of lsq, and some layer's weights have another quantizer")
 
@@ -63,16 +65,22 @@ def _take(layer: SpikingLayer, teacher: SpikingLayer) -> Tensor:
     if teacher.real_threshold is not None:
         if layer.threshold is None:
             row = layer.state_reach / teacher.real_threshold.expand(layer.config.size)
+        elif len(layer.threshold) < len(teacher.real_threshold):
+            layer.threshold.copy_(teacher.real_threshold.mean())
+            row = layer.threshold / teacher.real_threshold
         else:
             layer.threshold.copy_(teacher.real_threshold)
-    layer.weight.copy_(teacher.weight * row[:, None])
+    factor = row[:, None]
+    if layer.norm is not None and teacher.norm is not None:
+        layer.norm.load_state_dict(teacher.norm.state_dict())
+        layer.norm.gain.mul_(row)  # which scales all of the row's current
+        factor = torch.ones_like(factor)
+    layer.weight.copy_(teacher.weight * factor)
     if layer.recurrent is not None and teacher.recurrent is not None:
-        layer.recurrent.copy_(teacher.recurrent * row[:, None])
+        layer.recurrent.copy_(teacher.recurrent * factor)
     if layer.bias is not None and teacher.bias is not None:
         layer.bias.copy_(teacher.bias * row)
     layer.decay.copy_(teacher.decay)
-    if layer.norm is not None and teacher.norm is not None:
-        layer.norm.load_state_dict(teacher.norm.state_dict())
     return row
 
 

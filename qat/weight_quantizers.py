@@ -233,7 +233,7 @@ class Differentiable(_Reaching):
         if self.clustered and len(set(reached.flatten().tolist())) >= len(levels):
             borders = kmeans_borders(reached, len(levels))
         self.register_buffer("borders", borders)
-        self.register_buffer("gaps", levels.diff())
+        self.register_buffer("gaps", levels.diff(), persistent=False)
 
     def codes(self, w: Tensor, scale: Tensor, shift: int) -> Tensor:
         """See WeightQuantizer."""

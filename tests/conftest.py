@@ -52,6 +52,15 @@ def random_network(*layers: Layer, channels: int, maximum: int, seed: int) -> Sp
                 layer.threshold *= uniform(layer.threshold, 0.2, 2)
             if layer.bias is not None:
                 layer.bias += uniform(layer.bias, -0.3, 0.3) * layer.config.threshold
+            if layer.ranges is not None:
+                layer.ranges += uniform(layer.ranges, -0.5, 0.5) * layer.ranges.abs()
+            if layer.norm is not None:  # a negative gain negates a row, and its sign ends in the codes
+                layer.norm.gain *= uniform(layer.norm.gain, -2, 2)
+                layer.norm.mean += uniform(layer.norm.mean, -0.5, 0.5)
+                layer.norm.variance *= uniform(layer.norm.variance, 0.1, 2)
+            for name, parameter in layer.quantizer.named_parameters():
+                if name == "reach_gain":
+                    parameter *= uniform(parameter, 0.5, 2)
     network.project()
     return network
 

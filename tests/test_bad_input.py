@@ -56,18 +56,27 @@ def refused(folder: Path, command: str, *words: str, run: Callable[..., Any] = q
         ("train --out new", "--task: name a task"),
         ("train --task chess --out new", "--network: task 'chess'"),
         ("train --task npz --out new", "--network: task 'npz'"),
+        ("train --task braille --out new", "--network: task 'braille'"),
         ("train --preset chess --out new", "'--preset'"),
         ("train --preset digits --network net.toml --out new", "--network: --preset"),
         ("train --preset digits --task mnist --out new", "--task: 'mnist' 'digits'"),
         ("train --network net.toml --task npz --out new", "--task: 'npz' 'digits'"),
         ("train --network nowhere.toml --out new", "nowhere.toml: No such file"),
         ("train --network run --out new", "run: Is a directory"),
-        ("train --task digits --weights 9 --out new", "'--weights' ternary '9'"),
+        ("train --task digits --weights 9 --out new", "'--weights' float '9'"),
         ("train --task digits --weights 0 --out new", "'--weights' '0'"),
-        ("train --task digits --states 1 --out new", "'--states' '1'"),
+        ("train --task digits --weights ternary --out new", "'--weights' 'ternary'"),
+        ("train --task digits --weights learned --out new", "training: budget:"),
+        ("train --task digits --weights 1 --weight-quantizer maqd --out new", "weights: maqd 2 to 8 bits, 1"),
+        ("train --task digits --weight-quantizer ternary --out new", "'--weight-quantizer': 'ternary' 'tquant'"),
+        ("train --task digits --weight-quantizer tquant --out new", "weights: tquant 2 bits, 4"),
+        ("train --task digits --states 0 --out new", "'--states' '0'"),
+        ("train --task digits --states 1 --out new", "states: uniform 2 to 16 bits, 1"),
         ("train --task digits --states 17 --out new", "'--states' '17'"),
-        ("train --task digits --epochs 0 --out new", "'--epochs' 1<=x<=100000"),
-        ("train --task digits --epochs 100001 --out new", "'--epochs' 1<=x<=100000"),
+        ("train --task digits --states 9 --state-quantizer aligned --out new", "states: aligned 1 to 8 bits, 9"),
+        ("train --task digits --state-quantizer round --out new", "'--state-quantizer': 'round' 'aligned'"),
+        ("train --task digits --epochs -1 --out new", "'--epochs' 0<=x<=100000"),
+        ("train --task digits --epochs 100001 --out new", "'--epochs' 0<=x<=100000"),
         ("train --task digits --epochs many --out new", "'--epochs' 'many'"),
         ("train --task digits --seed -1 --out new", "'--seed'"),
         ("train --task digits --seed 4294967296 --out new", "'--seed'"),
@@ -86,6 +95,17 @@ def refused(folder: Path, command: str, *words: str, run: Callable[..., Any] = q
         ("train --resume --preset digits --out run", "--preset: --resume"),
         ("train --resume --weights 4 --out run", "--weights: --resume"),
         ("train --resume --states 8 --out run", "--states: --resume"),
+        ("train --resume --weight-quantizer lsq --out run", "--weight-quantizer: --resume"),
+        ("train --resume --state-quantizer dq --out run", "--state-quantizer: --resume"),
+        ("train --resume --from run --out run", "--from: --resume"),
+        ("train --resume --calibration mse --out run", "--calibration: --from"),
+        ("train --network net.toml --calibration mse --out new", "--calibration: --from"),
+        ("train --network net.toml --from nowhere --out new", "nowhere: no such run folder"),
+        ("train --network net.toml --from build --out new", "build/network.toml: No such file"),
+        ("train --network net.toml --from run --calibration l2 --out new", "'--calibration': 'l2' 'hindsight'"),
+        ("train --network net.toml --from run --calibration gpfq --weight-quantizer dq --out new", "gpfq lsq"),
+        ("train --preset digits --from run --out new", "--from: layer hidden: size: 12"),
+        ("train --network net.toml --from run --out run", "run: already exists"),
         ("train --resume --seed 0 --out run", "--seed: --resume"),
         ("export nowhere --out new", "nowhere: no such run folder"),
         ("export no\nwhere --out new", "no where: no such run folder"),
@@ -191,14 +211,31 @@ def test_names(place: Path, name: str) -> None:
         ("size = 12", 'size = "12"', "layer[0]: size: integer '12'"),
         ("size = 12", "size = 12.5", "layer[0]: size: integer 12.5"),
         ("size = 12", "size = 12\nwidth = 3", "layer[0]: width: size"),
-        ("size = 12", "size = 12\nweights = 9", "layer[0]: weights: ternary 9"),
+        ("size = 12", "size = 12\nweights = 9", "layer[0]: weights: float 9"),
         ("size = 12", "size = 12\nweights = 0", "layer[0]: weights: 0"),
         ("size = 12", "size = 12\nweights = true", "layer[0]: weights: True"),
         ("size = 12", "size = 12\nweights = 4.0", "layer[0]: weights: 4.0"),
         ("size = 12", 'size = 12\nweights = "binary"', "layer[0]: weights: 'binary'"),
         ("size = 12", 'size = 12\nweights = "float"', "layer[1]: weights: float"),
-        ("size = 12", "size = 12\nstates = 1", "layer[0]: states: 1"),
+        ("size = 12", 'size = 12\nweights = "ternary"', "layer[0]: weights: 'ternary'"),
+        ("size = 12", 'size = 12\nweights = "learned"', "training: budget: learned"),
+        ("size = 12", 'size = 12\nweight_quantizer = "brevitas"', "layer[0]: weight_quantizer: maqd 'brevitas'"),
+        ("size = 12", 'size = 12\nweight_quantizer = "mquant"', "layer[0]: weights: mquant 4"),
+        ("size = 12", 'size = 12\nweights = 1\nweight_quantizer = "maqd"', "layer[0]: weights: maqd 2 to 8 1"),
+        ("size = 12", 'size = 12\nweights = 5\nweight_quantizer = "dq-power"', "layer[0]: weights: dq-power 2 to 4 5"),
+        ("size = 12", "size = 12\nstates = 1", "layer[0]: states: uniform 2 to 16 1"),
         ("size = 12", "size = 12\nstates = 17", "layer[0]: states: 17"),
+        ("size = 12", 'size = 12\nstate_quantizer = "pact"', "layer[0]: state_quantizer: squat-zero 'pact'"),
+        ("size = 12", 'size = 12\nstate_quantizer = "shared"\nstates = 1', "layer[0]: states: shared 2 to 16 1"),
+        ("size = 12", 'size = 12\nstate_quantizer = "squat"\nstates = 9', "layer[0]: states: squat 1 to 8 9"),
+        ("size = 12", 'size = 12\nstate_gradient = "identity"', "layer[0]: state_gradient: uniform"),
+        ("size = 12", 'size = 12\nstate_gradient = "soft"', "layer[0]: state_gradient: clip, identity 'soft'"),
+        ("size = 12", 'size = 12\nstate_quantizer = "dq"\nthreshold_per = "neuron"', "layer[0]: threshold_per: dq"),
+        ("size = 12", 'size = 12\nstate_quantizer = "dq"\nnorm = "layer-batch"', "layer[0]: norm: dq"),
+        ("size = 12", 'size = 12\nstate_quantizer = "squat"\nspikes = 2', "layer[0]: spikes: squat"),
+        ("size = 12", 'size = 12\nnorm = "batch"', "layer[0]: norm: layer-batch 'batch'"),
+        ("size = 12", "size = 12\nspikes = 0", "layer[0]: spikes: [1, 15], 0"),
+        ("size = 12", "size = 12\nspikes = 16", "layer[0]: spikes: [1, 15], 16"),
         ("size = 12", "size = 12\nstates = [8]", "layer[0]: states: [8]"),
         ("size = 12", "size = 12\nthreshold = 0", "layer[0]: threshold: 0"),
         ("size = 12", "size = 12\nthreshold = -1.0", "layer[0]: threshold: -1.0"),
@@ -220,13 +257,19 @@ def test_names(place: Path, name: str) -> None:
         ('neuron = "li"', "", "layer[1]: neuron: readout last"),
         ('neuron = "li"', 'neuron = "li"\nrecurrent = true', "layer[1]: recurrent: li"),
         ('neuron = "li"', 'neuron = "count"\npool = "max"', "layer[1]: pool: li"),
+        ('neuron = "li"', 'neuron = "li"\nspikes = 2', "layer[1]: spikes: li"),
+        ('neuron = "li"', 'neuron = "li"\nnorm = "layer-batch"', "layer[1]: norm: readout"),
         ("size = 10", "size = 9", "readout: size: 10 digits 9"),
-        ("epochs = 1", "epochs = 0", "training: epochs: 0"),
+        ("epochs = 1", "epochs = -1", "training: epochs: [0, 100000], -1"),
         ("epochs = 1", "epochs = 100001", "training: epochs: 100001"),
         ("epochs = 1", "batch = 0", "training: batch: 0"),
         ("epochs = 1", "rate = -1", "training: rate: -1"),
         ("epochs = 1", "halving = 0", "training: halving: 0"),
         ("epochs = 1", "slope = -0.5", "training: slope: -0.5"),
+        ("epochs = 1", "temperature = 0", "training: temperature: 0"),
+        ("epochs = 1", 'forward = "both"', "training: forward: hard, soft 'both'"),
+        ("epochs = 1", 'forward = "soft"', "training: forward: differentiable"),
+        ("epochs = 1", "budget = 100", "training: budget: learned"),
         ("epochs = 1", "epoch = 1", "training: epoch: epochs"),
     ],
 )
@@ -628,6 +671,51 @@ def test_wav_data(place: Path, name: str, damage: Callable[[bytes], bytes], word
     (place / "data" / "1_x_11.wav").write_bytes(wav(8000))
     (place / "data" / name).write_bytes(damage(wav(8000)))
     refused(place, "train --task speech --data data --out new", name, *words.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("2.bs2", lambda b: b[:-1], "events: 5 9"),
+        ("2.bs2", lambda b: b"", "events: 5 0"),
+        ("2.bs2", lambda b: b"\x22" + b[1:], "coordinates: 0..33 34"),
+        ("labels.txt", lambda b: b.replace(b"2\t0", b"2\t10"), "line 3: class '2\\t10'"),
+        ("labels.txt", lambda b: b.replace(b"2\t0", b"1\t0"), "line 3: once 1"),
+        ("labels.txt", lambda b: b + b"7\t0\r\n", "line 7: 7.bs2"),
+        ("labels.txt", lambda b: b[: b.index(b"5\t")], "5.bs2: label:"),
+    ],
+)
+def test_event_data(place: Path, name: str, damage: Callable[[bytes], bytes], words: str) -> None:
+    (place / "net.toml").write_text(NETWORK.replace("digits", "nmnist"))
+    (place / "data").mkdir()
+    for n in range(1, 6):
+        (place / "data" / f"{n}.bs2").write_bytes(bytes([n, 3, 0x80, 0, n]) * 2)
+    labels = "".join(f"{n}\t0\r\n" for n in range(1, 6))
+    (place / "data" / "labels.txt").write_bytes(f"#sample #class\r\n{labels}".encode())
+    path = place / "data" / name
+    path.write_bytes(damage(path.read_bytes()))
+    refused(place, f"{TRAIN} --data data", "" if ".bs2: label" in words else name, *words.split())
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"frames": None}, "frames: none"),
+        ({"frames": np.zeros((4, 9, 11), np.uint8)}, "frames: (4, 9, 11)".replace(", ", ",")),
+        ({"label": np.full(4, 27)}, "label: 0..26 27"),
+        ({"label": np.zeros(3)}, "label: 4 3"),
+        ({"length": np.full(4, 10)}, "length: 0..9 10"),
+        ({"repetition": np.arange(4)}, "repetition: test_from"),
+        ({"letters": None}, "letters:"),
+    ],
+)
+def test_tactile_data(place: Path, arrays: dict[str, np.ndarray | None], words: str) -> None:
+    (place / "net.toml").write_text(NETWORK.replace("digits", "braille"))
+    names = np.array([chr(ord("@") + n) for n in range(27)])
+    whole = {"frames": np.zeros((4, 9, 12), np.uint8), "length": np.full(4, 9), "label": np.arange(4)}
+    np.savez("braille.npz", **whole, repetition=np.arange(30, 34), letters=names)
+    spoil("braille.npz", arrays)
+    refused(place, f"{TRAIN} --data braille.npz", "braille.npz", *words.replace(",", " ").split())
 
 
 # ---- cut off while writing

@@ -46,8 +46,8 @@ OPTIONS = {
     "": ["--version"],
     "demo": ["--out"],
     "train": [
-        *("--task", "--data", "--network", "--preset", "--weights", "--states", "--epochs", "--seed"),
-        *("--compare", "--resume", "--out"),
+        *("--task", "--data", "--network", "--preset", "--weights", "--states", "--weight-quantizer"),
+        *("--state-quantizer", "--from", "--calibration", "--epochs", "--seed", "--compare", "--resume", "--out"),
     ],
     "export": ["RUN", "--out", "--name"],
     "verify": ["BUILD", "--on", "--run", "--data", "--samples", "--json"],

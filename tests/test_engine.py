@@ -86,7 +86,8 @@ def test_every_neuron_is_equal_fused(options: dict[str, Any], dtype: torch.dtype
 TABLES = [name for name, table in STATE_QUANTIZERS.items() if table is not None]
 KEPT = [(name, bits) for name in STATE_QUANTIZERS for bits in (1, 2, 4, 8) if bits > 1 or name in TABLES]
 KEEPING: dict[str, dict[str, Any]] = {
-    "delayed": {"recurrent": True, "spikes": 2},
+    "delayed": {"recurrent": True},
+    "several": {"recurrent": True, "spikes": 2},
     "li": {"neuron": "li"},
     "immediate": {"recurrent": True, "timing": "immediate", "threshold": 0.3},
     "max": {"neuron": "li", "pool": "max"},
@@ -94,10 +95,21 @@ KEEPING: dict[str, dict[str, Any]] = {
 }
 
 
+def may_keep(state_quantizer: str, states: int, keeping: str) -> bool:
+    """Whether a configuration may ask for it."""
+    if keeping == "several":
+        return state_quantizer not in TABLES
+    return keeping != "immediate" or states > 1
+
+
 # Each way meets neurons in turn, as compiling takes a second; in Triton's interpreter, test_engine_cuda, it meets all.
 @pytest.mark.parametrize(
     ("state_quantizer", "states", "keeping"),
-    [(*kept, keeping) for kept, keeping in zip(KEPT, itertools.cycle(KEEPING), strict=False)],
+    [
+        (*kept, keeping)
+        for kept, keeping in zip(KEPT, itertools.cycle(KEEPING), strict=False)
+        if may_keep(*kept, keeping)
+    ],
 )
 def test_every_way_to_keep_a_state_is_equal_fused(state_quantizer: str, states: int, keeping: str) -> None:
     layer, network = layer_of(3, 6, 3, state_quantizer=state_quantizer, states=states, **KEEPING[keeping])
@@ -119,14 +131,16 @@ def any_options(draw: st.DrawFn) -> dict[str, Any]:
         "weights": draw(st.sampled_from([*WEIGHT_QUANTIZERS[weights][1], "float"])),
         "state_quantizer": states,
         "states": draw(st.sampled_from([*(range(1, 9) if tabled else range(2, 17)), "float"])),
-        "state_gradient": draw(st.sampled_from(["clip", "identity"])) if tabled else "clip",
+        "state_gradient": draw(st.sampled_from(["clip", "identity"])) if tabled and states != "dq" else "clip",
         "scale": draw(st.sampled_from(["layer", "row"])),
         "threshold_per": "auto" if tabled else draw(st.sampled_from(["auto", "layer"])),
-        "spikes": 1 if options["neuron"] == "li" else draw(st.integers(1, 4)),
+        "spikes": 1 if options["neuron"] == "li" or tabled else draw(st.integers(1, 4)),
         "bias": draw(st.booleans()),
         "decay_bits": draw(st.sampled_from([1, 3, 12])),
         "decay_per": draw(st.sampled_from(["neuron", "layer"])),
     }
+    if options["states"] == 1 and options.get("reset") != "none":
+        options["timing"] = "delayed"
     if options["neuron"] == "lif" and not tabled:
         options["norm"] = draw(st.sampled_from(["none", "layer-batch"]))
     return options

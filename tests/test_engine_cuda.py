@@ -13,7 +13,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import assume, given, settings
-from test_engine import COMBINATIONS, KEEPING, KEPT, any_options, input_of, is_exact, layer_of
+from test_engine import COMBINATIONS, KEEPING, KEPT, any_options, input_of, is_exact, layer_of, may_keep
 from torch import Tensor
 
 from qat import engine_cuda, layers
@@ -98,8 +98,9 @@ def test_every_size_is_equal(
     assert_equal(monkeypatch, layer, network, x, "whole")
 
 
-@pytest.mark.parametrize("keeping", KEEPING)
-@pytest.mark.parametrize(("state_quantizer", "states"), KEPT)
+@pytest.mark.parametrize(
+    ("state_quantizer", "states", "keeping"), [(*kept, k) for kept in KEPT for k in KEEPING if may_keep(*kept, k)]
+)
 def test_every_way_to_keep_a_state_is_equal(
     monkeypatch: pytest.MonkeyPatch, state_quantizer: str, states: int, keeping: str
 ) -> None:

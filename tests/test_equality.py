@@ -1,7 +1,6 @@
 """The promise: the hard forward in torch is the integer network, bit for bit, in every state of every step."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -17,15 +16,27 @@ from torch.nn import functional
 from export import interpret, intervals
 from export.errors import BadInput
 from export.fixed import Ints
-from export.ir import Mul, Network
+from export.ir import Clamp, Lookup, MatVec, Mul, Network, Shr, Step
 from qat.config import STATES, WEIGHTS, Layer
+from qat.grids import TableGrid
 from qat.lower import exact_dtype, lower
 from qat.network import SpikingNetwork, hard_trace
 from qat.neurons import COUNT_MAX, RESETS, TIMINGS
+from qat.state_quantizers import STATE_QUANTIZERS
+from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
 STEPS = 32
-INTEGER_WEIGHTS = [weights for weights in WEIGHTS if weights != "float"]
-INTEGER_STATES = [states for states in STATES if states != "float"]
+TABLED = [name for name, make in STATE_QUANTIZERS.items() if make is not None]
+INTEGER_WEIGHTS = [(name, bits) for name, (_, widths) in WEIGHT_QUANTIZERS.items() for bits in widths]
+INTEGER_STATES = [
+    *product(["uniform"], range(2, 17)), *product(["shared"], (2, 3, 4, 8, 16)), *product(TABLED, range(1, 9))
+]  # fmt: skip
+
+
+def test_every_precision_of_the_vocabulary_is_covered() -> None:
+    assert {bits for _, bits in INTEGER_WEIGHTS} == {bits for bits in WEIGHTS if isinstance(bits, int)}
+    assert {bits for _, bits in INTEGER_STATES} == {bits for bits in STATES if isinstance(bits, int)}
+    assert {name for name, _ in INTEGER_STATES} == set(STATE_QUANTIZERS)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -101,31 +112,88 @@ def test_a_recurrent_readout_is_refused(neuron: str) -> None:
 # ---- every precision
 
 
-@pytest.mark.parametrize("weights", INTEGER_WEIGHTS)
+@pytest.mark.parametrize(("quantizer", "bits"), INTEGER_WEIGHTS)
 @pytest.mark.parametrize("scale", ["row", "layer"])
-def test_every_weight_precision_is_equal(weights: int | str, scale: str) -> None:
-    options: dict[str, Any] = {"weights": weights, "scale": scale}
+def test_every_weight_precision_is_equal(quantizer: str, bits: int, scale: str) -> None:
+    options: dict[str, Any] = {"weight_quantizer": quantizer, "weights": bits, "scale": scale}
     for recurrent in (False, True):
         network = random_network(
             hidden(recurrent=recurrent, **options), Layer("readout", 3, neuron="li", **options),
             channels=4, maximum=2, seed=7,
         )  # fmt: skip
-        codes = assert_equal(network, random_input(6, STEPS, 4, 2, 7)).layers[0].weights["fan_in"]
-        bits = 2 if weights == "ternary" else int(weights)
-        assert np.abs(codes).max() <= (1 if bits <= 2 else 2 ** (bits - 1) - 1)
-        assert bits > 1 or (codes != 0).all()
+        lowered = assert_equal(network, random_input(6, STEPS, 4, 2, 7))
+        assert set(lowered.layers[0].weights) == ({"fan_in", "recurrent"} if recurrent else {"fan_in"})
+        for layer in lowered.layers:
+            for op in (op for op in layer.ops if isinstance(op, MatVec)):
+                codes = layer.weights[op.weights]
+                if op.levels:  # numbered from the least
+                    assert list(op.levels) == sorted(op.levels) == [-level for level in reversed(op.levels)]
+                    assert (codes.min() >= 0, codes.max() < len(op.levels) <= 2**bits) == (True, True)
+                else:
+                    assert np.abs(codes).max() <= 2 ** (bits - 1) - 1
 
 
-@pytest.mark.parametrize("states", INTEGER_STATES)
+@pytest.mark.parametrize(("quantizer", "states"), INTEGER_STATES)
 @pytest.mark.parametrize("timing", TIMINGS)
-def test_every_state_precision_is_equal_and_kept_to(states: int, timing: str) -> None:
-    for state_range in (1.0, 8.0):
-        layer = hidden(states=states, timing=timing, recurrent=True, state_range=state_range, threshold_per="layer")
-        readout = Layer("readout", 3, neuron="li", states=states)
-        network = random_network(layer, readout, channels=4, maximum=4, seed=states)
+def test_every_state_precision_is_equal_and_kept_to(quantizer: str, states: int, timing: str) -> None:
+    options: dict[str, Any] = {"state_quantizer": quantizer, "states": states}
+    tabled, moved = quantizer in TABLED, set()
+    for seed, state_range in product(range(2), (1.0, 8.0)):
+        reset = "none" if states == 1 else "subtract"  # one bit that is reset at once is refused
+        layer = hidden(timing=timing, reset=reset, recurrent=True, state_range=state_range, gain=4.0, **options)
+        readout = Layer("readout", 3, neuron="li", state_range=state_range, gain=4.0, **options)
+        network = random_network(layer, readout, channels=4, maximum=4, seed=states + 100 * seed)
         x = random_input(6, STEPS, 4, 4, states)
-        u = interpret.run(assert_equal(network, x), x)["hidden.u"]
-        assert -(2 ** (states - 1)) <= u.min() <= u.max() < 2 ** (states - 1)
+        lowered = assert_equal(network, x)
+        trace = interpret.run(lowered, x)
+        moved |= {name for name, values in trace.items() if np.ptp(values)}
+        least = 0 if tabled else -(2 ** (states - 1))
+        for name in ("hidden.u", "readout.u"):
+            assert least <= trace[name].min() <= trace[name].max() < least + 2**states
+        kinds = [{type(op) for op in layer.ops} for layer in lowered.layers]
+        if tabled:  # β·level, a reset and a comparison are tables of the code
+            assert all(Step in kind and not kind & {Mul, Shr, Clamp} for kind in kinds)
+        else:
+            assert not any(kind & {Step, Lookup} for kind in kinds)
+    assert {"hidden.spike", "readout.u"} <= moved, "nothing moved, nothing was tested"
+
+
+@pytest.mark.parametrize("timing", TIMINGS)
+@pytest.mark.parametrize("reset", RESETS)
+def test_several_spikes_at_once_are_equal(reset: str, timing: str) -> None:
+    counts = set()
+    for spikes in (2, 3, 4):
+        options: dict[str, Any] = {"spikes": spikes, "reset": reset, "timing": timing, "state_range": 16.0}
+        network = random_network(
+            hidden(recurrent=True, gain=6.0, **options), Layer("readout", 3, neuron="count", gain=4.0, **options),
+            channels=4, maximum=4, seed=spikes,
+        )  # fmt: skip
+        x = random_input(6, STEPS, 4, 4, spikes)
+        fired = interpret.run(assert_equal(network, x), x)["hidden.spike"]
+        assert 0 == fired.min() < fired.max() <= spikes
+        counts |= {*fired.flatten().tolist()}
+    assert counts == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("quantizer", ["lsq", "maqd", "dq"])
+def test_a_normalized_layer_is_equal_whatever_the_sign_of_its_gains(quantizer: str, recurrent: bool) -> None:
+    options: dict[str, Any] = {"norm": "layer-batch", "weight_quantizer": quantizer, "recurrent": recurrent}
+    for seed, scale in product(range(3), ("row", "layer")):
+        network = random_network(
+            hidden(scale=scale, **options), Layer("readout", 3, neuron="li"), channels=4, maximum=3, seed=seed
+        )
+        first = network.stack[0]
+        assert first.norm is not None
+        with torch.no_grad():
+            first.norm.gain[:3] = torch.tensor([-1.0, 0.0, 1.0])
+        codes = assert_equal(network, random_input(6, STEPS, 4, 3, seed)).layers[0].weights["fan_in"]
+        with torch.no_grad():
+            first.norm.gain.abs_()
+            positive = lower(network, "network").layers[0].weights["fan_in"]
+        assert np.array_equal(codes[0], -positive[0])
+        assert (codes[1] == 0).all()
+        assert np.array_equal(codes[2], positive[2])
 
 
 @pytest.mark.parametrize("decay_bits", range(1, 13))
@@ -158,28 +226,37 @@ def test_a_pure_shift_leak_of_a_wide_membrane_is_exact_in_torch_too(a: int) -> N
 # ---- everything at random
 
 
-def layers(name: str, neurons: list[str], recurrent: st.SearchStrategy[bool]) -> st.SearchStrategy[Layer]:
-    return st.builds(
-        Layer,
-        name=st.just(name),
-        size=st.integers(1, 5),
-        neuron=st.sampled_from(neurons),
-        recurrent=recurrent,
-        weights=st.sampled_from(INTEGER_WEIGHTS),
-        states=st.sampled_from(INTEGER_STATES),
-        scale=st.sampled_from(["row", "layer"]),
-        state_range=st.sampled_from([1.0, 3.7, 64.0]),
-        decay=st.floats(0, 1),
-        decay_bits=st.integers(1, 12),
-        decay_per=st.sampled_from(["layer", "neuron"]),
-        threshold=st.sampled_from([0.1, 1.0, 30.0]),
-        threshold_per=st.sampled_from(["layer", "neuron"]),
-        bias=st.booleans(),
-        reset=st.sampled_from(RESETS),
-        timing=st.sampled_from(TIMINGS),
-        pool=st.sampled_from(["last", "max"]),
-        gain=st.sampled_from([0.5, 2.0, 20.0]),
-    ).map(lambda layer: layer if layer.neuron == "li" else replace(layer, pool="last"))
+@st.composite
+def layers(draw: st.DrawFn, name: str, neurons: list[str], recurrent: st.SearchStrategy[bool]) -> Layer:
+    """Any layer that the configuration allows."""
+    weight_quantizer, weights = draw(st.sampled_from(INTEGER_WEIGHTS))
+    state_quantizer, states = draw(st.sampled_from(INTEGER_STATES))
+    tabled, neuron = state_quantizer in TABLED, draw(st.sampled_from(neurons))
+    normed = neuron == "lif" and not tabled and draw(st.booleans())
+    return Layer(
+        name=name,
+        size=draw(st.integers(1, 5)),
+        neuron=neuron,
+        recurrent=draw(recurrent),
+        weights=weights,
+        weight_quantizer=weight_quantizer,
+        states=states,
+        state_quantizer=state_quantizer,
+        scale=draw(st.sampled_from(["row", "layer"])),
+        state_range=draw(st.sampled_from([1.0, 3.7, 64.0])),
+        decay=draw(st.floats(0, 1)),
+        decay_bits=draw(st.integers(1, 12)),
+        decay_per=draw(st.sampled_from(["layer", "neuron"])),
+        threshold=draw(st.sampled_from([0.1, 1.0, 30.0])),
+        threshold_per="auto" if tabled else draw(st.sampled_from(["layer", "neuron"])),
+        bias=draw(st.booleans()),
+        reset=draw(st.sampled_from(RESETS)),
+        timing="delayed" if states == 1 else draw(st.sampled_from(TIMINGS)),
+        pool=draw(st.sampled_from(["last", "max"])) if neuron == "li" else "last",
+        spikes=1 if neuron == "li" or tabled else draw(st.integers(1, 4)),
+        norm="layer-batch" if normed else "none",
+        gain=draw(st.sampled_from([0.5, 2.0, 20.0])),
+    )
 
 
 HIDDEN = st.integers(0, 2).flatmap(
@@ -194,6 +271,13 @@ def test_any_network_is_equal_at_every_step(stack: tuple[Layer, ...], readout: L
     assert_equal(network, random_input(5, STEPS, 3, maximum, seed))
 
 
+def test_a_bit_that_is_reset_at_once_is_the_spike_and_is_refused() -> None:
+    """The integer network would have one record for both, the trace two."""
+    with pytest.raises(BadInput) as error:
+        small_config(hidden(states=1, state_quantizer="squat", timing="immediate"), Layer("readout", 3, neuron="li"))
+    one_line(error, "timing")
+
+
 # ---- an independent reference, in plain integers
 
 
@@ -203,7 +287,7 @@ def half_up(x: int, shift: int) -> int:
 
 
 def plain_lif(network: SpikingNetwork, x: list[list[int]]) -> list[tuple[list[int], list[int]]]:
-    """(u, spikes) of the first layer after each step on one sample, from the equations of DESIGN §2.5 alone."""
+    """(u, spikes) of the first layer after each step on one sample, from the equations of a neuron's step alone."""
     layer = network.stack[0]
     integers, p = layer.integers(), layer.integers().params
 
@@ -216,22 +300,36 @@ def plain_lif(network: SpikingNetwork, x: list[list[int]]) -> list[tuple[list[in
     recurrent = None if integers.recurrent is None else ints(integers.recurrent)
     threshold, decay = ints(p.threshold.expand(size)), ints(p.decay.expand(size))
     lo, hi = -(2 ** (layer.config.states - 1)), 2 ** (layer.config.states - 1) - 1  # type: ignore[operator]
-    u, spikes, steps = [0] * size, [0] * size, []
+    table = p.grid if isinstance(p.grid, TableGrid) else None
+    borders, levels = (ints(table.borders), ints(table.levels)) if table else ([], [])
+
+    def encode(level: int) -> int:
+        return sum(b <= level for b in borders) if table else min(max(half_up(level, state_shift), lo), hi)
+
+    def decode(code: int) -> int:
+        return int(levels[code]) if table else code * unit
+
+    def fired(level: int, theta: int) -> int:
+        return sum(level > k * theta for k in range(1, 2 * p.spikes, 2))
+
+    def reset(level: int, theta: int, count: int) -> int:
+        return {"subtract": level - (2 * count - 1) * theta, "zero": 0, "none": level}[p.reset] if count else level
+
+    u, spikes, steps = [encode(0)] * size, [0] * size, []
     for inputs in x:
         old_u, old_spikes = list(u), list(spikes)  # all neurons read the old state
-        for j in range(size):
+        for j, theta in enumerate(threshold):
             current = sum(w * v for w, v in zip(weights[j], inputs, strict=True)) * 2**fan_in_shift + bias[j]
             if recurrent is not None:
                 current += sum(w * s for w, s in zip(recurrent[j], old_spikes, strict=True)) * 2**recurrent_shift
-            before = old_u[j] * unit
+            before = decode(old_u[j])
             level = half_up(before * decay[j], p.decay_bits) + current
-            if p.timing == "delayed" and before > threshold[j]:
-                level = {"subtract": level - threshold[j], "zero": 0, "none": level}[p.reset]
-            code = min(max(half_up(level, state_shift), lo), hi)
-            spikes[j] = int(code * unit > threshold[j])
-            if p.timing == "immediate" and spikes[j]:
-                level = {"subtract": code * unit - threshold[j], "zero": 0, "none": code * unit}[p.reset]
-                code = min(max(half_up(level, state_shift), lo), hi)
+            if p.timing == "delayed":
+                level = reset(level, theta, fired(before, theta))
+            code = encode(level)
+            spikes[j] = fired(decode(code), theta)
+            if p.timing == "immediate" and p.reset != "none":
+                code = encode(reset(decode(code), theta, spikes[j]))
             u[j] = code
         steps.append((list(u), list(spikes)))
     return steps
@@ -241,8 +339,14 @@ def plain_lif(network: SpikingNetwork, x: list[list[int]]) -> list[tuple[list[in
 @pytest.mark.parametrize("timing", TIMINGS)
 @pytest.mark.parametrize("reset", RESETS)
 def test_the_interpreter_computes_the_equations_of_the_lif(reset: str, timing: str, recurrent: bool) -> None:
-    for seed, states in product(range(2), (2, 4, 8, 14)):
-        layer = hidden(reset=reset, timing=timing, recurrent=recurrent, states=states, decay_per="neuron", weights=6)
+    kinds = [("uniform", 2, 1), ("uniform", 4, 3), ("uniform", 8, 1), ("uniform", 14, 4), ("shared", 8, 1)]
+    kinds += [("aligned", 1, 1)] if timing == "delayed" or reset == "none" else []
+    kinds += [("aligned", 3, 1), ("squat-threshold", 4, 1), ("squat", 8, 1), ("dq", 5, 1)]
+    for seed, (quantizer, states, spikes) in enumerate(kinds, 10):
+        layer = hidden(
+            reset=reset, timing=timing, recurrent=recurrent, states=states, state_quantizer=quantizer,
+            spikes=spikes, decay_per="neuron", weights=6, gain=8.0,
+        )  # fmt: skip
         network = random_network(layer, Layer("readout", 2, neuron="li"), channels=3, maximum=3, seed=seed)
         x = random_input(4, STEPS, 3, 3, seed)
         trace = interpret.run(lower(network, "network"), x)
@@ -318,12 +422,13 @@ def test_full_precision_is_the_real_valued_equation_in_float64(reset: str, timin
 @pytest.mark.parametrize("readout", ["li", "count"])
 @pytest.mark.parametrize("timing", TIMINGS)
 @pytest.mark.parametrize("reset", RESETS)
-@pytest.mark.parametrize("weights", [1, 2, 4, 8, "ternary"])
+@pytest.mark.parametrize(("weights", "quantizer"), [(1, "lsq"), (2, "lsq"), (4, "lsq"), (8, "lsq"), (2, "tquant")])
 def test_gradients_on_the_integer_grid_are_finite_and_reach_every_parameter(
-    weights: int | str, reset: str, timing: str, readout: str
+    weights: int, quantizer: str, reset: str, timing: str, readout: str
 ) -> None:
-    first = Layer("hidden", 12, weights=weights, reset=reset, timing=timing, recurrent=True)
-    last = Layer("readout", 3, neuron=readout, weights=weights, reset=reset, timing=timing)
+    options: dict[str, Any] = {"weights": weights, "weight_quantizer": quantizer, "reset": reset, "timing": timing}
+    first = Layer("hidden", 12, recurrent=True, **options)
+    last = Layer("readout", 3, neuron=readout, **options)
     network = SpikingNetwork(small_config(first, last), 8, 1)
     x = torch.from_numpy(random_input(16, 50, 8, 1, 0)).to(torch.float32)
     loss = functional.cross_entropy(network.logits(x), torch.arange(16) % 3)

@@ -41,6 +41,7 @@ from export.ir import (
 )
 from export.network_file import check, dumps
 from qat import neurons
+from qat.grids import ShiftGrid
 from qat.neurons import Params
 
 ALL = np.arange(-(2**15), 2**15)
@@ -229,9 +230,9 @@ def membrane(decay: int, bits: int, maximum: int) -> Network:
     """One leaky integrator of 16 bits, as qat records it, on one input in [0, maximum] with weight 1."""
     ops = Builder()
     current = ops.matvec("w", ops.input("input"))
-    p = Params(None, ops.const(decay), bits, state_shift=0, lo=-(2**15), hi=2**15 - 1)
+    p = Params(None, ops.const(decay), bits, ShiftGrid(0, -(2**15), 2**15 - 1))
     output, after = neurons.li(ops, current, {"u": ops.state("u")}, p)
-    state = StateVar("u", 0, int(p.lo), int(p.hi), after["u"])
+    state = StateVar("u", 0, int(p.grid.lo), int(p.grid.hi), after["u"])
     layer = Layer("readout", 1, {}, tuple(ops.ops), (state,), {"w": np.ones((1, 1), np.int8)}, output, "membrane")
     return Network("one", 1, 0, maximum, {}, (layer,))
 

@@ -20,14 +20,17 @@ from safetensors.torch import load_file
 from test_cli import MAIN, NETWORK, Done, contents, quantal, succeed
 
 from export import interpret, network_file
+from export.ir import MatVec
 from qat import config as configuration
 from qat.cli import PRESETS, preset
-from qat.config import WEIGHTS, Config, Encoder, Layer, Task, Training
+from qat.config import Config, Encoder, Layer, Task, Training
 from qat.data import load
 from qat.lower import lower
 from qat.network import SpikingNetwork
 from qat.neurons import NEURONS
+from qat.state_quantizers import STATE_QUANTIZERS
 from qat.train import Run
+from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
 RESULT = ("checkpoint.safetensors", "metrics.jsonl", "samples.npz")
 
@@ -183,7 +186,7 @@ def test_a_comparison_prints_the_accuracy_in_full_precision_too() -> None:
         "test accuracy N %",
     ]
     twin = Run.open(Path("run/full_precision")).config
-    assert twin == Run.open(Path("run")).config.with_precision("float", "float")
+    assert twin == Run.open(Path("run")).config.with_layers(weights="float", states="float")
 
 
 def test_the_digits_are_learned_in_three_epochs() -> None:
@@ -204,18 +207,66 @@ def test_every_parameter_learns() -> None:
     assert moved == {f"layers.0.{name}" for name in {*learned, "recurrent"}} | {f"layers.1.{name}" for name in learned}
 
 
-@pytest.mark.parametrize(("weights", "states"), list(zip(WEIGHTS[:-1], (2, 3, 4, 6, 8, 10, 12, 15, 16), strict=True)))
-def test_the_precision_asked_for_reaches_every_layer(weights: int | str, states: int) -> None:
+@pytest.mark.parametrize(("weights", "states"), list(zip(range(1, 9), (2, 3, 4, 6, 8, 10, 15, 16), strict=True)))
+def test_the_precision_asked_for_reaches_every_layer(weights: int, states: int) -> None:
     train("run", "--weights", weights, "--states", states)
     assert {(layer.weights, layer.states) for layer in Run.open(Path("run")).config.layers} == {(weights, states)}
     succeed("export", "run", "--out", "build")
-    codes = {1: {-1, 1}, "ternary": {-1, 0, 1}}.get(weights) or set(range(1 - 2 ** (weights - 1), 2 ** (weights - 1)))
     for layer in network_file.load(Path("build/network.json")).layers:
-        for matrix in layer.weights.values():
-            assert len(np.unique(matrix)) > 1
-            assert set(np.unique(matrix).tolist()) <= codes
+        for op in (op for op in layer.ops if isinstance(op, MatVec)):
+            codes = np.unique(layer.weights[op.weights]).tolist()
+            assert len(codes) > 1
+            if weights == 1:
+                assert (op.levels, codes) == ((-1, 1), [0, 1])
+            else:
+                assert op.levels == ()
+                assert set(codes) <= set(range(1 - 2 ** (weights - 1), 2 ** (weights - 1)))
         membrane = layer.state("u")
         assert -(2 ** (states - 1)) <= membrane.lo < membrane.hi < 2 ** (states - 1)
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "bits"),
+    [
+        *(("weight", name, widths[0]) for name, (_, widths) in WEIGHT_QUANTIZERS.items()),
+        *(("state", name, 3) for name in STATE_QUANTIZERS),
+    ],
+)
+def test_the_quantizer_asked_for_reaches_every_layer_and_is_shipped(flag: str, name: str, bits: int) -> None:
+    train("run", f"--{flag}-quantizer", name, f"--{flag}s", bits)
+    layers = Run.open(Path("run")).config.layers
+    assert {(getattr(layer, f"{flag}_quantizer"), getattr(layer, f"{flag}s")) for layer in layers} == {(name, bits)}
+    succeed("export", "run", "--out", "build")
+    said = {layer.semantics[f"{flag}s"] for layer in network_file.load(Path("build/network.json")).layers}
+    assert said == {f"{bits} bits, {name}"}
+    (row,) = json.loads(succeed("verify", "build", "--run", "run", "--on", "interpreter", "--json").out)
+    assert row["mismatches"] == 0
+
+
+DIFFERENTIABLE = 'weight_quantizer = "dq"\nstate_quantizer = "dq"'
+
+
+@pytest.mark.parametrize(
+    ("options", "training"),
+    [
+        (DIFFERENTIABLE, "temperature = 2"),
+        (DIFFERENTIABLE, 'forward = "soft"'),
+        ('weight_quantizer = "dq-kmeans"\nnorm = "layer-batch"\nspikes = 2\nstate_range = 8', ""),
+    ],
+)
+def test_what_changes_with_the_epochs_goes_on_where_it_was(options: str, training: str) -> None:
+    """The temperature, and the moments of a normalization, which no optimizer knows."""
+    Path("net.toml").write_text(NETWORK.replace("size = 12", f"size = 12\n{options}") + training)
+    anneal = SpikingNetwork.anneal
+    with mock.patch.object(SpikingNetwork, "anneal", autospec=True, side_effect=anneal) as annealed:
+        whole = said(train("whole", "--epochs", 3))
+        train("parts", "--epochs", 1)
+        assert said(succeed("train", "--resume", "--epochs", 3, "--out", "parts")) == whole
+    assert [call.args[1] for call in annealed.call_args_list] == 2 * [0, 1, 2]
+    assert results("parts") == results("whole")
+    succeed("export", "whole", "--out", "build")
+    (row,) = json.loads(succeed("verify", "build", "--run", "whole", "--on", "interpreter", "--json").out)
+    assert row["mismatches"] == 0
 
 
 @pytest.mark.parametrize(
@@ -311,19 +362,36 @@ def configs(draw: st.DrawFn) -> Config:
     """Any valid configuration."""
     words = st.from_regex(r"l[a-z0-9_]{0,9}_", fullmatch=True)
     names = draw(st.lists(words, min_size=1, max_size=3, unique=True))
-    exact = draw(st.booleans())
-    weights = st.just("float") if exact else st.sampled_from(WEIGHTS[:-1])
+    exact, budget = draw(st.booleans()), 0
     layers = []
     for name in names:
         readout = name == names[-1]
         neuron = draw(st.sampled_from([kind for kind, row in NEURONS.items() if row.readout == readout]))
-        special = {} if neuron == "li" else {"pool": st.just("last")}
-        special |= {"recurrent": st.just(False)} if readout else {}
-        layers.append(draw(_table(Layer, name=st.just(name), neuron=st.just(neuron), weights=weights, **special)))
+        weight_quantizer, (_, widths) = draw(st.sampled_from(list(WEIGHT_QUANTIZERS.items())))
+        learns = () if weight_quantizer != "lsq" else ("learned",)
+        weights = "float" if exact else draw(st.sampled_from((*widths, *learns)))
+        budget = draw(_field(Training.__dataclass_fields__["budget"]).filter(bool)) if weights == "learned" else budget
+        state_quantizer, table = draw(st.sampled_from(list(STATE_QUANTIZERS.items())))
+        states = draw(st.sampled_from(("float", *(range(1, 9) if table else range(2, 17)))))
+        tabled = table is not None and states != "float"
+        fixed: dict[str, Any] = {
+            "name": name, "neuron": neuron, "weights": weights, "weight_quantizer": weight_quantizer,
+            "states": states, "state_quantizer": state_quantizer,
+        }  # fmt: skip
+        fixed |= {} if neuron == "li" else {"pool": "last"}
+        fixed |= {"recurrent": False, "norm": "none"} if readout else {}
+        fixed |= {"spikes": 1} if neuron == "li" else {}
+        fixed |= {"spikes": 1, "norm": "none", "threshold_per": "auto"} if tabled else {}
+        if states != "float" and (not tabled or state_quantizer == "dq"):
+            fixed["state_gradient"] = "clip"
+        fixed |= {"timing": "delayed"} if states == 1 else {}
+        layers.append(draw(_table(Layer, **{key: st.just(value) for key, value in fixed.items()})))
     text = st.text(st.characters(exclude_categories=["Cs"]))
     option = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.booleans() | text
     options = st.dictionaries(text.filter(lambda key: key != "name"), option, max_size=3)
-    return Config(draw(_table(Task, options=options)), draw(_table(Encoder)), tuple(layers), draw(_table(Training)))
+    hard = {} if any("dq" in configuration._quantizers(layer) for layer in layers) else {"forward": st.just("hard")}
+    training = draw(_table(Training, budget=st.just(budget), **hard))
+    return Config(draw(_table(Task, options=options)), draw(_table(Encoder)), tuple(layers), training)
 
 
 @settings(max_examples=100, deadline=None)
