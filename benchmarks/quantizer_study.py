@@ -26,7 +26,7 @@ import torch
 from rich.progress import Progress
 
 from export.build import Build, write_build
-from export.executors.toolchain import CORES, compile_object, section_sizes
+from export.cost import compiled_sizes
 from export.verify import batched, verify
 from qat import config as configuration
 from qat import engine
@@ -210,10 +210,7 @@ def deploy(run: Run, folder: Path) -> tuple[int, int]:
         if error or not comparison.values:
             raise RuntimeError(error or "nothing was compared")
         mismatches += comparison.mismatches
-    source, compiled = folder / "model.c", folder / "model.o"
-    source.write_text('#define STUDY_IMPLEMENTATION\n#include "study.h"\nstudy_state state_of_one;\n')
-    compile_object(CORES["cortex-m4"], source, compiled, include=folder)
-    sizes = section_sizes(compiled)
+    sizes = compiled_sizes(build, "cortex-m4")
     return sizes.tables + sizes.bss + sizes.data, mismatches
 
 

@@ -14,7 +14,7 @@ from export.emit_c import input_dtype
 from export.errors import ExecutorError
 from export.executors.core import machine_for
 from export.executors.emulator import EmulationError
-from export.executors.toolchain import CORES, CompileError, compile_object, section_sizes
+from export.executors.toolchain import CORES, CompileError, Sizes, compile_object, section_sizes
 from export.fixed import Ints
 
 
@@ -36,10 +36,9 @@ class Cost:
         return asdict(self) | {"flash": self.flash_tables + self.flash_code, "ram": self.ram_state + self.ram_stack}
 
 
-def measure(build: Build, core_name: str, x: Ints, advance: Callable[[int], None]) -> Cost:
-    """The cost on one core, over the inputs x (samples, steps, inputs). Equal on every run."""
-    core = CORES[core_name]
-    name = build.network.name
+def compiled_sizes(build: Build, core_name: str) -> Sizes:
+    """The sections of the header, and of one state, compiled for a core. Raises ExecutorError where it does not."""
+    core, name = CORES[core_name], build.network.name
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         source, compiled = Path(folder) / "model.c", Path(folder) / "model.o"
         source.write_text(f'#define {name.upper()}_IMPLEMENTATION\n#include "{name}.h"\n{name}_state state_of_one;\n')
@@ -47,7 +46,12 @@ def measure(build: Build, core_name: str, x: Ints, advance: Callable[[int], None
             compile_object(core, source, compiled, include=build.path)
         except CompileError as error:
             raise ExecutorError(f"{build.header}: does not compile for {core.name} ({error})") from None
-        sizes = section_sizes(compiled)
+        return section_sizes(compiled)
+
+
+def measure(build: Build, core_name: str, x: Ints, advance: Callable[[int], None]) -> Cost:
+    """The cost on one core, over the inputs x (samples, steps, inputs). Equal on every run."""
+    core, sizes = CORES[core_name], compiled_sizes(build, core_name)
     counts, stack = [], 0
     with machine_for(build, core) as machine:
         place = machine.symbol("harness_input")

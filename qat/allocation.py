@@ -30,27 +30,27 @@ def _bytes(layer: SpikingLayer, bits: int) -> int:
 def allocate(network: SpikingNetwork, squares: Mapping[Tensor, Tensor], budget: int) -> None:
     """Settles every learned width, anew. `squares`: the mean squared gradients of the weight matrices.
 
-    From 8 bits down: again and again the narrower width that costs the loss least for each byte that it saves, until
-    the weights fit. Raises BadInput where they do not even at the narrowest.
+    From the fewest bits up: again and again the wider width that spares the loss most for each byte that it takes, of
+    those that still fit. Raises BadInput where not even the fewest do.
     """
     learned = [(layer, q) for layer in network.stack if isinstance(q := layer.quantizer, Learned)]
     for _, quantizer in learned:
         quantizer.width.fill_(Learned.widths[0])
     if (least := weight_bytes(network)) > budget:
         raise BadInput(f"training: budget: the weights take {least} bytes at the fewest bits, more than {budget}")
-    for _, quantizer in learned:
-        quantizer.width.fill_(Learned.widths[-1])
-    while weight_bytes(network) > budget:
-        steps = []
+    cost = [{width: _cost(layer, q, width, squares) for width in Learned.widths} for layer, q in learned]
+    while True:
+        left, steps = budget - weight_bytes(network), []
         for number, (layer, quantizer) in enumerate(learned):
-            wide = int(quantizer.width)
-            cost = {width: _cost(layer, quantizer, width, squares) for width in Learned.widths if width <= wide}
-            for narrow in cost:
-                if narrow < wide:
-                    saved = _bytes(layer, wide) - _bytes(layer, narrow)
-                    steps.append(((cost[narrow] - cost[wide]) / saved, number, narrow))
-        _, number, narrow = min(steps)
-        learned[number][1].width.fill_(narrow)
+            now = int(quantizer.width)
+            for wide in Learned.widths:
+                taken = _bytes(layer, wide) - _bytes(layer, now)
+                if wide > now and taken <= left:
+                    steps.append(((cost[number][now] - cost[number][wide]) / taken, -number, wide))
+        if not steps:
+            return
+        _, number, wide = max(steps)
+        learned[-number][1].width.fill_(wide)
 
 
 def _cost(layer: SpikingLayer, quantizer: Learned, width: int, squares: Mapping[Tensor, Tensor]) -> float:

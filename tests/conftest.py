@@ -24,16 +24,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def small_config(*layers: Layer, seed: int = 0) -> Config:
+def small_config(*layers: Layer, seed: int = 0, budget: int = 0) -> Config:
     """A valid configuration of these layers."""
-    config = Config(task=Task("digits"), encoder=Encoder(), layers=layers, training=Training(seed=seed))
+    config = Config(task=Task("digits"), encoder=Encoder(), layers=layers, training=Training(seed=seed, budget=budget))
     configuration.check(config, "test")
     return config
 
 
-def random_network(*layers: Layer, channels: int, maximum: int, seed: int) -> SpikingNetwork:
+def random_network(*layers: Layer, channels: int, maximum: int, seed: int, budget: int = 0) -> SpikingNetwork:
     """A network of these layers with every parameter moved away from its start, as training would."""
-    network = SpikingNetwork(small_config(*layers, seed=seed), channels, maximum)
+    network = SpikingNetwork(small_config(*layers, seed=seed, budget=budget), channels, maximum)
     rng = torch.Generator().manual_seed(seed + 1)
 
     def uniform(like: torch.Tensor, lo: float, hi: float) -> torch.Tensor:
