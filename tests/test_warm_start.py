@@ -237,7 +237,7 @@ def test_gpfq_makes_the_outputs_of_the_network_nearer() -> None:
 def test_ranges_are_calibrated_where_no_training_follows(quantizer: str) -> None:
     """And else begin as in any training, on the scales that were found."""
     source = teacher()
-    for method in METHODS:
+    for method in set(METHODS) - {"hindsight"}:
         final, first = (student(source, method, final=f, state_quantizer=quantizer).stack[0] for f in (True, False))
         cold = SpikingLayer(CHANNELS, first.config, MAXIMUM, torch.Generator().manual_seed(0))
         torch.testing.assert_close(scale(first), scale(final))
