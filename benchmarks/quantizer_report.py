@@ -33,7 +33,7 @@ def numbers(rows: list[dict[str, str]], column: str = "accuracy") -> tuple[float
 
 
 def cell(rows: list[dict[str, str]]) -> str:
-    """Mean ± deviation, and how often the hidden layer fires."""
+    """Mean ± deviation."""
     if not rows:
         return "–"
     mean, deviation = numbers(rows)

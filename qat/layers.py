@@ -209,6 +209,7 @@ class SpikingLayer(nn.Module):
     def project(self) -> None:
         """Brings the parameters back to where they mean something, after an optimizer's step."""
         with torch.no_grad():
+            self.quantizer.project()
             self.unit_gain.clamp_(min=_LEAST)
             if self.threshold is not None:
                 self.threshold.clamp_(min=_LEAST * self.config.threshold)

@@ -4,6 +4,8 @@ From full precision, scales and ranges are calibrated on samples (see calibratio
 inherited: of b − 1 bits, a scale is twice that of b, so that 8 → 4 → 2 bits keep each other's range.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from qat import calibration
 from qat.calibration import InHindsight
 from qat.layers import SpikingLayer
 from qat.network import SpikingNetwork
-from qat.ops import TorchOps, round_half_up
+from qat.ops import TorchOps
 from qat.weight_quantizers import Lsq
 
 METHODS = ("minmax", "percentile", "mse", "hindsight", "gpfq")
@@ -129,7 +131,8 @@ def _scale(layer: SpikingLayer, weight: Tensor, method: str) -> Tensor:
     if quantizer.bits > 1:
         return layer.of_rows(calibration.scale_of(weight, quantizer.limit, by, per_row, SHARE))
     # Signs have no range to choose: the least squared error, which is mean|w|.
-    return layer.of_rows(calibration.best_scale(weight, lambda w: torch.where(w < 0, -1.0, 1.0), 1, per_row))
+    signs = partial(quantizer.codes, scale=torch.ones(1, 1), shift=0)
+    return layer.of_rows(calibration.best_scale(weight, signs, 1, per_row))
 
 
 def _range(membrane: Tensor, method: str) -> tuple[float, float]:
@@ -157,8 +160,7 @@ def _fit_codes(layer: SpikingLayer, given: Tensor, quantized: Tensor, spikes: Te
     Of the spikes that come back both networks get the teacher's: the layer's own are not known before its codes are.
     """
     shift = int(layer.shifts[0])
-    scale = (layer.unit * 2.0**shift).expand(layer.config.size, 1).squeeze(1)
-    limit = (1 << (layer.quantizer.bits - 1)) - 1
+    scale = layer.unit * 2.0**shift
     columns: list[tuple[Tensor, Tensor, Tensor]] = [(layer.weight, given, quantized)]
     if layer.recurrent is not None and spikes is not None:
         # One grid for all columns: the recurrent weights' is a power of two coarser or finer.
@@ -168,9 +170,7 @@ def _fit_codes(layer: SpikingLayer, given: Tensor, quantized: Tensor, spikes: Te
     weights, analog, now = (torch.cat(part, dim=-1) for part in zip(*columns, strict=True))
 
     def nearest(w: Tensor) -> Tensor:
-        if layer.quantizer.bits == 1:
-            return torch.where(w < 0, -scale, scale)
-        return scale * round_half_up(w / scale).clamp(-limit, limit)
+        return (scale * layer.quantizer.codes(w[:, None], scale, 0)).squeeze(1)
 
     analog, now = (_sampled(part.flatten(0, 1), _ROWS) for part in (analog, now))
     found = calibration.gpfq(weights, analog, now, nearest)

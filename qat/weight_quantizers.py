@@ -37,6 +37,9 @@ class WeightQuantizer(nn.Module):
     def begin(self, w: Tensor, per_row: bool) -> None:
         """Makes the quantizer's own parameters, one a row or one for all, for the weights that training starts from."""
 
+    def project(self) -> None:
+        """Brings its parameters back to where they mean something, after an optimizer's step."""
+
     def codes(self, w: Tensor, scale: Tensor, shift: int) -> Tensor:
         """The levels of weights (rows, fan_in), worth scale · 2^shift each; scale (rows, 1) or (1, 1)."""
         raise NotImplementedError
@@ -145,9 +148,13 @@ class _Reaching(WeightQuantizer):
         self.register_buffer("reach_start", start)
         self.reach_gain = nn.Parameter(torch.ones_like(start))
 
+    def project(self) -> None:
+        """See WeightQuantizer."""
+        self.reach_gain.clamp_(min=1 / 64)
+
     def reached(self, w: Tensor, shift: int) -> Tensor:
         """Weights in units of the reach."""
-        return w * (1 / (self.reach_start * self.reach_gain.clamp(min=1 / 64) * 2.0**shift))
+        return w * (1 / (self.reach_start * self.reach_gain * 2.0**shift))
 
 
 class Ternary(_Reaching):

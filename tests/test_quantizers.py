@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -596,3 +597,14 @@ def test_every_grid_can_be_read_back_from_one_end_of_its_ranges_to_the_other(qua
                 with torch.no_grad():
                     layer.ranges.copy_(torch.tensor(getattr(layer.state_quantizer, end)))
         assert_read_back(network)
+
+
+@pytest.mark.parametrize("quantizer", ["tquant", "dq"])
+def test_a_reach_that_training_drives_below_0_is_brought_back(quantizer: str, tmp_path: Path) -> None:
+    """Else the run's own checkpoint would be refused."""
+    network = tiny(weight_quantizer=quantizer, weights=2)
+    for layer in network.stack:
+        layer.quantizer.reach_gain.data.fill_(-0.5)
+    network.project()
+    network.restore(network.state_dict(), tmp_path)
+    assert all(bool((layer.quantizer.reach_gain == 1 / 64).all()) for layer in network.stack)
