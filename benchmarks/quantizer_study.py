@@ -81,7 +81,11 @@ SETTINGS = {
 Weights = tuple[int | str, str]
 States = tuple[int | str, str]
 REAL_WEIGHTS, REAL_STATES = ("float", "lsq"), ("float", "uniform")
-GRIDS = ("uniform", "shared", "squat", "squat-threshold", "squat-zero", "aligned", "dq")
+AT_ONCE = "-immediate"  # after a state quantizer's name: neurons are reset in the step in which they fire
+GRIDS = (
+    "uniform", "shared", "squat", "squat-threshold", "squat-zero", "aligned", "dq", f"aligned{AT_ONCE}",
+    f"squat{AT_ONCE}",
+)  # fmt: skip
 CALIBRATIONS = ("minmax", "percentile", "mse", "hindsight", "gpfq")
 
 
@@ -118,6 +122,10 @@ def jobs() -> Iterator[Job]:
             *(Row("ptq", (b, "lsq"), (b, grid), "gpfq") for b in bits for grid in ("uniform", "aligned", "squat")),
         ),
     )
+    yield Job(
+        Row("fp", REAL_WEIGHTS, ("float", f"uniform{AT_ONCE}")),
+        tuple(Row("ptq", (b, "lsq"), (b, f"aligned{AT_ONCE}"), "gpfq") for b in bits),
+    )
     for b in (2, 3, 4, 8):
         for grid in GRIDS:
             if not (grid == "dq" and b == 8):  # 255 sigmoids a state and step
@@ -125,22 +133,27 @@ def jobs() -> Iterator[Job]:
     for b in bits:
         after = tuple(Row("weight-qat", (b, "lsq"), (b, grid), "mse") for grid in ("uniform", "aligned", "squat"))
         yield Job(Row("weight-qat", (b, "lsq"), WIDE), after)
-        for grid in ("aligned", "squat", "squat-threshold"):
+        for grid in ("aligned", f"aligned{AT_ONCE}", "squat", "squat-threshold"):
             row = Row("state-qat", REAL_WEIGHTS, (b, grid))
             yield Job(row, (Row("state-qat", (b, "lsq"), (b, grid), "gpfq"),))
     for b, name in ((4, "dq"), (4, "dq-kmeans"), (4, "dq-power"), (4, "maqd"), (2, "dq"), (2, "tquant"), (2, "mquant"),
                     (2, "maqd"), (1, "lsq"), (1, "dq")):  # fmt: skip
         yield Job(Row("weight-qat", (b, name), WIDE))
     for name in ("dq", "tquant", "maqd"):
-        yield Job(Row("both", (2, name), (2, "aligned")))
+        yield Job(Row("both", (2, name), (2, f"aligned{AT_ONCE}")))
+    for b in (2, 3):
+        for grid in ("squat", "squat-threshold", "aligned", f"aligned{AT_ONCE}"):
+            yield Job(Row("scratch", (4, "lsq"), (b, grid)))
 
 
 def network(task: str, seed: int, row: Row) -> Config:
     """The configuration of one row."""
     setting = SETTINGS[task]
     weights = {"weights": row.weights[0], "weight_quantizer": row.weights[1]}
-    states = {"states": row.states[0], "state_quantizer": row.states[1]}
-    wide = {"states": "float" if row.states == REAL_STATES else 16, "state_range": 16.0}
+    bits, grid = row.states
+    states = {"states": bits, "state_quantizer": grid.removesuffix(AT_ONCE)}
+    states["timing"] = "immediate" if grid.endswith(AT_ONCE) else "delayed"
+    wide = {"states": "float" if bits == "float" else 16, "state_range": 16.0}
     config = Config(
         setting.task,
         setting.encoder,
@@ -163,13 +176,16 @@ def dataset(task: str, data: Path) -> Dataset:
 
 
 def work(task: str, seed: int, job: Job, data: Path, out: Path) -> list[tuple[str, ...]]:
-    """The rows of one job. Its network in full precision is in `out`, or comes there."""
+    """The rows of one job. The network in full precision that it begins with is in `out`, or comes there."""
     torch.set_num_threads(1)
     engine.set_threads(1)
-    given, silent, full = dataset(task, data), Progress(disable=True), out / f"{task}-{seed}"
+    given, silent = dataset(task, data), Progress(disable=True)
+    full = out / f"{task}-{seed}{AT_ONCE if job.trained.states[1].endswith(AT_ONCE) else ''}"
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         path, config = Path(folder) / "run", network(task, seed, job.trained)
-        if job.trained.method != "fp":
+        if job.trained.method == "scratch":
+            run = Run.create(path, config, given)
+        elif job.trained.method != "fp":
             how = "gpfq" if job.trained.weights[1] == "lsq" and job.trained.weights != REAL_WEIGHTS else "mse"
             run = Run.create(path, config, given, Start(Run.open(full), how))
         else:

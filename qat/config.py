@@ -11,7 +11,7 @@ from export.errors import BadInput
 from export.network_file import check_identifier
 from qat.encoding import ENCODERS
 from qat.neurons import NEURONS, RESETS, TIMINGS
-from qat.state_quantizers import STATE_QUANTIZERS
+from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
 from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
 WEIGHTS = (*range(1, 9), "learned", "float")
@@ -83,6 +83,11 @@ class Layer:
     spikes: int = within(1, 15, default=1)
     norm: str = one_of("none", "layer-batch", default="none")
     gain: float = within(1e-3, 1e3, default=1.0)
+
+    @property
+    def resets_at_once(self) -> bool:
+        """Whether its neurons fire, and are reset in the same step."""
+        return NEURONS[self.neuron].fires and self.reset != "none" and self.timing == "immediate"
 
 
 @dataclass(frozen=True)
@@ -261,7 +266,7 @@ def _check_precision(layer: Layer, place: str) -> None:
         raise BadInput(f"{place}: states: {layer.state_quantizer} comes in {least} to {most} bits, got {layer.states}")
     if layer.state_gradient != "clip" and not layer.state_quantizer.startswith(("squat", "aligned")):
         raise BadInput(f"{place}: state_gradient: {layer.state_quantizer} states have their own alone")
-    if layer.states == 1 and layer.timing == "immediate" and layer.reset != "none" and NEURONS[layer.neuron].fires:
+    if layer.states == 1 and layer.resets_at_once and layer.state_quantizer not in AFTER_RESET:
         raise BadInput(f'{place}: timing: one bit that is reset at once is the spike itself, expected "delayed"')
     if tabled:
         if layer.spikes > 1:

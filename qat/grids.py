@@ -20,6 +20,7 @@ class ShiftGrid:
     lo: float
     hi: float
     start = 0
+    after_reset = False
 
     def encode(self, ops: Any, level: Any) -> Any:
         """The code of a level."""
@@ -44,7 +45,7 @@ class TableGrid:
 
     start: the code of level 0. passes: where gradients do in training: "clip", between the lowest and the highest
     level; "identity", everywhere; "soft", as through a sum of sigmoids, of `sharpness` by accumulator units, which
-    moves with `log_reach`.
+    moves with `log_reach`. after_reset: see StateQuantizer.
     """
 
     start: int
@@ -54,6 +55,7 @@ class TableGrid:
     levels: Any
     log_reach: Any = None
     sharpness: Any = None
+    after_reset: bool = False
     shift = 0
     lo = 0
 
@@ -91,6 +93,7 @@ class SoftGrid:
     sharpness: Any
     shift = 0
     start = 0
+    after_reset = False
     lo, hi = -math.inf, math.inf
 
     def encode(self, ops: Any, level: Any) -> Any:

@@ -20,7 +20,7 @@ from qat.grids import Grid, ShiftGrid, SoftGrid, TableGrid
 from qat.neurons import NEURONS, Params, StateRange
 from qat.normalization import LayerBatchNorm
 from qat.ops import TorchOps, round_half_up
-from qat.state_quantizers import STATE_QUANTIZERS
+from qat.state_quantizers import state_table
 from qat.weight_quantizers import WEIGHT_QUANTIZERS, Differentiable, FullPrecision, Learned
 
 STATE_SHARPNESS = 4.0
@@ -99,8 +99,9 @@ class SpikingLayer(nn.Module):
         self.neuron = NEURONS[config.neuron]
         make, bits = WEIGHT_QUANTIZERS[config.weight_quantizer][0], config.weights
         self.quantizer = FullPrecision(32) if bits == "float" else Learned() if bits == "learned" else make(int(bits))
-        table = None if isinstance(config.states, str) else STATE_QUANTIZERS[config.state_quantizer]
-        self.state_quantizer = None if table is None else table(int(config.states))
+        self.state_quantizer = None
+        if not isinstance(config.states, str):
+            self.state_quantizer = state_table(config.state_quantizer, config.states, config.resets_at_once)
         self.scale_per_row = config.scale == "row" and not self.neuron.readout  # a readout's classes are compared
         size = config.size
 
@@ -279,7 +280,8 @@ class SpikingLayer(nn.Module):
         levels, borders = quantizer.integers(ranges, reach)
         start, rises = int((borders <= 0).sum()), quantizer.basis.t() * reach
         if quantizer.middles is None:
-            return TableGrid(start, len(levels), self.config.state_gradient, borders, levels), rises
+            kept = quantizer.after_reset
+            return TableGrid(start, len(levels), self.config.state_gradient, borders, levels, after_reset=kept), rises
         unit = ranges[-1].detach().exp() * reach
         passed = min(self.sharpness, STATE_SHARPNESS) / unit
         grid = TableGrid(start, len(levels), "soft", borders, levels, ranges[-1], passed)

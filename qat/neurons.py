@@ -74,14 +74,15 @@ def lif(ops: Any, current: Any, state: State, p: Params) -> tuple[Any, State]:
 
     R is the highest threshold passed (subtract) or the whole U, this step's current included (zero). Delayed: R acts
     where the stored membrane was above θ, one step after the spike and after the decay. Immediate: R acts at once, on
-    the quantized membrane.
+    the quantized membrane, or, where the grid holds what a reset leaves, before it is quantized at all.
     """
     before = p.grid.decode(ops, state["u"])
     level = ops.add(_leak(ops, before, p), current)
     if p.reset != "none" and p.timing == "delayed":
         level = _reset(ops, _fire(ops, before, p), level, p)
-    code = p.grid.encode(ops, level)
-    level = p.grid.decode(ops, code)
+    if not p.grid.after_reset:
+        code = p.grid.encode(ops, level)
+        level = p.grid.decode(ops, code)
     fired = _fire(ops, level, p)
     if p.reset != "none" and p.timing == "immediate":
         code = p.grid.encode(ops, _reset(ops, fired, level, p))

@@ -22,6 +22,7 @@ class StateQuantizer:
 
     first, least, most: the ranges at first, and what they are kept within. above: the first level above the threshold
     where the border between it and the one below lies at the threshold itself; None where borders are all midpoints.
+    after_reset: it holds what a reset leaves; the neuron has fired by then, on a membrane that is not quantized.
     middles (N − 1,): borders lie at these times the reach instead, whose logarithm is the last range; gradients then
     pass as through a sum of sigmoids. spanning: the ranges, given those so far, whose levels span [lo, hi].
     """
@@ -32,6 +33,7 @@ class StateQuantizer:
     least: tuple[float, ...] = ()
     most: tuple[float, ...] = ()
     above: int | None = None
+    after_reset: bool = False
     middles: Tensor | None = None
     spanning: Callable[[float, float, Tensor], Tensor] | None = None
 
@@ -99,6 +101,26 @@ def aligned(bits: int) -> StateQuantizer:
     )  # fmt: skip
 
 
+def aligned_after_reset(bits: int) -> StateQuantizer:
+    """The aligned grid of a neuron that is reset at once: 0 is a level, it fires exactly at the threshold.
+
+    Nothing above the threshold is kept, so no level lies there to tell that it fired: all 2^bits are memory. A quarter
+    lies below 0, evenly down to −ranges[0]; the others evenly, and denser, from 0 up to ranges[1]; from the threshold
+    to it is one gap more at first.
+    """
+    count = 1 << bits
+    lower = count // 4
+    inner = count - 1 - lower
+    basis = torch.zeros(count, 2, dtype=torch.float64)
+    basis[:lower, 0] = -torch.arange(lower, 0, -1) / max(1, lower)
+    basis[lower + 1 :, 1] = torch.arange(1, inner + 1) / inner
+    return StateQuantizer(
+        torch.zeros(count, dtype=torch.float64), basis, first=(1.0, max(0.8, inner / (inner + 1))),
+        least=(0.05, 0.05), most=(32.0, 32.0), after_reset=True,
+        spanning=lambda lo, hi, ranges: torch.stack([ranges.new_tensor(-lo), ranges[1]]),
+    )  # fmt: skip
+
+
 def differentiable(bits: int) -> StateQuantizer:
     """Differentiable quantization of states: α(Σ_i s_i σ(T(βu − b_i)) − o), see weight_quantizers.sum_of_sigmoids.
 
@@ -126,3 +148,12 @@ STATE_QUANTIZERS: dict[str, Callable[[int], StateQuantizer] | None] = {
 }
 """By name: the table of a number of bits. Without one, levels are evenly spaced by a power of two of accumulator units:
 uniform, by what spans state_range thresholds at first; shared, by the scale of the weights (MINT, arXiv 2305.09850)."""
+
+AFTER_RESET: dict[str, Callable[[int], StateQuantizer]] = {"aligned": aligned_after_reset}
+"""Those with a table of its own for neurons that are reset at once."""
+
+
+def state_table(name: str, bits: int, resets_at_once: bool) -> StateQuantizer | None:
+    """The table of a quantizer for a layer; None where it has none."""
+    make = (resets_at_once and AFTER_RESET.get(name)) or STATE_QUANTIZERS[name]
+    return None if make is None else make(bits)

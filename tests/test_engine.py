@@ -16,7 +16,7 @@ from qat import engine
 from qat.config import Layer
 from qat.layers import SpikingLayer
 from qat.network import SpikingNetwork
-from qat.state_quantizers import STATE_QUANTIZERS
+from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
 from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
 READOUT = Layer("readout", 3, neuron="li")
@@ -99,7 +99,7 @@ def may_keep(state_quantizer: str, states: int, keeping: str) -> bool:
     """Whether a configuration may ask for it."""
     if keeping == "several":
         return state_quantizer not in TABLES
-    return keeping != "immediate" or states > 1
+    return keeping != "immediate" or states > 1 or state_quantizer in AFTER_RESET
 
 
 # Each way meets neurons in turn, as compiling takes a second; in Triton's interpreter, test_engine_cuda, it meets all.
@@ -139,7 +139,7 @@ def any_options(draw: st.DrawFn) -> dict[str, Any]:
         "decay_bits": draw(st.sampled_from([1, 3, 12])),
         "decay_per": draw(st.sampled_from(["neuron", "layer"])),
     }
-    if options["states"] == 1 and options.get("reset") != "none":
+    if options["states"] == 1 and options.get("reset") != "none" and states not in AFTER_RESET:
         options["timing"] = "delayed"
     if options["neuron"] == "lif" and not tabled:
         options["norm"] = draw(st.sampled_from(["none", "layer-batch"]))

@@ -22,7 +22,7 @@ from qat.grids import TableGrid
 from qat.lower import exact_dtype, lower
 from qat.network import SpikingNetwork, hard_trace
 from qat.neurons import COUNT_MAX, RESETS, TIMINGS
-from qat.state_quantizers import STATE_QUANTIZERS
+from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
 from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
 STEPS = 32
@@ -139,7 +139,8 @@ def test_every_state_precision_is_equal_and_kept_to(quantizer: str, states: int,
     options: dict[str, Any] = {"state_quantizer": quantizer, "states": states}
     tabled, moved = quantizer in TABLED, set()
     for seed, state_range in product(range(2), (1.0, 8.0)):
-        reset = "none" if states == 1 else "subtract"  # one bit that is reset at once is refused
+        refused = states == 1 and quantizer not in AFTER_RESET  # one bit that is reset at once
+        reset = "none" if refused else "subtract"
         layer = hidden(timing=timing, reset=reset, recurrent=True, state_range=state_range, gain=4.0, **options)
         readout = Layer("readout", 3, neuron="li", state_range=state_range, gain=4.0, **options)
         network = random_network(layer, readout, channels=4, maximum=4, seed=states + 100 * seed)
@@ -251,7 +252,7 @@ def layers(draw: st.DrawFn, name: str, neurons: list[str], recurrent: st.SearchS
         threshold_per="auto" if tabled else draw(st.sampled_from(["layer", "neuron"])),
         bias=draw(st.booleans()),
         reset=draw(st.sampled_from(RESETS)),
-        timing="delayed" if states == 1 else draw(st.sampled_from(TIMINGS)),
+        timing=draw(st.sampled_from(TIMINGS if states != 1 or state_quantizer in AFTER_RESET else ["delayed"])),
         pool=draw(st.sampled_from(["last", "max"])) if neuron == "li" else "last",
         spikes=1 if neuron == "li" or tabled else draw(st.integers(1, 4)),
         norm="layer-batch" if normed else "none",
@@ -327,9 +328,11 @@ def plain_lif(network: SpikingNetwork, x: list[list[int]]) -> list[tuple[list[in
             if p.timing == "delayed":
                 level = reset(level, theta, fired(before, theta))
             code = encode(level)
-            spikes[j] = fired(decode(code), theta)
+            if not p.grid.after_reset:
+                level = decode(code)
+            spikes[j] = fired(level, theta)
             if p.timing == "immediate" and p.reset != "none":
-                code = encode(reset(decode(code), theta, spikes[j]))
+                code = encode(reset(level, theta, spikes[j]))
             u[j] = code
         steps.append((list(u), list(spikes)))
     return steps
@@ -342,8 +345,6 @@ def test_the_interpreter_computes_the_equations_of_the_lif(reset: str, timing: s
     kinds = [("uniform", 2, 1), ("uniform", 4, 3), ("uniform", 8, 1), ("uniform", 14, 4), ("shared", 8, 1)]
     kinds += [("aligned", 1, 1), ("aligned", 3, 1), ("squat-threshold", 4, 1), ("squat", 8, 1), ("dq", 5, 1)]
     for seed, (quantizer, states, spikes) in enumerate(kinds, 10):
-        if states == 1 and timing == "immediate" and reset != "none":
-            continue  # refused
         layer = hidden(
             reset=reset, timing=timing, recurrent=recurrent, states=states, state_quantizer=quantizer,
             spikes=spikes, decay_per="neuron", weights=6, gain=8.0,

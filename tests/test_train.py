@@ -28,7 +28,7 @@ from qat.data import load
 from qat.lower import lower
 from qat.network import SpikingNetwork
 from qat.neurons import NEURONS
-from qat.state_quantizers import STATE_QUANTIZERS
+from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
 from qat.train import Run
 from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
@@ -384,7 +384,7 @@ def configs(draw: st.DrawFn) -> Config:
         fixed |= {"spikes": 1, "norm": "none", "threshold_per": "auto"} if tabled else {}
         if states != "float" and (not tabled or state_quantizer == "dq"):
             fixed["state_gradient"] = "clip"
-        fixed |= {"timing": "delayed"} if states == 1 else {}
+        fixed |= {"timing": "delayed"} if states == 1 and state_quantizer not in AFTER_RESET else {}
         layers.append(draw(_table(Layer, **{key: st.just(value) for key, value in fixed.items()})))
     text = st.text(st.characters(exclude_categories=["Cs"]))
     option = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.booleans() | text
