@@ -5,8 +5,9 @@ ranges, and the ranges, where there are any, are learned.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +62,21 @@ def _fixed(levels: Tensor) -> StateQuantizer:
     return StateQuantizer(levels, levels.new_zeros(len(levels), 0))
 
 
+def _ranged(
+    fixed: Tensor, basis: Tensor, first: Sequence[float], least: Sequence[float], most: Sequence[float],
+    spanning: Callable[[float, float, Tensor], Tensor], **others: Any,
+) -> StateQuantizer:  # fmt: skip
+    """With those ranges alone on which some level depends: of few bits there are not levels for all."""
+    used = basis.any(dim=0)
+    first, least, most = (
+        tuple(torch.tensor(values, dtype=torch.float64)[used].tolist()) for values in (first, least, most)
+    )
+    return StateQuantizer(
+        fixed, basis[:, used], first, least, most,
+        spanning=lambda lo, hi, ranges: spanning(lo, hi, ranges)[used.to(ranges.device)], **others,
+    )  # fmt: skip
+
+
 def squat(bits: int, centre: float | None, lower: float = 0.0, upper: float = 0.2) -> StateQuantizer:
     """SQUAT's levels, 2^bits on [−(1 + lower), 1 + upper] (arXiv 2404.19668), equal to those of snnTorch 1.0.0.
 
@@ -94,10 +110,9 @@ def aligned(bits: int) -> StateQuantizer:
     basis[count - upper :, 2], fixed[count - upper :] = steps, 1 - steps
     # What trained best where a quarter of the levels is one or two of them: close to the threshold.
     first = {1: (0.4, 0.5, 1.2), 2: (0.4, 2 / 3, 1.2), 3: (0.5, 0.75, 1.3)}.get(bits, (1.0, inner / (inner + 1), 1.5))
-    return StateQuantizer(
-        fixed, basis, first=first,
-        least=(0.05, 0.05, 1.02), most=(32.0, 0.98, 32.0), above=count - upper,
-        spanning=lambda lo, hi, ranges: torch.stack([ranges.new_tensor(-lo), ranges[1], ranges.new_tensor(hi)]),
+    return _ranged(
+        fixed, basis, first, least=(0.05, 0.05, 1.02), most=(32.0, 0.98, 32.0), above=count - upper,
+        spanning=lambda lo, hi, ranges: ranges.new_tensor((-lo, first[1], hi)),
     )  # fmt: skip
 
 
@@ -114,10 +129,10 @@ def aligned_after_reset(bits: int) -> StateQuantizer:
     basis = torch.zeros(count, 2, dtype=torch.float64)
     basis[:lower, 0] = -torch.arange(lower, 0, -1) / max(1, lower)
     basis[lower + 1 :, 1] = torch.arange(1, inner + 1) / inner
-    return StateQuantizer(
-        torch.zeros(count, dtype=torch.float64), basis, first=(1.0, max(0.8, inner / (inner + 1))),
-        least=(0.05, 0.05), most=(32.0, 32.0), after_reset=True,
-        spanning=lambda lo, hi, ranges: torch.stack([ranges.new_tensor(-lo), ranges[1]]),
+    first = (1.0, max(0.8, inner / (inner + 1)))
+    return _ranged(
+        torch.zeros(count, dtype=torch.float64), basis, first, least=(0.05, 0.05), most=(32.0, 32.0), after_reset=True,
+        spanning=lambda lo, hi, ranges: ranges.new_tensor((-lo, first[1])),
     )  # fmt: skip
 
 

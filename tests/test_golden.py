@@ -10,7 +10,7 @@ from export import interpret, vectors
 from export.build import Build
 from export.executors import EXECUTORS
 from export.verify import batched, verify
-from qat.state_quantizers import STATE_QUANTIZERS
+from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
 from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
@@ -66,6 +66,8 @@ def test_every_quantizer_at_every_width_is_in_a_case() -> None:
     }
     assert weights <= {semantics["weights"] for semantics in said}
     assert states <= {semantics["states"] for semantics in said}
+    after_reset = {semantics["states"] for semantics in said if "before states" in semantics.get("reset_timing", "")}
+    assert after_reset == {f"{bits} bits, {name}" for name in AFTER_RESET for bits in range(1, 9)}
 
 
 def test_a_changed_byte_is_seen(tmp_path: Path) -> None:
