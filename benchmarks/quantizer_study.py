@@ -3,8 +3,12 @@
 Four ways from a network in full precision to W-bit weights and S-bit states: ptq, both are quantized, and it is not
 trained again; weight-qat, it is trained again with quantized weights, and states are quantized after that (16 bits:
 left as they are); state-qat, with quantized states, and weights after that; both, with both. Training again takes as
-long as the first time. What can be deployed is exported and compared with torch bit for bit. A readout integrates in
-16 bits, as wide as a spike count; its weights are quantized as the others.
+long as the first time. A fifth, scratch: trained once, quantized from the first step. A readout integrates in 16 bits,
+as wide as a spike count; its weights are quantized as the others. What can be deployed is exported and compared with
+torch bit for bit.
+
+A spike resets the membrane one step later, as in snnTorch; with -immediate after the name of a state quantizer, at
+once. With -identity its gradient is not cut where the membrane is saturated.
 
 Rows go to quantizer_study.csv as they come; what stands there is not run again. --data names a folder that holds the
 data sets as mnist, fsdd, braille and nmnist_small; --out keeps the networks in full precision.
@@ -81,7 +85,7 @@ SETTINGS = {
 Weights = tuple[int | str, str]
 States = tuple[int | str, str]
 REAL_WEIGHTS, REAL_STATES = ("float", "lsq"), ("float", "uniform")
-AT_ONCE = "-immediate"  # after a state quantizer's name: neurons are reset in the step in which they fire
+AT_ONCE, UNCUT = "-immediate", "-identity"  # after a state quantizer's name
 GRIDS = (
     "uniform", "shared", "squat", "squat-threshold", "squat-zero", "aligned", "dq", f"aligned{AT_ONCE}",
     f"squat{AT_ONCE}",
@@ -142,7 +146,7 @@ def jobs() -> Iterator[Job]:
     for name in ("dq", "tquant", "maqd"):
         yield Job(Row("both", (2, name), (2, f"aligned{AT_ONCE}")))
     for b in (2, 3):
-        for grid in ("squat", "squat-threshold", "aligned", f"aligned{AT_ONCE}"):
+        for grid in ("squat", "squat-threshold", "aligned", f"aligned{AT_ONCE}", f"squat{UNCUT}"):
             yield Job(Row("scratch", (4, "lsq"), (b, grid)))
 
 
@@ -151,8 +155,12 @@ def network(task: str, seed: int, row: Row) -> Config:
     setting = SETTINGS[task]
     weights = {"weights": row.weights[0], "weight_quantizer": row.weights[1]}
     bits, grid = row.states
-    states = {"states": bits, "state_quantizer": grid.removesuffix(AT_ONCE)}
-    states["timing"] = "immediate" if grid.endswith(AT_ONCE) else "delayed"
+    states = {
+        "states": bits,
+        "state_quantizer": grid.removesuffix(AT_ONCE).removesuffix(UNCUT),
+        "state_gradient": "identity" if grid.endswith(UNCUT) else "clip",
+        "timing": "immediate" if grid.endswith(AT_ONCE) else "delayed",
+    }
     wide = {"states": "float" if bits == "float" else 16, "state_range": 16.0}
     config = Config(
         setting.task,
