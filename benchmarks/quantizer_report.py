@@ -9,10 +9,13 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-from quantizer_study import GRIDS, SETTINGS, read
+from quantizer_study import AT_ONCE, GRIDS, SETTINGS, UNCUT, read
 
 PLOTS = Path(__file__).with_name("plots")
 BITS = ("8", "4", "3", "2")
+FULL = ("fp", "float", "lsq", "float", "uniform")
+SQUAT = ("squat", "squat-threshold")
+OURS = f"aligned{AT_ONCE}"
 Found = dict[tuple[str, ...], list[dict[str, str]]]
 
 
@@ -48,14 +51,14 @@ def table(head: list[str], lines: list[list[str]]) -> None:
 
 
 def ways(rows: Found) -> None:
-    """What is trained, at one width for weights and states, by the aligned grid and SQUAT's even one."""
+    """What is trained, at one width for weights and states, by three state grids."""
     lines = []
     for bits in ("8", "4", "2"):
-        for grid in ("aligned", "squat"):
+        for grid in ("uniform", "squat", "aligned"):
             for method in ("ptq-gpfq", "state-qat-gpfq", "weight-qat-mse", "both"):
                 key = (method, bits, "lsq", bits, grid)
                 lines.append([bits, grid, method, *(cell(rows[(task, *key)]) for task in SETTINGS)])
-    full = [cell(rows[(task, "fp", "float", "lsq", "float", "uniform")]) for task in SETTINGS]
+    full = [cell(rows[(task, *FULL)]) for task in SETTINGS]
     table(["bits", "states", "way", *SETTINGS], [["", "", "full precision", *full], *lines])
 
 
@@ -68,6 +71,43 @@ def grids(rows: Found) -> None:
             if any((task, *key) in rows for task in SETTINGS):
                 lines.append([bits, grid, *(cell(rows[(task, *key)]) for task in SETTINGS)])
     table(["bits", "states", *SETTINGS], lines)
+
+
+def duel(rows: Found) -> None:
+    """Our grid against the better of SQUAT's two: the difference of the means, and the sum of the two deviations."""
+    lines = []
+    for method, weight_bits in (("both", None), ("scratch", "4")):
+        for bits in ("2", "3"):
+            cells = []
+            for task in SETTINGS:
+                key = (task, method, weight_bits or bits, "lsq", bits)
+                (_, theirs), ours = max((numbers(rows[(*key, grid)])[0], grid) for grid in SQUAT), rows[(*key, OURS)]
+                (mean, spread), (other, wide) = numbers(ours), numbers(rows[(*key, theirs)])
+                cells.append(f"{mean:.1f} against {other:.1f}: {mean - other:+.1f}, {spread + wide:.1f}")
+            lines.append([method, weight_bits or bits, bits, *cells])
+    table(["way", "weight bits", "state bits", *SETTINGS], lines)
+
+
+def room(rows: Found) -> None:
+    """What states of 2 bits cost at all, weights being trained in full precision or in 2 bits."""
+    lines = []
+    for weight_bits, wide in (("float", FULL), ("2", ("weight-qat", "2", "lsq", "16", "uniform"))):
+        lines.append([weight_bits, "wide", *(cell(rows[(task, *wide)]) for task in SETTINGS)])
+        method = "state-qat" if weight_bits == "float" else "both"
+        for grid in (*SQUAT, "aligned", OURS):
+            key = (method, weight_bits, "lsq", "2", grid)
+            lines.append([weight_bits, grid, *(cell(rows[(task, *key)]) for task in SETTINGS)])
+    table(["weight bits", "states", *SETTINGS], lines)
+
+
+def gradient(rows: Found) -> None:
+    """SQUAT's even grid, trained from scratch: its identity gradient, and one that is cut where it saturates."""
+    lines = []
+    for bits in ("3", "2"):
+        for grid in ("squat", f"squat{UNCUT}"):
+            key = ("scratch", "4", "lsq", bits, grid)
+            lines.append([bits, grid, *(cell(rows[(task, *key)]) for task in SETTINGS)])
+    table(["state bits", "states", *SETTINGS], lines)
 
 
 def weights(rows: Found) -> None:
@@ -86,12 +126,12 @@ def spikes(rows: Found) -> None:
     """How often the hidden layer fires a neuron and step, and what is flashed and kept in RAM."""
     lines = []
     for bits in BITS:
-        key = ("both", bits, "lsq", bits, "aligned")
+        key = ("both", bits, "lsq", bits, OURS)
         chosen = [rows[(task, *key)] for task in SETTINGS]
         rate = [f"{numbers(r, 'rate')[0]:.3f}" if r else "–" for r in chosen]
         size = [f"{int(r[0]['bytes']):,}" if r else "–" for r in chosen]
         lines.append([bits, *(f"{a} / {b}" for a, b in zip(rate, size, strict=True))])
-    full = [rows[(task, "fp", "float", "lsq", "float", "uniform")] for task in SETTINGS]
+    full = [rows[(task, *FULL)] for task in SETTINGS]
     table(["bits", *SETTINGS], [["full precision", *(f"{numbers(r, 'rate')[0]:.3f}" for r in full)], *lines])
 
 
@@ -112,7 +152,7 @@ def plot(rows: Found) -> None:
             if points:
                 x, mean, deviation = zip(*points, strict=True)
                 axes.errorbar(x, mean, yerr=deviation, label=grid, marker="o", capsize=3)
-        mean, _ = numbers(rows[(task, "fp", "float", "lsq", "float", "uniform")])
+        mean, _ = numbers(rows[(task, *FULL)])
         axes.axhline(mean, color="black", linestyle=":", label="full precision")
         axes.set(title=task, xlabel="bits of weights and of states", ylabel="test accuracy, %", xticks=[2, 3, 4, 8])
         axes.legend(fontsize="small")
@@ -125,7 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plots", action="store_true", help="draw the plots too")
     rows = found()
-    for show in (ways, grids, weights, spikes):
+    for show in (ways, grids, duel, room, gradient, weights, spikes):
         print(f"{show.__doc__}\n")
         show(rows)
     deployed = [row for several in rows.values() for row in several if row["mismatches"]]

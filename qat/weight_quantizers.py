@@ -211,9 +211,9 @@ def sum_of_sigmoids(x: Tensor, borders: Tensor, gaps: Tensor, sharpness: float, 
 class Differentiable(_Reaching):
     """Differentiable quantization (see `sum_of_sigmoids`): α is the scale, 1/β the reach, both learned.
 
-    The reach starts at max|w| / (5/4 · highest level), the scale as the reach. Borders lie midway between levels, or
-    between the K-means clusters of the first weights where these have as many values, and then stay. In training the
-    forward is hard, or soft as published; deployed it is hard. `sharpness` is T.
+    The reach starts at max|w| / (5/4 · highest level), the scale where its codes have the least squared error. Borders
+    lie midway between levels, or between the K-means clusters of the first weights where these have as many values,
+    and then stay. In training the forward is hard, or soft as published; deployed it is hard. `sharpness` is T.
     """
 
     soft, sharpness = False, 10.0
@@ -229,7 +229,8 @@ class Differentiable(_Reaching):
 
     def first_scale(self, w: Tensor) -> Tensor:
         """See WeightQuantizer."""
-        return self._first_reach(w)
+        codes = sum_of_sigmoids(w / self._first_reach(w), self.borders, self.gaps, self.sharpness, soft=False)
+        return (w * codes).sum(1, keepdim=True) / codes.square().sum(1, keepdim=True)
 
     def begin(self, w: Tensor, per_row: bool) -> None:
         """See WeightQuantizer."""
@@ -237,8 +238,10 @@ class Differentiable(_Reaching):
         levels = torch.tensor(self.levels, dtype=w.dtype)
         borders = (levels[1:] + levels[:-1]) / 2
         reached = self.reached(w, 0).detach()
-        if self.clustered and len(set(reached.flatten().tolist())) >= len(levels):
-            borders = kmeans_borders(reached, len(levels))
+        both = torch.cat([reached, -reached])  # levels lie alike on both sides of 0, so must the clusters
+        if self.clustered and len(set(both.flatten().tolist())) >= len(levels):
+            found = kmeans_borders(both, len(levels))
+            borders = (found - found.flip(0)) / 2
         self.register_buffer("borders", borders)
         self.register_buffer("gaps", levels.diff(), persistent=False)
 

@@ -277,7 +277,7 @@ def test_differentiable_weights_have_their_levels() -> None:
             assert {expected[0], expected[-1]} <= set(found) or bits > 4
 
 
-def test_differentiable_weights_begin_as_published() -> None:
+def test_differentiable_weights_begin_with_the_borders_of_the_paper() -> None:
     for name in ("dq", "dq-power", "dq-kmeans"):
         for bits in (2, 3):
             layer = tiny(weight_quantizer=name, weights=bits, inputs=50).stack[0]
@@ -285,12 +285,18 @@ def test_differentiable_weights_begin_as_published() -> None:
             assert isinstance(quantizer, Differentiable)
             beta = 1.25 * quantizer.levels[-1] / w.abs().amax(1, keepdim=True)
             torch.testing.assert_close(quantizer.reach_start, 1 / beta)
-            torch.testing.assert_close(layer.unit * 2.0 ** int(layer.shifts[0]), 1 / beta)
             codes = layer.integers().codes
             levels = torch.tensor(quantizer.levels, dtype=torch.float32)
             if name != "dq-kmeans":
                 assert torch.equal(quantizer.borders, (levels[1:] + levels[:-1]) / 2)
             assert torch.equal(codes, levels[((w * beta)[..., None] > quantizer.borders).sum(-1)])
+
+
+def test_k_means_borders_lie_alike_on_both_sides() -> None:
+    """The levels do: else weights around 0 would all gain, and a recurrent layer would excite itself."""
+    for bits in (1, 3, 4):
+        borders = tiny(weight_quantizer="dq-kmeans", weights=bits, inputs=60).stack[0].quantizer.borders
+        assert torch.equal(borders, -borders.flip(0))
 
 
 def test_k_means_borders_follow_the_weights() -> None:
@@ -422,7 +428,10 @@ def test_weights_begin_at_the_scales_of_their_papers(scale: str) -> None:
                 if scale == "row":
                     assert torch.equal(layer.integers().codes, w.sign() * above)
             case _:
-                expected = w.abs().amax(1, keepdim=True) / (1.25 * layer.quantizer.levels[-1])
+                reach = w.abs().amax(1, keepdim=True) / (1.25 * layer.quantizer.levels[-1])
+                borders, gaps = layer.quantizer.borders, layer.quantizer.gaps
+                codes = (gaps * (w[:, :, None] / reach[:, :, None] > borders)).sum(2) - gaps.sum() / 2
+                expected = (w * codes).sum(1, keepdim=True) / codes.square().sum(1, keepdim=True)  # least squares
         found = layer.unit.detach() * 2.0 ** int(layer.shifts[0])
         torch.testing.assert_close(found, expected if scale == "row" else expected.mean(0, keepdim=True))
 
