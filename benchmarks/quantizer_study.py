@@ -88,7 +88,7 @@ REAL_WEIGHTS, REAL_STATES = ("float", "lsq"), ("float", "uniform")
 AT_ONCE, UNCUT = "-immediate", "-identity"  # after a state quantizer's name
 GRIDS = (
     "uniform", "shared", "squat", "squat-threshold", "squat-zero", "aligned", "dq", f"aligned{AT_ONCE}",
-    f"squat{AT_ONCE}",
+    f"squat{AT_ONCE}", f"shared{AT_ONCE}",
 )  # fmt: skip
 CALIBRATIONS = ("minmax", "percentile", "mse", "hindsight", "gpfq")
 

@@ -89,6 +89,11 @@ class Layer:
         """Whether its neurons fire, and are reset in the same step."""
         return NEURONS[self.neuron].fires and self.reset != "none" and self.timing == "immediate"
 
+    @property
+    def after_reset(self) -> bool:
+        """Whether a membrane is quantized after its neuron has fired and been reset, and not before."""
+        return self.states != "float" and self.resets_at_once and self.state_quantizer in AFTER_RESET
+
 
 @dataclass(frozen=True)
 class Training:

@@ -13,14 +13,14 @@ from typing import Any
 class ShiftGrid:
     """Evenly spaced levels, 2^shift apart: code = CLAMP(SHR(level, shift), lo, hi), level = SHL(code, shift).
 
-    With shift 0 and infinite ends it keeps the level itself: full precision.
+    With shift 0 and infinite ends it keeps the level itself: full precision. after_reset: see qat.config.Layer.
     """
 
     shift: int
     lo: float
     hi: float
+    after_reset: bool = False
     start = 0
-    after_reset = False
 
     def encode(self, ops: Any, level: Any) -> Any:
         """The code of a level."""
@@ -45,7 +45,7 @@ class TableGrid:
 
     start: the code of level 0. passes: where gradients do in training: "clip", between the lowest and the highest
     level; "identity", everywhere; "soft", as through a sum of sigmoids, of `sharpness` by accumulator units, which
-    moves with `log_reach`. after_reset: see StateQuantizer.
+    moves with `log_reach`. after_reset: as ShiftGrid's.
     """
 
     start: int

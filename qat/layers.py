@@ -20,7 +20,7 @@ from qat.grids import Grid, ShiftGrid, SoftGrid, TableGrid
 from qat.neurons import NEURONS, Params, StateRange
 from qat.normalization import LayerBatchNorm
 from qat.ops import TorchOps, round_half_up
-from qat.state_quantizers import state_table
+from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
 from qat.weight_quantizers import WEIGHT_QUANTIZERS, Differentiable, FullPrecision, Learned
 
 STATE_SHARPNESS = 4.0
@@ -101,7 +101,8 @@ class SpikingLayer(nn.Module):
         self.quantizer = FullPrecision(32) if bits == "float" else Learned() if bits == "learned" else make(int(bits))
         self.state_quantizer = None
         if not isinstance(config.states, str):
-            self.state_quantizer = state_table(config.state_quantizer, config.states, config.resets_at_once)
+            make_table = (AFTER_RESET if config.after_reset else STATE_QUANTIZERS)[config.state_quantizer]
+            self.state_quantizer = None if make_table is None else make_table(config.states)
         self.scale_per_row = config.scale == "row" and not self.neuron.readout  # a readout's classes are compared
         size = config.size
 
@@ -255,7 +256,8 @@ class SpikingLayer(nn.Module):
             threshold = table(self.threshold)
         if self.threshold is not None and threshold is not None and config.states != "float":
             # at least one code must lie above it, or the neuron is dead for good
-            threshold = threshold.clamp(1, (int(grid.hi) * 2**state_shift - 1) // (2 * config.spikes - 1))
+            highest = None if config.after_reset else (int(grid.hi) * 2**state_shift - 1) // (2 * config.spikes - 1)
+            threshold = threshold.clamp(1, highest)
         return Integers(
             codes=codes,
             recurrent=recurrent,
@@ -274,14 +276,14 @@ class SpikingLayer(nn.Module):
         quantizer = self.state_quantizer
         if quantizer is None:
             half = 2 ** (int(self.config.states) - 1)
-            return ShiftGrid(shift, -half, half - 1), None
+            return ShiftGrid(shift, -half, half - 1, self.config.after_reset), None
         reach = float(self.reach)
         ranges = self.weight.new_zeros(0) if self.ranges is None else self.ranges
         levels, borders = quantizer.integers(ranges, reach)
         start, rises = int((borders <= 0).sum()), quantizer.basis.t() * reach
         if quantizer.middles is None:
-            kept = quantizer.after_reset
-            return TableGrid(start, len(levels), self.config.state_gradient, borders, levels, after_reset=kept), rises
+            passes, after_reset = self.config.state_gradient, self.config.after_reset
+            return TableGrid(start, len(levels), passes, borders, levels, after_reset=after_reset), rises
         unit = ranges[-1].detach().exp() * reach
         passed = min(self.sharpness, STATE_SHARPNESS) / unit
         grid = TableGrid(start, len(levels), "soft", borders, levels, ranges[-1], passed)

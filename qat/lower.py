@@ -93,8 +93,7 @@ def _semantics(layer: SpikingLayer) -> dict[str, str]:
         "states": f"{config.states} bits, {config.state_quantizer}",
     }
     if neuron.fires:
-        table = layer.state_quantizer
-        timing = "immediate, before states are quantized" if table and table.after_reset else config.timing
+        timing = "immediate, before states are quantized" if config.after_reset else config.timing
         said |= {"fires": "level > threshold, strictly", "reset": config.reset, "reset_timing": timing}
     if config.neuron == "li":
         said |= {"pool": config.pool}

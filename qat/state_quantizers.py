@@ -23,7 +23,6 @@ class StateQuantizer:
 
     first, least, most: the ranges at first, and what they are kept within. above: the first level above the threshold
     where the border between it and the one below lies at the threshold itself; None where borders are all midpoints.
-    after_reset: it holds what a reset leaves; the neuron has fired by then, on a membrane that is not quantized.
     middles (N − 1,): borders lie at these times the reach instead, whose logarithm is the last range; gradients then
     pass as through a sum of sigmoids. spanning: the ranges, given those so far, whose levels span [lo, hi].
     """
@@ -34,7 +33,6 @@ class StateQuantizer:
     least: tuple[float, ...] = ()
     most: tuple[float, ...] = ()
     above: int | None = None
-    after_reset: bool = False
     middles: Tensor | None = None
     spanning: Callable[[float, float, Tensor], Tensor] | None = None
 
@@ -131,7 +129,7 @@ def aligned_after_reset(bits: int) -> StateQuantizer:
     basis[lower + 1 :, 1] = torch.arange(1, inner + 1) / inner
     first = (1.0, max(0.8, inner / (inner + 1)))
     return _ranged(
-        torch.zeros(count, dtype=torch.float64), basis, first, least=(0.05, 0.05), most=(32.0, 32.0), after_reset=True,
+        torch.zeros(count, dtype=torch.float64), basis, first, least=(0.05, 0.05), most=(32.0, 32.0),
         spanning=lambda lo, hi, ranges: ranges.new_tensor((-lo, first[1])),
     )  # fmt: skip
 
@@ -164,11 +162,5 @@ STATE_QUANTIZERS: dict[str, Callable[[int], StateQuantizer] | None] = {
 """By name: the table of a number of bits. Without one, levels are evenly spaced by a power of two of accumulator units:
 uniform, by what spans state_range thresholds at first; shared, by the scale of the weights (MINT, arXiv 2305.09850)."""
 
-AFTER_RESET: dict[str, Callable[[int], StateQuantizer]] = {"aligned": aligned_after_reset}
-"""Those with a table of its own for neurons that are reset at once."""
-
-
-def state_table(name: str, bits: int, resets_at_once: bool) -> StateQuantizer | None:
-    """The table of a quantizer for a layer; None where it has none."""
-    make = (resets_at_once and AFTER_RESET.get(name)) or STATE_QUANTIZERS[name]
-    return None if make is None else make(bits)
+AFTER_RESET: dict[str, Callable[[int], StateQuantizer] | None] = {"shared": None, "aligned": aligned_after_reset}
+"""Those that hold what a reset leaves, where neurons are reset at once: they fire before they are quantized."""

@@ -89,7 +89,7 @@ KEEPING: dict[str, dict[str, Any]] = {
     "delayed": {"recurrent": True},
     "several": {"recurrent": True, "spikes": 2},
     "li": {"neuron": "li"},
-    "immediate": {"recurrent": True, "timing": "immediate", "threshold": 0.3},
+    "immediate": {"recurrent": True, "timing": "immediate", "threshold": 0.3, "decay_per": "neuron"},
     "max": {"neuron": "li", "pool": "max"},
     "count": {"neuron": "count", "reset": "zero"},
 }

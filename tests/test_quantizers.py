@@ -641,7 +641,9 @@ GRIDS = [(name, "delayed") for name, make in STATE_QUANTIZERS.items() if make is
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
-@pytest.mark.parametrize(("quantizer", "timing"), [*GRIDS, *((name, "immediate") for name in AFTER_RESET)])
+@pytest.mark.parametrize(
+    ("quantizer", "timing"), [*GRIDS, *((name, "immediate") for name, make in AFTER_RESET.items() if make)]
+)
 def test_every_grid_can_be_read_back_from_one_end_of_its_ranges_to_the_other(
     quantizer: str, timing: str, bits: int
 ) -> None:
