@@ -76,7 +76,7 @@ def grids(rows: Found) -> None:
 def duel(rows: Found) -> None:
     """Our grid against the better of SQUAT's two: the difference of the means, and the sum of the two deviations."""
     lines = []
-    for method, weight_bits in (("both", None), ("scratch", "4")):
+    for method, weight_bits in (("both", None), ("scratch", "3")):
         for bits in ("2", "3"):
             cells = []
             for task in SETTINGS:
@@ -105,7 +105,7 @@ def gradient(rows: Found) -> None:
     lines = []
     for bits in ("3", "2"):
         for grid in ("squat", f"squat{UNCUT}"):
-            key = ("scratch", "4", "lsq", bits, grid)
+            key = ("scratch", "3", "lsq", bits, grid)
             lines.append([bits, grid, *(cell(rows[(task, *key)]) for task in SETTINGS)])
     table(["state bits", "states", *SETTINGS], lines)
 

@@ -147,7 +147,7 @@ def jobs() -> Iterator[Job]:
         yield Job(Row("both", (2, name), (2, f"aligned{AT_ONCE}")))
     for b in (2, 3):
         for grid in ("squat", "squat-threshold", "aligned", f"aligned{AT_ONCE}", f"squat{UNCUT}"):
-            yield Job(Row("scratch", (4, "lsq"), (b, grid)))
+            yield Job(Row("scratch", (3, "lsq"), (b, grid)))
 
 
 def network(task: str, seed: int, row: Row) -> Config:
