@@ -5,7 +5,7 @@ CLAMP and SELECT, a surrogate for GT, products for MUL. So a new neuron has its 
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from export import ir
 from export.errors import BadInput
@@ -114,7 +114,7 @@ class Plan:
         """The step, its products and tables being inputs."""
         ops = Recorder()
         named = {name: ops.input(name) for name in self.tables if name not in self.ranges}
-        params = replace(self.params, threshold=named.get("threshold"), decay=named["decay"])
+        params = self.params.with_tables({name: named[name] for name in neurons.TABLES if name in named})
         state = {name: ops.state(name) for name, _ in self.states}
         feedback = ops.input("feedback") if self.recurrent else None
         product, bias = ops.input("product"), named.get("bias")

@@ -10,7 +10,7 @@ import tomli_w
 from export.errors import BadInput
 from export.network_file import check_identifier
 from qat.encoding import ENCODERS
-from qat.neurons import NEURONS, RESETS, TIMINGS
+from qat.neurons import NEURONS, RESETS, RESETTING, SYNAPSES, TIMINGS
 from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
 from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
@@ -55,8 +55,12 @@ class Layer:
     scale: one a "row" or one a "layer".
     states: bits of the membrane's code, or "float"; state_quantizer: see state_quantizers.py; state_range: how many
     thresholds the code spans at first; state_gradient: cut where the membrane is saturated ("clip"), or nowhere.
-    decay: β at first, learned as m / 2^decay_bits. threshold: at first, learned, one a neuron ("auto") or one a layer;
-    where the states have a table, each row's scale is learned instead. gain: of the initial weights.
+    decay: β at first, learned as m / 2^decay_bits; 1 for a membrane that does not leak. synapse: "exponential" for a
+    current that decays by synapse_decay, α, learned too. adaptation: by how many thresholds each spike raises the
+    threshold at first, learned, which decays by adaptation_decay. refractory: for how many steps after a spike a neuron
+    sends none. Currents and adaptation are kept in as many bits as the membrane, evenly spaced.
+    threshold: at first, learned, one a neuron ("auto") or one a layer; where the states have a table, each row's scale
+    is learned instead. gain: of the initial weights.
     spikes: how many a neuron sends at once at most. norm: "layer-batch" normalizes the current, see normalization.py.
     """
 
@@ -74,6 +78,11 @@ class Layer:
     decay: float = within(0, 1, default=0.9)
     decay_bits: int = within(1, 12, default=6)
     decay_per: str = one_of("layer", "neuron", default="layer")
+    synapse: str = one_of(*SYNAPSES, default="none")
+    synapse_decay: float = within(0, 1, default=0.8)
+    adaptation: float = within(0, 1000, default=0.0)
+    adaptation_decay: float = within(0, 1, default=0.95)
+    refractory: int = within(0, 255, default=0)
     threshold: float = within(1e-3, 1e3, default=1.0)
     threshold_per: str = one_of("auto", "layer", "neuron", default="auto")
     bias: bool = True
@@ -236,6 +245,7 @@ def check(config: Config, where: str) -> None:
             raise BadInput(f"{place}: norm: a readout is not normalized")
         if layer.spikes > 1 and not neuron.fires:
             raise BadInput(f"{place}: spikes: an {layer.neuron} readout sends none")
+        _check_neuron(layer, place)
         _check_precision(layer, place)
         if (layer.weights == "float") != (config.layers[0].weights == "float"):
             raise BadInput(f"{place}: weights: float weights are for comparison, in all layers or in none")
@@ -245,6 +255,37 @@ def check(config: Config, where: str) -> None:
     learned = any(layer.weights == "learned" for layer in config.layers)
     if learned != bool(config.training.budget):
         raise BadInput(f'{where}: training: budget: goes with weights = "learned" in some layer, and that with it')
+
+
+_RESPONDS = {"reset": ("zero", "none"), "timing": ("delayed",), "synapse": ("none",), "state_quantizer": ("uniform",)}
+
+
+def _check_neuron(layer: Layer, place: str) -> None:
+    """Raises BadInput where fields say what the neuron cannot do, or what has no effect."""
+    fires, alpha = NEURONS[layer.neuron].fires, layer.neuron == "alpha"
+    for name, value in (("adaptation", layer.adaptation), ("refractory", layer.refractory)):
+        if value and (not fires or alpha):
+            raise BadInput(f"{place}: {name}: {layer.neuron} neurons have none")
+        if value and layer.spikes > 1:
+            raise BadInput(f"{place}: {name}: goes with one spike at a time, not {layer.spikes}")
+    if alpha:
+        for name, known in _RESPONDS.items():
+            if getattr(layer, name) not in known:
+                expected = " or ".join(map(repr, known))
+                raise BadInput(f"{place}: {name}: alpha neurons have {expected}, got {getattr(layer, name)!r}")
+        if layer.spikes > 1:
+            raise BadInput(f"{place}: spikes: alpha neurons send one at a time")
+    if layer.synapse_decay != Layer.synapse_decay and layer.synapse == "none" and not alpha:
+        raise BadInput(f'{place}: synapse_decay: has no effect without synapse = "exponential"')
+    if layer.adaptation_decay != Layer.adaptation_decay and not layer.adaptation:
+        raise BadInput(f"{place}: adaptation_decay: has no effect without adaptation")
+    if (layer.reset, layer.timing) not in RESETTING:
+        expected = ", ".join(timing for reset, timing in RESETTING if reset == layer.reset)
+        raise BadInput(f"{place}: timing: a reset {layer.reset} is {expected}, got {layer.timing!r}")
+    if layer.timing == "snntorch" and (layer.adaptation or layer.refractory or layer.spikes > 1):
+        raise BadInput(f"{place}: timing: snnTorch has no adaptation, no refractory steps and one spike at a time")
+    if layer.states == 1 and (layer.synapse != "none" or layer.adaptation or alpha):
+        raise BadInput(f"{place}: states: a current and an adaptation take 2 bits or more, got 1")
 
 
 def _quantizers(layer: Layer) -> set[str]:

@@ -17,7 +17,7 @@ from qat import engine, engine_cuda, neurons
 from qat.adjoint import Plan
 from qat.config import Layer as LayerConfig
 from qat.grids import Grid, ShiftGrid, SoftGrid, TableGrid
-from qat.neurons import NEURONS, Params, StateRange
+from qat.neurons import NEURONS, UNQUANTIZED, Params, StateRange
 from qat.normalization import LayerBatchNorm
 from qat.ops import TorchOps, round_half_up
 from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
@@ -63,9 +63,7 @@ class Integers:
             recurrent=None if self.recurrent is None else matrix(self.recurrent),
             bias=None if self.bias is None else table("bias", self.bias),
             params=replace(
-                p,
-                threshold=None if p.threshold is None else table("threshold", p.threshold),
-                decay=table("decay", p.decay),
+                p.with_tables({name: table(name, value) for name, value in p.tables.items()}),
                 grid=p.grid.mapped(levels),
             ),
         )
@@ -115,7 +113,13 @@ class SpikingLayer(nn.Module):
         self.weight = uniform(inputs, config.gain / (math.sqrt(inputs) * input_scale))
         self.recurrent = uniform(size, config.gain / math.sqrt(size)) if config.recurrent else None
         self.bias = parameter(size, 0.0) if config.bias else None
-        self.decay = parameter(size if config.decay_per == "neuron" else 1, config.decay)
+        many = size if config.decay_per == "neuron" else 1
+        self.decay = parameter(many, config.decay) if config.decay < 1 else None
+        traces = config.synapse != "none" or config.neuron == "alpha"
+        self.synapse_decay = parameter(many, config.synapse_decay) if traces else None
+        adapts = config.adaptation > 0
+        self.adaptation = parameter(size, config.adaptation * config.threshold) if adapts else None
+        self.adaptation_decay = parameter(many, config.adaptation_decay) if adapts else None
         # One table of levels serves all rows, so they have one threshold, in units of each row's own learned scale.
         learns = self.neuron.fires and self.state_quantizer is None
         self.threshold = parameter(1 if config.threshold_per == "layer" else size, config.threshold) if learns else None
@@ -155,6 +159,12 @@ class SpikingLayer(nn.Module):
         return scale if self.state_quantizer is None else scale.mean().expand(self.config.size, 1)
 
     @property
+    def decays(self) -> dict[str, nn.Parameter]:
+        """Those that it has, by name."""
+        names = ("decay", "synapse_decay", "adaptation_decay")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    @property
     def real_threshold(self) -> Tensor | None:
         """The thresholds that the integers stand for, (size,) or (1,)."""
         if self.neuron.fires and self.state_quantizer is not None:
@@ -165,7 +175,9 @@ class SpikingLayer(nn.Module):
     def spans(self) -> bool:
         """Whether its states have a range to choose."""
         table = self.state_quantizer
-        return table.spanning is not None if table is not None else self.config.state_quantizer == "uniform"
+        if table is not None:
+            return table.spanning is not None
+        return self.config.state_quantizer == "uniform" and self.config.neuron != "alpha"
 
     @property
     def state_reach(self) -> float:
@@ -215,7 +227,10 @@ class SpikingLayer(nn.Module):
             self.unit_gain.clamp_(min=_LEAST)
             if self.threshold is not None:
                 self.threshold.clamp_(min=_LEAST * self.config.threshold)
-            self.decay.clamp_(0, 1 - 2.0**-self.config.decay_bits)
+            for decay in self.decays.values():
+                decay.clamp_(0, 1 - 2.0**-self.config.decay_bits)
+            if self.adaptation is not None:
+                self.adaptation.clamp_(min=0)
             if self.ranges is not None and self.state_quantizer is not None:
                 least, most = self.state_quantizer.least, self.state_quantizer.most
                 self.ranges.clamp_(self.ranges.new_tensor(least), self.ranges.new_tensor(most))
@@ -245,11 +260,12 @@ class SpikingLayer(nn.Module):
             scaled = value / unit.squeeze(1)
             return scaled if config.weights == "float" else round_half_up(scaled)
 
-        decay: Tensor = self.decay
+        decays: dict[str, Tensor] = dict(self.decays)
         decay_bits = 0
         if config.states != "float":
             decay_bits = config.decay_bits
-            decay = round_half_up((decay * 2.0**decay_bits).clamp(0, 2.0**decay_bits - 1))
+            for name, decay in decays.items():
+                decays[name] = round_half_up((decay * 2.0**decay_bits).clamp(0, 2.0**decay_bits - 1))
         grid, rises = self._grid(state_shift)
         threshold = self.reach if self.neuron.fires and self.state_quantizer is not None else None
         if self.threshold is not None:
@@ -263,16 +279,26 @@ class SpikingLayer(nn.Module):
             recurrent=recurrent,
             bias=None if bias is None else table(bias),
             params=Params(
-                threshold=threshold, decay=decay, decay_bits=decay_bits, grid=grid, reset=config.reset,
-                timing=config.timing, pool=config.pool, spikes=config.spikes,
+                **({"decay": None} | decays), threshold=threshold, decay_bits=decay_bits, grid=grid,
+                adaptation=None if self.adaptation is None else table(self.adaptation), trace=self._trace_grid(),
+                reset=config.reset, timing=config.timing, pool=config.pool, spikes=config.spikes,
+                refractory=config.refractory,
             ),
             rises=rises,
         )  # fmt: skip
 
+    def _trace_grid(self) -> ShiftGrid:
+        """That of currents and adaptation: as the membrane's at first, were it evenly spaced."""
+        if self.config.states == "float":
+            return UNQUANTIZED
+        half = 2 ** (int(self.config.states) - 1)
+        far = self.config.threshold * self.config.state_range / float(self.unit_start.mean())
+        return ShiftGrid(max(0, round(math.log2(far / half))), -half, half - 1)
+
     def _grid(self, shift: int) -> tuple[Grid, Tensor | None]:
         """The grid of the states, and what each of its levels rises by with each of its ranges, (ranges, levels)."""
         if self.config.states == "float":
-            return ShiftGrid(0, -math.inf, math.inf), None
+            return UNQUANTIZED, None
         quantizer = self.state_quantizer
         if quantizer is None:
             half = 2 ** (int(self.config.states) - 1)
@@ -337,12 +363,11 @@ class SpikingLayer(nn.Module):
     ) -> tuple[Plan, list[Tensor]]:
         """What the fused engine's kernels depend on, and the tables that they are given."""
         p = integers.params
-        given = {"bias": integers.bias, "threshold": p.threshold, "decay": p.decay}
-        tables = {name: table for name, table in given.items() if table is not None}
+        tables = ({} if integers.bias is None else {"bias": integers.bias}) | p.tables
         if self.ranges is not None:
             tables |= {f"range{k}": value for k, value in enumerate(self.ranges.to(x.dtype).unbind())}
         fan_in_shift, recurrent_shift, _ = self.shifts.tolist()
-        bare = replace(p, threshold=None, decay=None, grid=p.grid.mapped(lambda _: ()))
+        bare = replace(p.with_tables({}), grid=p.grid.mapped(lambda _: ()))
         plan = Plan(
             self.neuron, bare, tuple(states.items()), (fan_in_shift, recurrent_shift),
             self.recurrent is not None, tuple(tables), x.shape[2], self.config.size, slope, x.dtype == torch.float64,

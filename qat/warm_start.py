@@ -39,7 +39,7 @@ def warm_start(network: SpikingNetwork, source: SpikingNetwork, x: Tensor, metho
         trace: dict[str, Tensor] = {}
         after = teacher(given, source.ops, trace)
         row = _take(layer, teacher)
-        membrane = trace[f"{teacher.config.name}.u"]
+        membrane = trace.get(f"{teacher.config.name}.u", torch.zeros(1))  # alpha neurons keep none
         _calibrate(layer, teacher, row, membrane, source.ops, value, after, method, final)
         if method == "gpfq":
             _fit_codes(layer, given, value, after if layer.recurrent is not None else None)
@@ -48,12 +48,18 @@ def warm_start(network: SpikingNetwork, source: SpikingNetwork, x: Tensor, metho
 
 def _check(network: SpikingNetwork, source: SpikingNetwork, method: str, final: bool) -> None:
     ours, theirs = ([layer.config for layer in n.stack] for n in (network, source))
-    fields = ("name", "size", "neuron", "recurrent", "bias", "reset", "timing", "pool", "decay_per", "norm", "spikes")
+    fields = (
+        "name", "size", "neuron", "recurrent", "bias", "reset", "timing", "pool", "decay_per", "norm", "spikes",
+        "synapse", "refractory",
+    )  # fmt: skip
     if len(ours) != len(theirs) or network.inputs != source.inputs:
         raise BadInput(f"--from: its network has {source.inputs} inputs and {len(theirs)} layers, not those asked for")
     for mine, other in zip(ours, theirs, strict=True):
         for field in fields:
             if getattr(mine, field) != getattr(other, field):
+                raise BadInput(f"--from: layer {other.name}: {field}: its own is {getattr(other, field)!r}")
+        for field, without in (("decay", 1), ("adaptation", 0)):
+            if (getattr(mine, field) == without) != (getattr(other, field) == without):
                 raise BadInput(f"--from: layer {other.name}: {field}: its own is {getattr(other, field)!r}")
     if method == "hindsight" and not final:
         raise BadInput("--calibration: hindsight finds ranges of states, which training finds itself: needs --epochs 0")
@@ -82,7 +88,10 @@ def _take(layer: SpikingLayer, teacher: SpikingLayer) -> Tensor:
         layer.recurrent.copy_(teacher.recurrent * factor)
     if layer.bias is not None and teacher.bias is not None:
         layer.bias.copy_(teacher.bias * row)
-    layer.decay.copy_(teacher.decay)
+    for name, decay in layer.decays.items():
+        decay.copy_(teacher.decays[name])
+    if layer.adaptation is not None and teacher.adaptation is not None:
+        layer.adaptation.copy_(teacher.adaptation * row)
     return row
 
 
