@@ -12,6 +12,7 @@ from export.errors import BadInput
 from qat import neurons
 from qat.grids import TableGrid
 from qat.neurons import Neuron, Params, StateRange
+from qat.surrogates import Surrogate
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,12 @@ class Recorder(ir.Builder):
 
 @dataclass(frozen=True)
 class Recorded:
-    """A layer's step: its ops, its output, its states after, and the names of its grid's learned ranges."""
+    """A layer's step: ops, output, states after, the surrogate, and the names of its grid's learned ranges."""
 
     ops: tuple[Op, ...]
     output: int
     after: dict[str, int]
+    surrogate: Surrogate
     ranges: tuple[str, ...] = ()
 
 
@@ -82,7 +84,7 @@ class Plan:
     tables: tuple[str, ...]
     inputs: int
     size: int
-    slope: float
+    surrogate: Surrogate
     double: bool
     whole_codes: bool = False
 
@@ -120,7 +122,8 @@ class Plan:
         product, bias = ops.input("product"), named.get("bias")
         current = neurons.current(ops, product, self.shifts[0], feedback, self.shifts[1], bias)
         output, after = self.neuron.step(ops, current, state, params)
-        return Recorded(tuple(ops.ops), output, after | ({"spike": output} if self.recurrent else {}), self.ranges)
+        after |= {"spike": output} if self.recurrent else {}
+        return Recorded(tuple(ops.ops), output, after, self.surrogate, self.ranges)
 
 
 def narrowest(state: StateRange, real: str) -> str:
@@ -147,6 +150,7 @@ class Language:
     where: str
     floor: str
     absolute: str
+    exp: str
     encode: str
     slope: str
     decode: str
@@ -154,9 +158,61 @@ class Language:
 
 C = Language(
     declare="const real {} = {};", assign="{} {} {};", element="{}[i]", state="(real){}[i]", number="(real){!r}",
-    where="({} ? {} : {})", floor="FLOOR({})", absolute="ABS({})", encode="code_of(borders, {})",
-    slope="slope_at(borders, levels, sharpness, {})", decode="{}[(int32_t){}]",
+    where="({} ? {} : {})", floor="FLOOR({})", absolute="ABS({})", exp="exp_of({})",
+    encode="code_of(borders, {})", slope="slope_at(borders, levels, sharpness, {})", decode="{}[(int32_t){}]",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Spelled:
+    """A value of a kernel, as text that adds up."""
+
+    text: str
+    language: Language
+
+    def _with(self, sign: str, a: "Spelled | float", b: "Spelled | float") -> "Spelled":
+        def text(value: "Spelled | float") -> str:
+            return value.text if isinstance(value, Spelled) else self.language.number.format(float(value))
+
+        return Spelled(f"({text(a)} {sign} {text(b)})", self.language)
+
+    def __add__(self, other: "Spelled | float") -> "Spelled":
+        return self._with("+", self, other)
+
+    def __radd__(self, other: float) -> "Spelled":
+        return self._with("+", other, self)
+
+    def __sub__(self, other: "Spelled | float") -> "Spelled":
+        return self._with("-", self, other)
+
+    def __mul__(self, other: "Spelled | float") -> "Spelled":
+        return self._with("*", self, other)
+
+    def __rmul__(self, other: float) -> "Spelled":
+        return self._with("*", other, self)
+
+    def __truediv__(self, other: "Spelled | float") -> "Spelled":
+        return self._with("/", self, other)
+
+
+class Spelling:
+    """The maths of surrogates, spelled."""
+
+    @staticmethod
+    def exp(x: Spelled) -> Spelled:
+        """See TorchMaths."""
+        return Spelled(x.language.exp.format(x.text), x.language)
+
+    @staticmethod
+    def abs(x: Spelled) -> Spelled:
+        """See TorchMaths."""
+        return Spelled(x.language.absolute.format(x.text), x.language)
+
+    @staticmethod
+    def positive(x: Spelled, a: Spelled, b: Spelled) -> Spelled:
+        """See TorchMaths."""
+        chosen = x.language.where.format(f"{x.text} > {x.language.number.format(0.0)}", a.text, b.text)
+        return Spelled(chosen, x.language)
 
 
 def forward_lines(recorded: Recorded, language: Language) -> list[str]:
@@ -270,13 +326,12 @@ def _adjoint_lines(recorded: Recorded, index: int, language: Language) -> list[s
                 inside = language.where.format(f"v{a} >= {number(float(lo))}", inside, number(0.0))
             return [add(a, inside)]
         case ir.Gt(a, b):
-            # g / (w (1 + slope d / w)²), with one division
             least, size = number(1.0), language.absolute.format(f"v{b}")
-            distance = language.absolute.format(f"v{a} - v{b}")
+            d, w = Spelled(f"d{index}", language), Spelled(f"w{index}", language)
             return [
-                language.declare.format(f"w{index}", language.where.format(f"{size} > {least}", size, least)),
-                language.declare.format(f"s{index}", f"w{index} + slope * {distance}"),
-                language.declare.format(f"g{index}", f"{g} * w{index} / (s{index} * s{index})"),
+                language.declare.format(d.text, f"v{a} - v{b}"),
+                language.declare.format(w.text, language.where.format(f"{size} > {least}", size, least)),
+                language.declare.format(f"g{index}", f"{g} * {recorded.surrogate.derivative(Spelling, d, w).text}"),
                 add(a, f"g{index}"),
                 add(b, f"g{index}", "-"),
             ]

@@ -12,6 +12,7 @@ from export.network_file import check_identifier
 from qat.encoding import ENCODERS
 from qat.neurons import NEURONS, RESETS, RESETTING, SYNAPSES, TIMINGS
 from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
+from qat.surrogates import SURROGATES
 from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
 WEIGHTS = (*range(1, 9), "learned", "float")
@@ -110,6 +111,7 @@ class Training:
 
     Differentiable quantizers, which alone have them: in epoch n, from 1, the temperature is n · `temperature`, at most
     MOST_SHARP; their forward while training is `hard`, or `soft` as published. Deployed it is hard.
+    surrogate and slope: what the derivative of a spike is taken to be, see surrogates.py.
     budget: bytes that all weights together may take, where layers learn their bits; 0 where none does.
     """
 
@@ -118,7 +120,8 @@ class Training:
     rate: float = within(0, 10, default=2e-3)
     halving: float = within(1e-3, 1e9, default=5.0)
     seed: int = within(0, 2**32 - 1, default=0)
-    slope: float = within(0, 1e3, default=5.0)
+    surrogate: str = one_of(*SURROGATES, default="fast-sigmoid")
+    slope: float = within(1e-3, 1e3, default=5.0)
     temperature: float = within(1e-3, 1e3, default=10.0)
     forward: str = one_of("hard", "soft", default="hard")
     budget: int = within(0, 2**31 - 1, default=0)

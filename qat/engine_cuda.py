@@ -152,7 +152,6 @@ class Kernel:
                 stages=stages,
                 real=real,
                 narrow=_name(narrow),
-                slope=repr(plan.slope),
                 recurrent=plan.recurrent,
                 whole=whole,
                 tables=plan.tables,
@@ -198,7 +197,8 @@ def _language(real: str, shape: str, few_levels: int) -> Language:
     return Language(
         declare="{} = {}", assign="{} {} {}", element="{}", state=f"{{}}.to({real})",
         number=f"tl.full({shape}, {{!r}}, {real})", where="tl.where({}, {}, {})", floor="tl.floor({})",
-        absolute="tl.abs({})", encode=f"code_of({{}}, {borders})", decode="entry({}, {})",
+        absolute="tl.abs({})", exp="tl.exp(tl.maximum({}, -20.0))", encode=f"code_of({{}}, {borders})",
+        decode="entry({}, {})",
         slope="slope_at({}, borders_at, levels_at, sharpness_at, steps)",
     )  # fmt: skip
 

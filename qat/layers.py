@@ -21,6 +21,7 @@ from qat.neurons import NEURONS, UNQUANTIZED, Params, StateRange
 from qat.normalization import LayerBatchNorm
 from qat.ops import TorchOps, round_half_up
 from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
+from qat.surrogates import Surrogate
 from qat.weight_quantizers import WEIGHT_QUANTIZERS, Differentiable, FullPrecision, Learned
 
 STATE_SHARPNESS = 4.0
@@ -334,7 +335,7 @@ class SpikingLayer(nn.Module):
         if record is None and x.dtype in (torch.float32, torch.float64):
             fused = {"cpu": engine, "cuda": engine_cuda}.get(x.device.type)
         if fused is not None and fused.available() and not isinstance(integers.params.grid, SoftGrid):
-            plan, tables = self._plan(x, integers, states, ops.slope)
+            plan, tables = self._plan(x, integers, states, ops.surrogate)
             if fused is engine or engine_cuda.fits(plan, x.device):
                 out: Tensor = fused.time_loop(
                     plan, x, integers.codes, integers.recurrent, tables, integers.grid_tables(x.dtype)
@@ -359,7 +360,7 @@ class SpikingLayer(nn.Module):
         return torch.stack(outputs)
 
     def _plan(
-        self, x: Tensor, integers: Integers, states: dict[str, StateRange], slope: float
+        self, x: Tensor, integers: Integers, states: dict[str, StateRange], surrogate: Surrogate
     ) -> tuple[Plan, list[Tensor]]:
         """What the fused engine's kernels depend on, and the tables that they are given."""
         p = integers.params
@@ -370,7 +371,7 @@ class SpikingLayer(nn.Module):
         bare = replace(p.with_tables({}), grid=p.grid.mapped(lambda _: ()))
         plan = Plan(
             self.neuron, bare, tuple(states.items()), (fan_in_shift, recurrent_shift),
-            self.recurrent is not None, tuple(tables), x.shape[2], self.config.size, slope, x.dtype == torch.float64,
-            whole_codes=self.config.weights != "float" and not (self.soft and self.training),
+            self.recurrent is not None, tuple(tables), x.shape[2], self.config.size, surrogate,
+            x.dtype == torch.float64, whole_codes=self.config.weights != "float" and not (self.soft and self.training),
         )  # fmt: skip
         return plan, list(tables.values())

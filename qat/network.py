@@ -13,6 +13,7 @@ from qat.config import MOST_SHARP, Config
 from qat.encoding import encoded_channels, encoded_maximum
 from qat.layers import SpikingLayer
 from qat.ops import TorchOps
+from qat.surrogates import Surrogate
 from qat.weight_quantizers import Learned
 
 LOGIT_RANGE = 12.0
@@ -35,7 +36,7 @@ class SpikingNetwork(nn.Module):
         for layer in config.layers:
             self.layers.append(SpikingLayer(inputs, layer, input_scale, generator))
             inputs, input_scale = layer.size, 1.0
-        self.ops = TorchOps(config.training.slope)
+        self.ops = TorchOps(Surrogate(config.training.surrogate, config.training.slope))
         self.eval()  # deployed, unless a training step says otherwise
 
     @property

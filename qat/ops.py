@@ -1,7 +1,7 @@
 """The torch reading of the arithmetic: integers ride in floats, exactly, and gradients pass straight through.
 
 Forward, each function equals its namesake in export/fixed.py on integers below the float's exact range. Backward:
-rounding passes the gradient on, saturation masks it, and firing uses a surrogate whose width is the threshold. The
+rounding passes the gradient on, saturation masks it, and firing has a surrogate as wide as the threshold. The
 gradient of a code in a table is that of its level: STEP and LOOKUP pass it on as it is.
 """
 
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from qat.grids import TableGrid
+from qat.surrogates import Surrogate, TorchMaths
+
+MATHS, FAST_SIGMOID = TorchMaths(), Surrogate()
 
 
 class _RoundHalfUp(torch.autograd.Function):
@@ -36,17 +39,15 @@ class _ShiftRight(torch.autograd.Function):
 
 class _Fire(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, level: Tensor, threshold: Tensor, slope: float) -> Tensor:
+    def forward(ctx: Any, level: Tensor, threshold: Tensor, surrogate: Surrogate) -> Tensor:
         ctx.save_for_backward(level, threshold)
-        ctx.slope = slope
+        ctx.surrogate = surrogate
         return (level > threshold).to(level.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         level, threshold = ctx.saved_tensors
-        # On the integer grid a threshold is tens of units: distances and the slope are taken relative to it.
-        width = threshold.abs().clamp(min=1)
-        grad = grads[0] / (width * (1 + ctx.slope * (level - threshold).abs() / width) ** 2)
+        grad = grads[0] * ctx.surrogate.derivative(MATHS, level - threshold, threshold.abs().clamp(min=1))
         return grad, -grad.sum_to_size(threshold.shape), None
 
 
@@ -124,10 +125,10 @@ def round_half_up(x: Tensor) -> Tensor:
 
 
 class TorchOps:
-    """The `ops` of training. `slope` is that of the fast-sigmoid surrogate 1 / (1 + slope·|x|)², x = (u − θ)/θ."""
+    """The `ops` of training, with a surrogate for what a spike's derivative is."""
 
-    def __init__(self, slope: float = 5.0):
-        self.slope = slope
+    def __init__(self, surrogate: Surrogate = FAST_SIGMOID):
+        self.surrogate = surrogate
 
     def const(self, value: int) -> Tensor:
         return torch.tensor(float(value))
@@ -164,7 +165,7 @@ class TorchOps:
         return a.clamp(lo, hi)
 
     def gt(self, a: Tensor, b: Tensor) -> Tensor:
-        spike: Tensor = _Fire.apply(a, b, self.slope)  # type: ignore[no-untyped-call]
+        spike: Tensor = _Fire.apply(a, b, self.surrogate)  # type: ignore[no-untyped-call]
         return spike
 
     def select(self, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:

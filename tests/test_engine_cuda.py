@@ -20,6 +20,8 @@ from qat import engine_cuda, layers
 from qat.adjoint import Plan
 from qat.layers import SpikingLayer
 from qat.network import SpikingNetwork
+from qat.ops import TorchOps
+from qat.surrogates import SURROGATES, Surrogate
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu" and __name__ != "__main__":
@@ -86,6 +88,13 @@ def assert_equal(
 def test_every_neuron_is_equal(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], kind: str) -> None:
     layer, network = layer_of(3, 6, 1, **options)
     assert_equal(monkeypatch, layer, network, input_of(2, (12, 19, 6), 1, 0.4, KINDS[kind]), kind)
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_every_surrogate_is_equal(monkeypatch: pytest.MonkeyPatch, surrogate: str) -> None:
+    layer, network = layer_of(3, 6, 1, recurrent=True)
+    network.ops = TorchOps(Surrogate(surrogate, 3.0))
+    assert_equal(monkeypatch, layer, network, input_of(2, (5, 7, 6), 1, 0.4, torch.float32), "whole")
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
