@@ -111,7 +111,8 @@ class Training:
 
     Differentiable quantizers, which alone have them: in epoch n, from 1, the temperature is n · `temperature`, at most
     MOST_SHARP; their forward while training is `hard`, or `soft` as published. Deployed it is hard.
-    surrogate and slope: what the derivative of a spike is taken to be, see surrogates.py.
+    penalty: λ of the spiking synaptic penalty: on a sample's synaptic operations, as a share of those with a spike of
+    every neuron at every step. surrogate and slope: what a spike's derivative is taken to be, see surrogates.py.
     budget: bytes that all weights together may take, where layers learn their bits; 0 where none does.
     """
 
@@ -120,6 +121,7 @@ class Training:
     rate: float = within(0, 10, default=2e-3)
     halving: float = within(1e-3, 1e9, default=5.0)
     seed: int = within(0, 2**32 - 1, default=0)
+    penalty: float = within(0, 1e6, default=0.0)
     surrogate: str = one_of(*SURROGATES, default="fast-sigmoid")
     slope: float = within(1e-3, 1e3, default=5.0)
     temperature: float = within(1e-3, 1e3, default=10.0)
@@ -255,6 +257,8 @@ def check(config: Config, where: str) -> None:
     differentiable = any("dq" in _quantizers(layer) for layer in config.layers)
     if config.training.forward == "soft" and not differentiable:
         raise BadInput(f"{where}: training: forward: soft is for differentiable quantizers, and no layer has one")
+    if config.training.penalty and len(config.layers) == 1:
+        raise BadInput(f"{where}: training: penalty: is on spikes between layers, and there is one layer")
     learned = any(layer.weights == "learned" for layer in config.layers)
     if learned != bool(config.training.budget):
         raise BadInput(f'{where}: training: budget: goes with weights = "learned" in some layer, and that with it')

@@ -44,22 +44,40 @@ class SpikingNetwork(nn.Module):
         """The layers, in order."""
         return [layer for layer in self.layers if isinstance(layer, SpikingLayer)]
 
-    def forward(self, x: Tensor, record: dict[str, Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, record: dict[str, Tensor] | None = None, sent: list[Tensor] | None = None) -> Tensor:
         """x (batch, steps, inputs) of integers → the readout's output (batch, steps, classes), in x's dtype.
 
-        With `record`, also every state and spike of every step, under the names of the integer network.
+        With `record`, also every state and spike of every step, under the names of the integer network; with `sent`,
+        the spikes (steps, batch, size) of all layers but the readout.
         """
         value = x.transpose(0, 1)
         for layer in self.stack:
             value = layer(value, self.ops, record)
+            if sent is not None and layer is not self.stack[-1]:
+                sent.append(value)
         if record is not None:
             for name in record:
                 record[name] = record[name].transpose(0, 1)
         return value.transpose(0, 1)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """(batch, classes): the last output, scaled for the loss so that the readout's first range is ±LOGIT_RANGE."""
-        output: Tensor = self(x)[:, -1]
+    def operations(self, sent: list[Tensor]) -> Tensor:
+        """Synaptic operations of each sample, (batch,): every spike times its fan-out (arXiv 2302.01500, p·Ω at p = 1).
+
+        They are what an event-driven simulation adds: a recurrent spike of the last step is added to nothing any more.
+        """
+        total = sent[0].new_zeros(sent[0].shape[1])
+        for layer, after, spikes in zip(self.stack, self.stack[1:], sent, strict=False):
+            total = total + after.config.size * spikes.sum(dim=(0, 2))
+            if layer.recurrent is not None:
+                total = total + layer.config.size * spikes[:-1].sum(dim=(0, 2))
+        return total
+
+    def logits(self, x: Tensor, sent: list[Tensor] | None = None) -> Tensor:
+        """(batch, classes): the last output, scaled for the loss so that the readout's first range is ±LOGIT_RANGE.
+
+        `sent`: see forward.
+        """
+        output: Tensor = self(x, sent=sent)[:, -1]
         readout = self.stack[-1]
         if readout.config.neuron == "count":
             return output * (LOGIT_RANGE / x.shape[1])

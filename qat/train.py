@@ -216,8 +216,13 @@ class Run:
         own, added, right = parallel.part(chosen), 0.0, 0
         if len(own):
             x, y = self.tensors(Split(split.x[own], split.y[own]), dtype)
-            logits = self.network.logits(x)
-            loss = functional.cross_entropy(logits, y, reduction="sum") / len(chosen)
+            sent: list[Tensor] = []
+            logits = self.network.logits(x, sent)
+            loss = functional.cross_entropy(logits, y, reduction="sum")
+            if penalty := self.config.training.penalty:
+                most = self.network.operations([torch.ones_like(spikes[:, :1]) for spikes in sent])
+                loss = loss + penalty * (self.network.operations(sent) / most).sum()
+            loss = loss / len(chosen)
             loss.backward()  # type: ignore[no-untyped-call]
             added, right = float(loss.detach()), int((logits.argmax(dim=1) == y).sum())
         parallel.add_up_gradients([parameter for parameter in self.network.parameters() if parameter.requires_grad])

@@ -1,0 +1,74 @@
+"""The spiking synaptic penalty: the count is the simulator's, and training with it sends fewer spikes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import one_line, random_input, random_network, small_config
+from rich.progress import Progress
+
+from export import interpret
+from export.errors import BadInput
+from qat.config import Config, Encoder, Layer, Task, Training, check
+from qat.lower import lower
+from qat.network import SpikingNetwork
+from qat.train import Run, load_data
+
+
+def column_additions(network: SpikingNetwork, x: np.ndarray) -> list[int]:
+    """Of each sample: at every step each event of a layer's inputs adds a column of its weights, number by number."""
+    lowered = lower(network, "network")
+    trace, counts = interpret.run(lowered, x), []
+    for sample in range(len(x)):
+        added = 0
+        for before, layer in zip(lowered.layers[:-1], lowered.layers[1:], strict=True):
+            spikes = trace[f"{before.name}.spike"][sample]
+            for t in range(len(spikes)):
+                for j, count in enumerate(spikes[t]):
+                    added += int(count) * len(layer.weights["fan_in"][:, j])
+                    if "recurrent" in before.weights and t + 1 < len(spikes):
+                        added += int(count) * len(before.weights["recurrent"][:, j])
+        counts.append(added)
+    return counts
+
+
+@pytest.mark.parametrize("spikes", [1, 3])
+def test_operations_are_the_column_additions_of_a_simulation(spikes: int) -> None:
+    several = {"spikes": spikes, "state_range": 16.0, "gain": 4.0, "threshold": 0.3}
+    layers = Layer("a", 7, recurrent=True, **several), Layer("b", 5, **several), Layer("readout", 3, neuron="li")
+    network = random_network(*layers, channels=4, maximum=2, seed=1)
+    x = random_input(6, 12, 4, 2, 1)
+    sent: list[torch.Tensor] = []
+    network(torch.from_numpy(x).float(), sent=sent)
+    counts = network.operations(sent).tolist()
+    assert counts == column_additions(network, x)
+    assert len(set(counts)) > 1
+
+
+def trained(folder: Path, penalty: float) -> tuple[float, float]:
+    """(accuracy, operations a sample) of digits trained with it."""
+    layers = Layer("hidden", 32, gain=4.0), Layer("readout", 10, neuron="li", state_range=16.0)
+    config = Config(Task("digits"), Encoder("direct", steps=6), layers, Training(epochs=4, penalty=penalty, rate=5e-3))
+    data = load_data(config, None)
+    run = Run.create(folder / f"run{penalty}", config, data)
+    run.train(data, 4, Progress(disable=True))
+    x, _ = run.tensors(data.test, run.exact_dtype())
+    sent: list[torch.Tensor] = []
+    with torch.no_grad():
+        run.network(x, sent=sent)
+    return run.accuracy(data.test, Progress(disable=True)), float(run.network.operations(sent).mean())
+
+
+def test_the_penalty_buys_operations(tmp_path: Path) -> None:
+    (accuracy, many), (other, few) = trained(tmp_path, 0.0), trained(tmp_path, 3.0)
+    assert few < 0.7 * many
+    assert min(accuracy, other) > 0.8
+
+
+def test_a_readout_alone_has_nothing_to_penalize() -> None:
+    config = small_config(Layer("readout", 3, neuron="li"))
+    with pytest.raises(BadInput) as error:
+        check(replace(config, training=replace(config.training, penalty=1.0)), "net")
+    one_line(error, "penalty")
