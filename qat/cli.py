@@ -99,6 +99,7 @@ def _alone(command: str) -> None:
 @click.option(
     "--calibration", type=click.Choice(METHODS), help="With --from, how scales of lsq and ranges are found [mse]."
 )
+@click.option("--teacher", type=click.Path(path_type=Path), help="Learn from the outputs of this run too.")
 @click.option("--epochs", type=click.IntRange(0, 100_000), help="Epochs in all; 0 with --from only quantizes.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Everything random follows from it.")
 @click.option("--compare", is_flag=True, help="Train the same network in full precision beside it.")
@@ -115,6 +116,7 @@ def train(
     state_quantizer: str | None,
     source: Path | None,
     calibration: str | None,
+    teacher: Path | None,
     epochs: int | None,
     seed: int | None,
     compare: bool,
@@ -138,6 +140,7 @@ def train(
         "--state-quantizer": state_quantizer,
         "--from": source,
         "--calibration": calibration,
+        "--teacher": teacher,
         "--seed": seed,
     }
     if calibration is not None and source is None:
@@ -163,14 +166,14 @@ def train(
         configuration.check(config, str(network or preset_name or task))
         dataset = load_data(config, data)
         start = None if source is None else Start(Run.open(source), calibration or "mse")
-        run = Run.create(out, config, dataset, start)
+        run = Run.create(out, config, dataset, start, None if teacher is None else Run.open(teacher))
     engine.set_threads(max(1, engine.threads() // parallel.neighbours()))
     epochs = config.training.epochs if epochs is None else epochs
     accuracy = train_run(run, dataset, epochs)
     full = None
     if compare:
         folder = out / TWIN_FOLDER
-        other = Run.open(folder) if resume and folder.exists() else Run.create(folder, twin(config), dataset)
+        other = Run.open(folder) if resume and folder.exists() else Run.create(folder, twin(config), dataset, None, run.teacher)
         full = train_run(other, dataset, epochs)
     _say_peak_memory()
     if full is not None:

@@ -113,6 +113,7 @@ class Training:
     MOST_SHARP; their forward while training is `hard`, or `soft` as published. Deployed it is hard.
     penalty: λ of the spiking synaptic penalty: on a sample's synaptic operations, as a share of those with a spike of
     every neuron at every step. surrogate and slope: what a spike's derivative is taken to be, see surrogates.py.
+    teacher_share: of the loss, what is the teacher's where there is one (`--teacher`), softened by teacher_temperature.
     budget: bytes that all weights together may take, where layers learn their bits; 0 where none does.
     """
 
@@ -121,6 +122,8 @@ class Training:
     rate: float = within(0, 10, default=2e-3)
     halving: float = within(1e-3, 1e9, default=5.0)
     seed: int = within(0, 2**32 - 1, default=0)
+    teacher_share: float = within(0, 1, default=0.5)
+    teacher_temperature: float = within(0.1, 1000, default=2.0)
     penalty: float = within(0, 1e6, default=0.0)
     surrogate: str = one_of(*SURROGATES, default="fast-sigmoid")
     slope: float = within(1e-3, 1e3, default=5.0)

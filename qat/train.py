@@ -1,8 +1,9 @@
 """Training: BPTT over whole sequences with Adam, one atomic checkpoint an epoch, and the accuracy of the hard form.
 
 A run is a folder: network.toml (all of the configuration), checkpoint.safetensors (parameters, optimizer, epoch),
-metrics.jsonl (a line an epoch) and samples.npz (encoded test samples, for the golden vectors). Several processes may
-share a run (see parallel.py): all of them hold the same parameters after every step, and rank 0 alone writes.
+metrics.jsonl (a line an epoch), samples.npz (encoded test samples, for the golden vectors), and in teacher/ what it
+learns from beside the labels, where there is such a run. Several processes may share a run (see parallel.py): all of
+them hold the same parameters after every step, and rank 0 alone writes.
 """
 
 import json
@@ -23,7 +24,7 @@ from export.files import new_folder, replaced
 from qat import config as configuration
 from qat import parallel
 from qat.allocation import allocate
-from qat.config import Config
+from qat.config import Config, Training
 from qat.data import Dataset, Split, load
 from qat.encoding import LIMIT, encode, encoded_channels
 from qat.lower import exact_dtype, lower
@@ -32,7 +33,7 @@ from qat.warm_start import warm_start
 
 CONFIG_FILE, CHECKPOINT_FILE = "network.toml", "checkpoint.safetensors"
 METRICS_FILE, SAMPLES_FILE = "metrics.jsonl", "samples.npz"
-TWIN_FOLDER = "full_precision"
+TWIN_FOLDER, TEACHER_FOLDER = "full_precision", "teacher"
 SAMPLES = 32
 CALIBRATION_SAMPLES = 128
 SETTLED_AFTER = 3  # of the epochs one in so many goes before learned widths are settled
@@ -48,7 +49,12 @@ class Start:
 
 
 class Run:
-    """A training run in the folder `path`: the network, its optimizer, and how many epochs are done."""
+    """A training run in the folder `path`: the network, its optimizer, and how many epochs are done.
+
+    teacher: the run, if any, whose outputs it learns from beside the labels.
+    """
+
+    teacher: "Run | None" = None
 
     def __init__(self, path: Path, config: Config, channels: int, maximum: int):
         self.path, self.config = path, config
@@ -60,10 +66,13 @@ class Run:
         self.optimizer = torch.optim.Adam([p for p in self.network.parameters() if p.requires_grad], fused=True)
 
     @classmethod
-    def create(cls, path: Path, config: Config, data: Dataset, start: "Start | None" = None) -> "Run":
+    def create(
+        cls, path: Path, config: Config, data: Dataset, start: "Start | None" = None, teacher: "Run | None" = None
+    ) -> "Run":
         """A new run in a folder that must not exist yet, or must be empty; from another's parameters with `start`."""
         run = cls(path, config, data.train.x.shape[-1], data.maximum)
         run.check(data)
+        run._take_teacher(teacher)
         if parallel.size() > 1 and any(layer.norm is not None for layer in run.network.stack):
             raise BadInput("norm: layer-batch takes its moments of the whole batch, so it trains in one process")
         if start is not None:
@@ -85,8 +94,28 @@ class Run:
                 (folder / CONFIG_FILE).write_text(config.dumps(), encoding="utf-8")
                 (folder / METRICS_FILE).write_text("")
                 run._write(folder / CHECKPOINT_FILE)
+                if teacher is not None:
+                    (folder / TEACHER_FOLDER).mkdir()
+                    (folder / TEACHER_FOLDER / CONFIG_FILE).write_text(teacher.config.dumps(), encoding="utf-8")
+                    teacher._write(folder / TEACHER_FOLDER / CHECKPOINT_FILE)
         parallel.wait()
         return run
+
+    def _take_teacher(self, teacher: "Run | None") -> None:
+        """Raises BadInput unless it sees the same samples and says the same classes."""
+        own = self.config
+        if teacher is not None:
+            for name, mine, other in (
+                ("encoder", own.encoder, teacher.config.encoder),
+                ("inputs", self.network.inputs, teacher.network.inputs),
+                ("classes", own.layers[-1].size, teacher.config.layers[-1].size),
+            ):
+                if mine != other:
+                    raise BadInput(f"--teacher: {name}: expected {mine}, as the network's own, got {other}")
+        for field in ("teacher_share", "teacher_temperature"):
+            if teacher is None and getattr(own.training, field) != getattr(Training, field):
+                raise BadInput(f"training: {field}: has no effect without --teacher")
+        self.teacher = teacher
 
     @classmethod
     def open(cls, path: Path) -> "Run":
@@ -96,6 +125,8 @@ class Run:
         config = configuration.load(path / CONFIG_FILE)
         run = cls(path, config, *_header(path / CHECKPOINT_FILE, config))
         run._restore(path / CHECKPOINT_FILE)
+        if (path / TEACHER_FOLDER).exists():
+            run.teacher = cls.open(path / TEACHER_FOLDER)
         return run
 
     def check(self, data: Dataset) -> None:
@@ -219,6 +250,9 @@ class Run:
             sent: list[Tensor] = []
             logits = self.network.logits(x, sent)
             loss = functional.cross_entropy(logits, y, reduction="sum")
+            if self.teacher is not None:
+                share = self.config.training.teacher_share
+                loss = (1 - share) * loss + share * self._distilled(self.teacher.network, x, logits)
             if penalty := self.config.training.penalty:
                 most = self.network.operations([torch.ones_like(spikes[:, :1]) for spikes in sent])
                 loss = loss + penalty * (self.network.operations(sent) / most).sum()
@@ -227,6 +261,14 @@ class Run:
             added, right = float(loss.detach()), int((logits.argmax(dim=1) == y).sum())
         parallel.add_up_gradients([parameter for parameter in self.network.parameters() if parameter.requires_grad])
         return added, right
+
+    def _distilled(self, teacher: SpikingNetwork, x: Tensor, logits: Tensor) -> Tensor:
+        """τ² · KL of the two softmaxes at τ, the teacher's first, summed over samples (arXiv 1503.02531)."""
+        temperature = self.config.training.teacher_temperature
+        with torch.no_grad():
+            wanted = functional.log_softmax(teacher.logits(x.float()) / temperature, dim=1)
+        given = functional.log_softmax(logits / temperature, dim=1)
+        return temperature**2 * functional.kl_div(given, wanted.to(given), reduction="sum", log_target=True)
 
     def samples(self) -> Split:
         """The encoded test samples that the run keeps. Raises BadInput unless the network takes them."""
