@@ -285,6 +285,9 @@ def _check_neuron(layer: Layer, place: str) -> None:
                 raise BadInput(f"{place}: {name}: alpha neurons have {expected}, got {getattr(layer, name)!r}")
         if layer.spikes > 1:
             raise BadInput(f"{place}: spikes: alpha neurons send one at a time")
+        if layer.synapse_decay <= layer.decay:  # as in snnTorch: else a current counts against itself
+            expected = f"alpha neurons have one above their decay, {layer.decay}"
+            raise BadInput(f"{place}: synapse_decay: {expected}, got {layer.synapse_decay}")
     if layer.synapse_decay != Layer.synapse_decay and layer.synapse == "none" and not alpha:
         raise BadInput(f'{place}: synapse_decay: has no effect without synapse = "exponential"')
     if layer.adaptation_decay != Layer.adaptation_decay and not layer.adaptation:

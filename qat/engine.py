@@ -234,7 +234,7 @@ class _TimeLoop(torch.autograd.Function):
         x = x if x.stride(2) == 1 else x.contiguous()
         weights = _padded(codes.t())
         back = weights if recurrent is None else _padded(recurrent.t())
-        constants = torch.stack([table.expand(n) for table in tables])
+        constants = torch.stack([table.expand(n) for table in tables]) if tables else x.new_empty(0, n)
         out = x.new_empty(steps, batch, n)
         states = [out if kept is None else torch.empty_like(out, dtype=kept) for kept in kernel.kept]
         size = max(GROUP_SAMPLES, -(-batch // GROUPS))

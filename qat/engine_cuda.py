@@ -262,7 +262,8 @@ class _TimeLoop(torch.autograd.Function):
         x = x.contiguous()
         with _exact_products():
             product = x @ codes.t()
-        constants = torch.stack([table.expand(kernel.plan.size) for table in tables])
+        n = kernel.plan.size
+        constants = torch.stack([table.expand(n) for table in tables]) if tables else product.new_empty(0, n)
         out = torch.empty_like(product)
         kept_shape = out.shape if keep else (0,)
         states = [out.new_empty(kept_shape, dtype=dtype) for dtype in kernel.kept]

@@ -113,7 +113,7 @@ def _calibrate(
         layer.choose_units(scale, back)
         layer.ranges.copy_(teacher.ranges)
         return
-    if not final:
+    if not final or not layer.spans:
         layer.choose_units(scale, back)
         return
     if method in ("mse", "gpfq") and layer.neuron.fires:
@@ -123,7 +123,7 @@ def _calibrate(
         membrane = teacher.integers().params.grid.decode(ops, code) * teacher.unit.squeeze(1) * row
         ranges = [_range(membrane, method)]
     tried = []
-    for span in ranges if layer.spans else ranges[:1]:
+    for span in ranges:
         layer.choose_units(scale, back, span)
         # Spikes so far, not spikes: silence would be nearer to sparse spikes than the same ones a step late.
         missed = (layer(given, ops) - wanted).cumsum(0) if len(ranges) > 1 else torch.zeros(())

@@ -1,10 +1,12 @@
-"""What the tests share: one thread (two workers share two cores) and small networks."""
+"""What the tests share: one thread (two workers share two cores), small networks and the kinds of neurons."""
 
 import os
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 
 from export.errors import BadInput
 from export.fixed import Ints
@@ -12,9 +14,64 @@ from qat import config as configuration
 from qat import engine
 from qat.config import Config, Encoder, Layer, Task, Training
 from qat.network import SpikingNetwork
+from qat.neurons import NEURONS, RESETTING, SYNAPSES
+from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
 
 torch.set_num_threads(1)
 engine.set_threads(1)
+
+# of neurons, beside how they are reset
+KINDS: dict[str, dict[str, Any]] = {
+    "synapse": {"synapse": "exponential"},
+    "synapses": {"synapse": "exponential", "decay_per": "neuron", "timing": "immediate"},
+    "adaptive": {"adaptation": 0.6},
+    "adaptive-at-once": {"adaptation": 0.3, "timing": "immediate", "reset": "zero"},
+    "refractory": {"refractory": 2},
+    "refractory-at-once": {"refractory": 1, "timing": "immediate"},
+    "no-leak": {"decay": 1.0},
+    "no-leak-table": {"decay": 1.0, "state_quantizer": "squat", "states": 4, "threshold_per": "auto"},
+    "all": {"synapse": "exponential", "adaptation": 0.4, "refractory": 1, "reset": "zero-before"},
+    "alpha": {"neuron": "alpha", "reset": "zero", "decay": 0.6, "threshold": 0.3, "state_range": 16.0},
+    "alpha-never-reset": {
+        "neuron": "alpha", "reset": "none", "decay": 0.3, "decay_per": "neuron", "state_range": 8.0,
+    },
+}  # fmt: skip
+
+
+@st.composite
+def neuron_options(draw: st.DrawFn, neuron: str, state_quantizer: str, states: int | str) -> dict[str, Any]:
+    """How a neuron integrates, fires and is reset: any way that a configuration may ask for."""
+    alpha, tabled = neuron == "alpha", STATE_QUANTIZERS[state_quantizer] is not None and states != "float"
+    spikes = 1 if tabled or alpha or not NEURONS[neuron].fires else draw(st.integers(1, 4))
+    synapse = "none" if alpha or states == 1 else draw(st.sampled_from(SYNAPSES))
+    reset, timing = draw(
+        st.sampled_from(
+            [
+                (reset, timing)
+                for reset, timing in RESETTING
+                if not alpha or (reset in ("zero", "none") and timing == "delayed")
+                if states != 1 or timing != "immediate" or state_quantizer in AFTER_RESET
+                if spikes == 1 or timing != "snntorch"
+            ]
+        )
+    )
+    remembers = NEURONS[neuron].fires and not alpha and spikes == 1 and timing != "snntorch"
+    adaptation = draw(st.sampled_from([0.0, 0.5, 3.0])) if remembers and states != 1 else 0.0
+    decays = st.just(1.0) | st.floats(0, 1)
+    decay = draw(st.floats(0, 0.99) if alpha else decays)
+    return {
+        "decay": decay,
+        "spikes": spikes,
+        "synapse": synapse,
+        "synapse_decay": draw(
+            st.floats(decay, 1, exclude_min=True) if alpha else st.just(0.8) if synapse == "none" else decays
+        ),
+        "reset": reset,
+        "timing": timing,
+        "adaptation": adaptation,
+        "adaptation_decay": draw(decays if adaptation else st.just(0.95)),
+        "refractory": draw(st.integers(0, 3)) if remembers else 0,
+    }
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -43,13 +100,16 @@ def random_network(*layers: Layer, channels: int, maximum: int, seed: int, budge
         for layer in network.stack:
             spread = layer.weight.abs().max()
             layer.weight += uniform(layer.weight, -0.5, 0.5) * spread
-            layer.decay.copy_(uniform(layer.decay, 0, 1))
+            for decay in layer.decays.values():
+                decay.copy_(uniform(decay, 0, 1))
             if layer.unit_gain.requires_grad:  # it stays 1 in full precision
                 layer.unit_gain *= uniform(layer.unit_gain, 0.5, 2)
             if layer.recurrent is not None:
                 layer.recurrent += uniform(layer.recurrent, -0.5, 0.5) * layer.recurrent.abs().max()
             if layer.threshold is not None:
                 layer.threshold *= uniform(layer.threshold, 0.2, 2)
+            if layer.adaptation is not None:
+                layer.adaptation *= uniform(layer.adaptation, 0, 2)
             if layer.bias is not None:
                 layer.bias += uniform(layer.bias, -0.3, 0.3) * layer.config.threshold
             if layer.ranges is not None:

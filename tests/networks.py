@@ -1,10 +1,11 @@
 """Small networks for the tests of what is emitted: trained ones, and integer programs that use every op."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import conftest
@@ -47,9 +48,16 @@ CLAIMS = ((-128, 127), (0, 1000), (-3_000_000, 70_000), (0, 1), (0, 300_000))
 
 
 def random_network(
-    seed: int, *, neuron: str = "li", pool: str = "last", channels: int = 6, maximum: int = 1, **options: object
+    seed: int,
+    *,
+    neuron: str = "li",
+    pool: str = "last",
+    channels: int = 6,
+    maximum: int = 1,
+    hidden: Mapping[str, Any] = MappingProxyType({}),
+    **options: object,
 ) -> SpikingNetwork:
-    """A feed-forward and a recurrent lif layer and a readout, perturbed as training would; `options` for all three."""
+    """A feed-forward and a recurrent layer and a readout, perturbed as training would; `options` for all three."""
     rng = np.random.default_rng(seed)
     drawn = {
         "scale": rng.choice(["row", "layer"]).item(),
@@ -59,8 +67,8 @@ def random_network(
     }
     chosen = drawn | {"gain": 4.0} | options
     return conftest.random_network(
-        config.Layer("first", 7, **chosen),
-        config.Layer("second", 5, recurrent=True, **chosen),
+        config.Layer("first", 7, **(chosen | dict(hidden))),
+        config.Layer("second", 5, recurrent=True, **(chosen | dict(hidden))),
         config.Layer("out", 4, neuron=neuron, pool=pool, **chosen),
         channels=channels,
         maximum=maximum,

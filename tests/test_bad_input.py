@@ -159,6 +159,8 @@ def test_names(place: Path, name: str) -> None:
 
 # ---- the network's TOML
 
+ALPHA = 'neuron = "alpha"\ndecay = 0.5\n'
+
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
@@ -252,6 +254,37 @@ def test_names(place: Path, name: str) -> None:
         ("size = 12", 'size = 12\nneuron = "hodgkin"', "layer[0]: neuron: lif 'hodgkin'"),
         ("size = 12", 'size = 12\nneuron = "li"', "layer[0]: neuron: readout last"),
         ("size = 12", 'size = 12\npool = "max"', "layer[0]: pool: li"),
+        *(
+            ("size = 12", f"size = 12\n{options}", f"layer[0]: {words}")
+            for options, words in (
+                ('synapse = "alpha"', "synapse: none, exponential 'alpha'"),
+                ("synapse_decay = 0.5", 'synapse_decay: no effect synapse = "exponential"'),
+                ('synapse = "exponential"\nsynapse_decay = 1.1', "synapse_decay: [0, 1.1"),
+                ('synapse = "exponential"\nstate_quantizer = "squat"\nstates = 1', "states: current 2 bits 1"),
+                ("adaptation = -1", "adaptation: [0, 1000], -1"),
+                ("adaptation = 1\nspikes = 2", "adaptation: one spike 2"),
+                ('adaptation = 1\nstate_quantizer = "squat"\nstates = 1', "states: adaptation 2 bits 1"),
+                ("adaptation_decay = 0.5", "adaptation_decay: no effect adaptation"),
+                ("refractory = 256", "refractory: [0, 255], 256"),
+                ("refractory = 1.5", "refractory: integer 1.5"),
+                ("refractory = 1\nspikes = 2", "refractory: one spike 2"),
+                ('reset = "zero"\ntiming = "snntorch"', "timing: zero delayed, immediate 'snntorch'"),
+                ('reset = "none"\ntiming = "snntorch"', "timing: none delayed, immediate 'snntorch'"),
+                ('reset = "zero-before"\ntiming = "immediate"', "timing: zero-before delayed 'immediate'"),
+                ('reset = "zero-before"\ntiming = "snntorch"', "timing: zero-before delayed 'snntorch'"),
+                ('timing = "snntorch"\nadaptation = 1', "timing: snnTorch adaptation"),
+                ('timing = "snntorch"\nrefractory = 1', "timing: snnTorch refractory"),
+                ('timing = "snntorch"\nspikes = 2', "timing: snnTorch one spike"),
+                (ALPHA, "reset: alpha 'zero' or 'none' 'subtract'"),
+                (f'{ALPHA}reset = "zero"\ntiming = "immediate"', "timing: alpha 'delayed' 'immediate'"),
+                (f'{ALPHA}reset = "zero"\nsynapse = "exponential"', "synapse: alpha 'none' 'exponential'"),
+                (f'{ALPHA}reset = "zero"\nstate_quantizer = "squat"', "state_quantizer: alpha 'uniform' 'squat'"),
+                (f'{ALPHA}reset = "zero"\nspikes = 2', "spikes: alpha one"),
+                (f'{ALPHA}reset = "zero"\nadaptation = 1', "adaptation: alpha"),
+                (f'{ALPHA}reset = "zero"\nrefractory = 1', "refractory: alpha"),
+                (f'{ALPHA}reset = "zero"\nsynapse_decay = 0.5', "synapse_decay: alpha above decay, 0.5, 0.5"),
+            )
+        ),
         ("size = 12", "size = 12\nthreshold = 1000\nstates = 2\nstate_range = 1024\ngain = 0.001", "hidden 32 bits"),
         ("recurrent = true", "recurrent = 1", "layer[0]: recurrent: true 1"),
         ('neuron = "li"', "", "layer[1]: neuron: readout last"),
@@ -259,6 +292,9 @@ def test_names(place: Path, name: str) -> None:
         ('neuron = "li"', 'neuron = "count"\npool = "max"', "layer[1]: pool: li"),
         ('neuron = "li"', 'neuron = "li"\nspikes = 2', "layer[1]: spikes: li"),
         ('neuron = "li"', 'neuron = "li"\nnorm = "layer-batch"', "layer[1]: norm: readout"),
+        ('neuron = "li"', 'neuron = "li"\nadaptation = 1', "layer[1]: adaptation: li"),
+        ('neuron = "li"', 'neuron = "li"\nrefractory = 1', "layer[1]: refractory: li"),
+        ('neuron = "li"', 'neuron = "alpha"', "layer[1]: neuron: readout last"),
         ("size = 10", "size = 9", "readout: size: 10 digits 9"),
         ("epochs = 1", "epochs = -1", "training: epochs: [0, 100000], -1"),
         ("epochs = 1", "epochs = 100001", "training: epochs: 100001"),

@@ -7,7 +7,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
-from conftest import random_network
+from conftest import KINDS, neuron_options, random_network
 from hypothesis import assume, given, settings
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from qat import engine
 from qat.config import Layer
 from qat.layers import SpikingLayer
 from qat.network import SpikingNetwork
+from qat.neurons import NEURONS, RESETTING
 from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
 from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
@@ -25,7 +26,7 @@ READOUT = Layer("readout", 3, neuron="li")
 def layer_of(seed: int, channels: int, maximum: int, **options: Any) -> tuple[SpikingLayer, SpikingNetwork]:
     """A layer with those options and every parameter moved, and the network that holds it."""
     layer = Layer("hidden", **{"size": 9, "gain": 3.0, **options})
-    with_readout = (layer, READOUT) if layer.neuron == "lif" else (layer,)
+    with_readout = (layer,) if NEURONS[layer.neuron].readout else (layer, READOUT)
     if layer.weights == "float":
         with_readout = tuple(Layer(**{**vars(one), "weights": "float"}) for one in with_readout)
     network = random_network(*with_readout, channels=channels, maximum=maximum, seed=seed)
@@ -66,12 +67,17 @@ def assert_equal(fused: dict[str, Tensor], reference: dict[str, Tensor], exact: 
 
 
 COMBINATIONS = [
-    {"neuron": neuron, "recurrent": recurrent, "reset": reset, "timing": timing}
-    for neuron, recurrent, reset, timing in itertools.product(
-        ("lif", "count"), (False, True), ("subtract", "zero", "none"), ("delayed", "immediate")
-    )
-    if not (recurrent and neuron == "count")
-] + [{"neuron": "li", "pool": pool} for pool in ("last", "max")]
+    *(
+        {"neuron": neuron, "recurrent": recurrent, "reset": reset, "timing": timing}
+        for neuron, recurrent in (("lif", False), ("lif", True), ("count", False))
+        for reset, timing in RESETTING
+    ),
+    *({"neuron": "li", "pool": pool} for pool in ("last", "max")),
+    *({"recurrent": recurrent} | kind for kind in KINDS.values() for recurrent in (False, True)),
+    {"neuron": "li", "synapse": "exponential", "pool": "max"},
+    {"neuron": "li", "decay": 1.0, "bias": False},
+    {"neuron": "count", "adaptation": 0.5, "refractory": 1, "synapse": "exponential"},
+]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -92,13 +98,21 @@ KEEPING: dict[str, dict[str, Any]] = {
     "immediate": {"recurrent": True, "timing": "immediate", "threshold": 0.3, "decay_per": "neuron"},
     "max": {"neuron": "li", "pool": "max"},
     "count": {"neuron": "count", "reset": "zero"},
-}
+    "snntorch": {"timing": "snntorch", "recurrent": True},
+    "remembering": {
+        "adaptation": 0.5, "refractory": 1, "synapse": "exponential", "recurrent": True, "state_range": 8.0,
+        "decay_per": "neuron",
+    },
+    "no-leak": {"decay": 1.0, "reset": "zero-before"},
+}  # fmt: skip
 
 
 def may_keep(state_quantizer: str, states: int, keeping: str) -> bool:
     """Whether a configuration may ask for it."""
     if keeping == "several":
         return state_quantizer not in TABLES
+    if keeping == "remembering":
+        return states > 1
     return keeping != "immediate" or states > 1 or state_quantizer in AFTER_RESET
 
 
@@ -123,25 +137,28 @@ def test_every_way_to_keep_a_state_is_equal_fused(state_quantizer: str, states: 
 @st.composite
 def any_options(draw: st.DrawFn) -> dict[str, Any]:
     """The options of a layer, of all that a configuration may ask for."""
-    options = dict(draw(st.sampled_from(COMBINATIONS)))
-    weights, states = draw(st.sampled_from(list(WEIGHT_QUANTIZERS))), draw(st.sampled_from(list(STATE_QUANTIZERS)))
+    neuron = draw(st.sampled_from(list(NEURONS)))
+    state_quantizers = list(STATE_QUANTIZERS) if neuron != "alpha" else ["uniform"]
+    weights, states = draw(st.sampled_from(list(WEIGHT_QUANTIZERS))), draw(st.sampled_from(state_quantizers))
     tabled = states in TABLES
-    options |= {
+    bits = draw(st.sampled_from([*(range(1, 9) if tabled else range(2, 17)), "float"]))
+    options = {
+        "neuron": neuron,
+        "recurrent": not NEURONS[neuron].readout and draw(st.booleans()),
+        "pool": draw(st.sampled_from(["last", "max"])) if neuron == "li" else "last",
         "weight_quantizer": weights,
         "weights": draw(st.sampled_from([*WEIGHT_QUANTIZERS[weights][1], "float"])),
         "state_quantizer": states,
-        "states": draw(st.sampled_from([*(range(1, 9) if tabled else range(2, 17)), "float"])),
+        "states": bits,
         "state_gradient": draw(st.sampled_from(["clip", "identity"])) if tabled and states != "dq" else "clip",
         "scale": draw(st.sampled_from(["layer", "row"])),
         "threshold_per": "auto" if tabled else draw(st.sampled_from(["auto", "layer"])),
-        "spikes": 1 if options["neuron"] == "li" or tabled else draw(st.integers(1, 4)),
         "bias": draw(st.booleans()),
         "decay_bits": draw(st.sampled_from([1, 3, 12])),
         "decay_per": draw(st.sampled_from(["neuron", "layer"])),
+        **draw(neuron_options(neuron, states, bits)),
     }
-    if options["states"] == 1 and options.get("reset") != "none" and states not in AFTER_RESET:
-        options["timing"] = "delayed"
-    if options["neuron"] == "lif" and not tabled:
+    if not NEURONS[neuron].readout and not tabled:
         options["norm"] = draw(st.sampled_from(["none", "layer-batch"]))
     return options
 

@@ -26,7 +26,7 @@ from export.intervals import prove
 from export.ir import OPS, MatVec, Network, op_name
 from qat import config
 from qat.network import SpikingNetwork
-from qat.neurons import RESETS, TIMINGS
+from qat.neurons import NEURONS, RESETTING
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("unicorn")
@@ -41,6 +41,17 @@ def firing(reset: str, timing: str) -> Made:
     """lif layers, feed-forward and recurrent, and a count readout, all with this reset."""
     return lively(
         lambda seed: random_network(seed, neuron="count", reset=reset, timing=timing, maximum=3), range(1, 50)
+    )
+
+
+def kind(name: str) -> Made:
+    """Layers of neurons of a kind, and a readout that has of it what readouts do: by turns li and count."""
+    hidden = conftest.KINDS[name]
+    neuron = ("li", "count")[list(conftest.KINDS).index(name) % 2]
+    shared = ("decay", "synapse") if neuron == "li" else ("decay", "synapse", "adaptation", "refractory")
+    options = {field: hidden[field] for field in shared if field in hidden}
+    return lively(
+        lambda seed: random_network(seed, neuron=neuron, hidden=hidden, maximum=3, **options), range(200, 250)
     )
 
 
@@ -72,7 +83,8 @@ def codes(bits: int, lo: int, hi: int) -> Made:
 
 
 TRAINED: dict[str, Callable[[], Made]] = {
-    **{f"{reset}-{timing}": lambda r=reset, t=timing: firing(r, t) for reset in RESETS for timing in TIMINGS},  # type: ignore[misc]
+    **{f"{reset}-{timing}": lambda r=reset, t=timing: firing(r, t) for reset, timing in RESETTING},  # type: ignore[misc]
+    **{name: lambda name=name: kind(name) for name in conftest.KINDS},  # type: ignore[misc]
     **{f"states{i + 2}": lambda i=i: precision(i) for i in range(15)},  # type: ignore[misc]
 }
 PROGRAMS: dict[str, Callable[[], Made]] = {
@@ -83,7 +95,7 @@ TABLES: dict[str, Callable[[], Made]] = {
     **{
         f"levels{bits}-{timing}": lambda bits=bits, timing=timing: table(bits, timing)  # type: ignore[misc]
         for bits in (2, 8)
-        for timing in TIMINGS
+        for timing in ("delayed", "immediate")
     },
     **{
         f"codes{bits}-{lo}to{hi}": lambda bits=bits, lo=lo, hi=hi: codes(bits, lo, hi)  # type: ignore[misc]
@@ -142,13 +154,17 @@ def test_the_cases_cover_every_neuron_option_precision_and_op() -> None:
         layer for network, _ in networks if isinstance(network, SpikingNetwork) for layer in network.config.layers
     ]
     fired = {(row.neuron, row.reset, row.timing, row.recurrent) for row in layers if row.neuron != "li"}
-    for reset in RESETS:
-        for timing in TIMINGS:
-            assert {
-                ("lif", reset, timing, False),
-                ("lif", reset, timing, True),
-                ("count", reset, timing, False),
-            } <= fired
+    for reset, timing in RESETTING:
+        assert {
+            ("lif", reset, timing, False),
+            ("lif", reset, timing, True),
+            ("count", reset, timing, False),
+        } <= fired
+    assert {row.neuron for row in layers} == set(NEURONS)
+    for field, plain in (("synapse", "none"), ("adaptation", 0.0), ("refractory", 0)):
+        assert {"lif", "count"} <= {row.neuron for row in layers if getattr(row, field) != plain}, field
+    assert {"lif", "li", "count"} <= {row.neuron for row in layers if row.decay == 1}
+    assert "li" in {row.neuron for row in layers if row.synapse == "exponential"}
     assert {row.pool for row in layers if row.neuron == "li"} == {"last", "max"}
     assert {row.weights for row in layers} == set(INTEGER_WEIGHTS)
     assert {row.states for row in layers} == set(INTEGER_STATES)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_input, small_config
+from conftest import KINDS, random_input, small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snntorch.functional.quant import state_quant
@@ -401,7 +401,9 @@ def tiny(
     **options: Any,
 ) -> SpikingNetwork:  # fmt: skip
     """A small network, both layers with these options; what only a hidden layer takes goes to it alone."""
-    alone = {"norm", "spikes", "recurrent"} if readout == "li" else {"norm", "recurrent"}
+    alone = {"norm", "recurrent", "neuron"}
+    alone |= {"spikes", "adaptation", "adaptation_decay", "refractory"} if readout == "li" else set()
+    alone |= {"synapse_decay"} if "synapse" not in options else set()
     last = {name: value for name, value in options.items() if name not in alone}
     layers = Layer("hidden", size, **{"gain": 3.0} | options), Layer("readout", 3, neuron=readout, **last)
     config = small_config(*layers)
@@ -587,6 +589,8 @@ KNOBS = [
     {"norm": "layer-batch", "weight_quantizer": "maqd", "weights": 2},
     {"spikes": 3, "state_range": 16.0},
     *({"state_quantizer": "aligned", "states": bits, "timing": "immediate"} for bits in (1, 4)),
+    *({"timing": "snntorch"}, {"reset": "zero-before"}),
+    *KINDS.values(),
 ]
 
 
@@ -601,12 +605,16 @@ def test_everything_that_is_learned_moves(options: dict[str, Any]) -> None:
     assert "layers.1.weight" not in still
     first, quantizer = network.stack[0], options.get("weight_quantizer", "lsq")
     own = {name.rpartition(".")[2] for name in before}
+    assert ("decay" in own) == (options.get("decay") != 1)
+    assert ("synapse_decay" in own) == ("synapse" in options or options.get("neuron") == "alpha")
+    assert ({"adaptation", "adaptation_decay"} <= own) == ("adaptation" in options)
     assert ("reach_gain" in own) == (quantizer not in ("lsq", "maqd"))
     assert ("ranges" in own) == (options.get("state_quantizer") in ("aligned", "dq"))
     assert first.ranges is None or (first.ranges != before["layers.0.ranges"]).all()
 
 
 TABLED = {"state_quantizer": "squat-threshold", "states": 3}
+ALPHA = {**KINDS["alpha"], "synapse_decay": 0.8}
 CHANGES = [
     ({"weight_quantizer": "dq", "weights": 3}, {"temperature": 2.0}),
     ({"weight_quantizer": "dq", "weights": 3}, {"forward": "soft"}),
@@ -617,6 +625,13 @@ CHANGES = [
     ({}, {"spikes": 3}),
     ({"readout": "count"}, {"spikes": 2}),
     ({}, {"norm": "layer-batch"}),
+    *(({}, kind) for kind in ({"decay": 1.0}, {"synapse": "exponential"}, {"adaptation": 0.5}, {"refractory": 1})),
+    ({"synapse": "exponential"}, {"synapse_decay": 0.5}),
+    ({"adaptation": 0.5}, {"adaptation_decay": 0.5}),
+    ({"reset": "zero"}, {"reset": "zero-before"}),
+    ({"timing": "immediate", "gain": 9.0, "state_range": 8.0}, {"timing": "snntorch"}),
+    (ALPHA | {"neuron": "lif"}, ALPHA),
+    (ALPHA, {"synapse_decay": 0.9}),
     *(({"weights": bits}, {"weight_quantizer": name, "weights": bits}) for name, bits in WEIGHTS if name != "lsq"),
     *(({"states": 4}, {"states": 4, "state_quantizer": name}) for name, _ in STATES if name != "uniform"),
 ]  # fmt: skip

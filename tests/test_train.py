@@ -14,6 +14,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from conftest import neuron_options
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -28,7 +29,7 @@ from qat.data import load
 from qat.lower import lower
 from qat.network import SpikingNetwork
 from qat.neurons import NEURONS
-from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
+from qat.state_quantizers import STATE_QUANTIZERS
 from qat.train import Run
 from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
@@ -371,20 +372,20 @@ def configs(draw: st.DrawFn) -> Config:
         learns = () if weight_quantizer != "lsq" else ("learned",)
         weights = "float" if exact else draw(st.sampled_from((*widths, *learns)))
         budget = draw(_field(Training.__dataclass_fields__["budget"]).filter(bool)) if weights == "learned" else budget
-        state_quantizer, table = draw(st.sampled_from(list(STATE_QUANTIZERS.items())))
+        state_quantizers = list(STATE_QUANTIZERS) if neuron != "alpha" else ["uniform"]
+        state_quantizer = draw(st.sampled_from(state_quantizers))
+        table = STATE_QUANTIZERS[state_quantizer]
         states = draw(st.sampled_from(("float", *(range(1, 9) if table else range(2, 17)))))
         tabled = table is not None and states != "float"
         fixed: dict[str, Any] = {
             "name": name, "neuron": neuron, "weights": weights, "weight_quantizer": weight_quantizer,
             "states": states, "state_quantizer": state_quantizer,
-        }  # fmt: skip
+        } | draw(neuron_options(neuron, state_quantizer, states))  # fmt: skip
         fixed |= {} if neuron == "li" else {"pool": "last"}
         fixed |= {"recurrent": False, "norm": "none"} if readout else {}
-        fixed |= {"spikes": 1} if neuron == "li" else {}
-        fixed |= {"spikes": 1, "norm": "none", "threshold_per": "auto"} if tabled else {}
+        fixed |= {"norm": "none", "threshold_per": "auto"} if tabled else {}
         if states != "float" and (not tabled or state_quantizer == "dq"):
             fixed["state_gradient"] = "clip"
-        fixed |= {"timing": "delayed"} if states == 1 and state_quantizer not in AFTER_RESET else {}
         layers.append(draw(_table(Layer, **{key: st.just(value) for key, value in fixed.items()})))
     text = st.text(st.characters(exclude_categories=["Cs"]))
     option = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.booleans() | text

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_input, random_network, small_config
+from conftest import KINDS, random_input, random_network, small_config
 from test_bad_input import refused
 from test_cli import NETWORK, contents, succeed
 from test_train import interrupted, results, said
@@ -24,6 +24,7 @@ from qat.warm_start import METHODS, warm_start
 
 FLOAT: dict[str, Any] = {"weights": "float", "states": "float"}
 CHANNELS, MAXIMUM = 6, 3
+REAL_KINDS = {name: kind for name, kind in KINDS.items() if "state_quantizer" not in kind}
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +122,29 @@ def test_mse_is_the_calibration_by_default(here: Path, learned: Path) -> None:
     assert results("default") != results("minmax")
 
 
-def test_the_parameters_of_the_source_are_taken_over_as_they_are() -> None:
-    source = teacher()
+@pytest.mark.parametrize("kind", [None, *REAL_KINDS])
+def test_the_parameters_of_the_source_are_taken_over_as_they_are(kind: str | None) -> None:
+    source = teacher(**REAL_KINDS.get(kind or "", {}))
     network = student(source, states=16)
+    names = ("weight", "recurrent", "bias", "threshold", "decay", "synapse_decay", "adaptation", "adaptation_decay")
     for mine, theirs in zip(network.stack, source.stack, strict=True):
-        for name in ("weight", "recurrent", "bias", "decay", "threshold"):
+        for name in names:
             assert (getattr(mine, name) is None) == (getattr(theirs, name) is None)
             if getattr(mine, name) is not None:
                 assert torch.equal(getattr(mine, name), getattr(theirs, name)), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", REAL_KINDS)
+def test_at_a_high_precision_every_kind_of_neuron_sends_what_the_source_does(kind: str, method: str) -> None:
+    source = teacher(**REAL_KINDS[kind])
+    network = student(source, method, weights=8, states=16)
+    traces: list[dict[str, Tensor]] = [{}, {}]
+    with torch.no_grad():
+        for one, trace in zip((source, network), traces, strict=True):
+            one(sample(), trace)
+    theirs, mine = (trace["hidden.spike"] for trace in traces)
+    assert (mine != theirs).float().mean() < 0.3 * theirs.mean() < 0.1
 
 
 @pytest.mark.parametrize("reset", ["subtract", "zero", "none"])
@@ -351,6 +367,10 @@ def test_resuming_after_a_warm_start_goes_on_as_if_never_stopped(here: Path, lea
         ("recurrent = true", "recurrent = true\nspikes = 2", "layer hidden: spikes: 1"),
         ("recurrent = true", 'recurrent = true\ndecay_per = "neuron"', "layer hidden: decay_per: 'layer'"),
         ("recurrent = true", 'recurrent = true\nnorm = "layer-batch"', "layer hidden: norm: 'none'"),
+        ("recurrent = true", 'recurrent = true\nsynapse = "exponential"', "layer hidden: synapse: 'none'"),
+        ("recurrent = true", "recurrent = true\nrefractory = 2", "layer hidden: refractory: 0"),
+        ("recurrent = true", "recurrent = true\nadaptation = 0.5", "layer hidden: adaptation: 0.0"),
+        ("recurrent = true", "recurrent = true\ndecay = 1", "layer hidden: decay: 0.9"),
         ('name = "hidden"', 'name = "other"', "layer hidden: name: 'hidden'"),
         ('neuron = "li"', 'neuron = "count"', "layer readout: neuron: 'li'"),
         ('neuron = "li"', 'neuron = "li"\npool = "max"', "layer readout: pool: 'last'"),
