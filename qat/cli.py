@@ -173,7 +173,8 @@ def train(
     full = None
     if compare:
         folder = out / TWIN_FOLDER
-        other = Run.open(folder) if resume and folder.exists() else Run.create(folder, twin(config), dataset, None, run.teacher)
+        there = resume and folder.exists()
+        other = Run.open(folder) if there else Run.create(folder, twin(config), dataset, None, run.teacher)
         full = train_run(other, dataset, epochs)
     _say_peak_memory()
     if full is not None:

@@ -95,6 +95,14 @@ def _semantics(layer: SpikingLayer) -> dict[str, str]:
     if neuron.fires:
         timing = "immediate, before states are quantized" if config.after_reset else config.timing
         said |= {"fires": "level > threshold, strictly", "reset": config.reset, "reset_timing": timing}
+    if config.synapse != "none":
+        said |= {"synapse": config.synapse}
+    if config.adaptation:
+        said |= {"threshold": "adaptive"}
+    if config.refractory:
+        said |= {"refractory": f"{config.refractory} steps"}
+    if config.decay == 1:
+        said |= {"leak": "none"}
     if config.neuron == "li":
         said |= {"pool": config.pool}
     return said

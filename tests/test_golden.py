@@ -10,6 +10,7 @@ from export import interpret, vectors
 from export.build import Build
 from export.executors import EXECUTORS
 from export.verify import batched, verify
+from qat.neurons import NEURONS, RESETTING
 from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
 from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
@@ -68,6 +69,19 @@ def test_every_quantizer_at_every_width_is_in_a_case() -> None:
     assert states <= {semantics["states"] for semantics in said}
     after_reset = {semantics["states"] for semantics in said if "before states" in semantics.get("reset_timing", "")}
     assert after_reset >= {f"{bits} bits, {name}" for name in AFTER_RESET for bits in range(2, 9)} | {"1 bits, aligned"}
+
+
+def test_every_neuron_and_reset_is_in_a_case_and_in_the_headers_comments() -> None:
+    headers = "".join((GOLDEN / case / "build" / f"{case}.h").read_text() for case in regenerate.cases())
+    networks = [Build.open(GOLDEN / case / "build").network for case in regenerate.cases()]
+    said = [layer.semantics for network in networks for layer in network.layers]
+    assert {row["neuron"] for row in said} == set(NEURONS)
+    found = {(row["reset"], row["reset_timing"].partition(",")[0]) for row in said if "reset" in row}
+    assert found >= {pair for pair in RESETTING if pair[0] != "none"} | {("none", "delayed")}
+    for name, value in (("synapse", "exponential"), ("threshold", "adaptive"), ("leak", "none")):
+        assert any(row.get(name) == value for row in said)
+        assert f"{name} {value}" in headers
+    assert any("refractory" in row for row in said)
 
 
 def test_a_changed_byte_is_seen(tmp_path: Path) -> None:
