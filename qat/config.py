@@ -59,8 +59,8 @@ class Layer:
     decay: β at first, learned as m / 2^decay_bits; 1 for a membrane that does not leak. synapse: "exponential" for a
     current that decays by synapse_decay, α, learned too. adaptation: by how many thresholds each spike raises the
     threshold at first, learned, which decays by adaptation_decay. refractory: for how many steps after a spike a neuron
-    sends none. Currents and adaptation are kept in as many bits as the membrane, evenly spaced over state_range; an alpha
-    neuron's two are larger than their difference, and take a range of 8 or more.
+    sends none. Currents and adaptation are kept in as many bits as the membrane, evenly spaced over state_range; an
+    alpha neuron's two are larger than their difference, and take a range of 8 or more.
     threshold: at first, learned, one a neuron ("auto") or one a layer; where the states have a table, each row's scale
     is learned instead. gain: of the initial weights.
     spikes: how many a neuron sends at once at most. norm: "layer-batch" normalizes the current, see normalization.py.
