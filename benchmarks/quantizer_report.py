@@ -1,6 +1,6 @@
 """The tables and plots of quantizer_study.csv: mean ± standard deviation over seeds, in percent.
 
-python benchmarks/quantizer_report.py            tables in Markdown
+python benchmarks/quantizer_report.py            tables in Markdown: benchmarks/quantizers.md
 python benchmarks/quantizer_report.py --plots    and a plot a task in benchmarks/plots
 """
 
@@ -51,15 +51,47 @@ def table(head: list[str], lines: list[list[str]]) -> None:
 
 
 def ways(rows: Found) -> None:
-    """What is trained, at one width for weights and states, by three state grids."""
+    """What is trained, at one width for weights and states, by two state grids."""
     lines = []
     for bits in ("8", "4", "2"):
-        for grid in ("uniform", "squat", "aligned"):
+        for grid in ("squat", "aligned"):
             for method in ("ptq-gpfq", "state-qat-gpfq", "weight-qat-mse", "both"):
                 key = (method, bits, "lsq", bits, grid)
                 lines.append([bits, grid, method, *(cell(rows[(task, *key)]) for task in SETTINGS)])
     full = [cell(rows[(task, *FULL)]) for task in SETTINGS]
     table(["bits", "states", "way", *SETTINGS], [["", "", "full precision", *full], *lines])
+
+
+def findings(rows: Found) -> None:
+    """Points by which training both beats the next best way, and training weights beats training states."""
+    lines = []
+    for bits in ("8", "4", "2"):
+        for grid in ("squat", "aligned"):
+            firsts, seconds = [], []
+            for task in SETTINGS:
+
+                def mean(method: str, task: str = task, bits: str = bits, grid: str = grid) -> float:
+                    return numbers(rows[(task, method, bits, "lsq", bits, grid)])[0]
+
+                one, other = mean("weight-qat-mse"), mean("state-qat-gpfq")
+                firsts.append(f"{mean('both') - max(one, other, mean('ptq-gpfq')):+.1f}")
+                seconds.append(f"{one - other:+.1f}")
+            lines += [[bits, grid, "both, over the next best", *firsts], [bits, grid, "weights over states", *seconds]]
+    table(["bits", "states", "", *SETTINGS], lines)
+
+
+def cost(rows: Found) -> None:
+    """What a grid costs against full precision, weights and states trained at one width: points, and over all tasks."""
+    lines = []
+    for bits in ("4", "3", "2"):
+        for grid in GRIDS:
+            if not any((task, "both", bits, "lsq", bits, grid) in rows for task in SETTINGS):
+                continue
+            full = [numbers(rows[(task, *FULL)])[0] for task in SETTINGS]
+            means = [numbers(rows[(task, "both", bits, "lsq", bits, grid)])[0] for task in SETTINGS]
+            lost = [mean - best for mean, best in zip(means, full, strict=True)]
+            lines.append([bits, grid, *(f"{points:+.1f}" for points in lost), f"{statistics.mean(lost):+.2f}"])
+    table(["bits", "states", *SETTINGS, "mean"], lines)
 
 
 def grids(rows: Found) -> None:
@@ -165,7 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plots", action="store_true", help="draw the plots too")
     rows = found()
-    for show in (ways, grids, duel, room, gradient, weights, spikes):
+    for show in (ways, findings, grids, cost, duel, room, gradient, weights, spikes):
         print(f"{show.__doc__}\n")
         show(rows)
     deployed = [row for several in rows.values() for row in several if row["mismatches"]]
