@@ -139,6 +139,12 @@ def test_a_clipped_gradient_differs_from_the_identity_exactly_outside_the_levels
 # ---- the aligned grid
 
 
+def ranges_between(quantizer: StateQuantizer, drawn: tuple[float, ...]) -> Tensor:
+    """Its ranges, each at a share of what there is between its ends: the narrow ones above all."""
+    least, most = (torch.tensor(ends, dtype=torch.float64) for ends in (quantizer.least, quantizer.most))
+    return least + (most - least) * torch.tensor(drawn[: len(least)], dtype=torch.float64) ** 4
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     bits=st.integers(1, 8),
@@ -149,9 +155,7 @@ def test_the_aligned_grid_holds_zero_and_fires_strictly_above_its_threshold(
     bits: int, drawn: tuple[float, ...], reference: int
 ) -> None:
     quantizer = aligned(bits)
-    least, most = (torch.tensor(ends, dtype=torch.float64) for ends in (quantizer.least, quantizer.most))
-    powers = torch.tensor(drawn[: len(least)], dtype=torch.float64) ** 4  # the narrow ones above all
-    ranges = least + (most - least) * powers
+    ranges = ranges_between(quantizer, drawn)
     grid = table(quantizer, reference, ranges=ranges)
     levels, borders = grid.levels, grid.borders
     assert (len(levels), len(borders)) == (2**bits, 2**bits - 1)
@@ -197,10 +201,7 @@ def test_after_a_reset_the_aligned_grid_holds_zero_and_all_levels_are_memory(
     bits: int, drawn: tuple[float, ...], reference: int
 ) -> None:
     quantizer = aligned_after_reset(bits)
-    least, most = (torch.tensor(ends, dtype=torch.float64) for ends in (quantizer.least, quantizer.most))
-    powers = torch.tensor(drawn[: len(least)], dtype=torch.float64) ** 4  # the narrow ones above all
-    ranges = least + (most - least) * powers
-    grid = table(quantizer, reference, ranges=ranges)
+    grid = table(quantizer, reference, ranges=ranges_between(quantizer, drawn))
     levels, borders = grid.levels, grid.borders
     assert (len(levels), len(borders)) == (2**bits, 2**bits - 1)
     assert torch.equal(levels, levels.round())
