@@ -116,31 +116,32 @@ class Job:
     after: tuple[Row, ...] = ()
 
 
+def grids(bits: int) -> list[str]:
+    """Those of GRIDS at so many bits: 255 sigmoids a state and step are too many, one control is for few bits."""
+    return [grid for grid in GRIDS if (grid, bits) != ("dq", 8) and not (grid == f"squat{AT_ONCE}" and bits > 3)]
+
+
 def jobs() -> Iterator[Job]:
     """All of one task and seed, most important first."""
     bits = (8, 4, 2)
-    yield Job(
-        Row("fp", REAL_WEIGHTS, REAL_STATES),
-        (
-            *(Row("ptq", (b, "lsq"), WIDE, how) for b in bits for how in CALIBRATIONS),
-            *(Row("ptq", (b, "lsq"), (b, grid), "gpfq") for b in bits for grid in ("uniform", "aligned", "squat")),
-        ),
-    )
-    yield Job(
-        Row("fp", REAL_WEIGHTS, ("float", f"uniform{AT_ONCE}")),
-        tuple(Row("ptq", (b, "lsq"), (b, f"aligned{AT_ONCE}"), "gpfq") for b in bits),
-    )
+    for timing in ("", AT_ONCE):
+        each = tuple((b, grid) for b in bits for grid in grids(b) if grid.endswith(AT_ONCE) == bool(timing))
+        after = [Row("ptq", (states[0], "lsq"), states, "gpfq") for states in each]
+        if not timing:
+            after += [Row("ptq", (b, "lsq"), WIDE, how) for b in bits for how in CALIBRATIONS]
+        yield Job(Row("fp", REAL_WEIGHTS, ("float", f"uniform{timing}")), tuple(after))
     for b in (2, 3, 4, 8):
-        for grid in GRIDS:
-            # dq at 8 bits is 255 sigmoids a state and step; SQUAT's even grid is reset at once to compare with ours
-            if not (grid == "dq" and b == 8) and not (grid == f"squat{AT_ONCE}" and b > 3):
-                yield Job(Row("both", (b, "lsq"), (b, grid)))
+        for grid in grids(b):
+            yield Job(Row("both", (b, "lsq"), (b, grid)))
     for b in bits:
-        after = tuple(Row("weight-qat", (b, "lsq"), (b, grid), "mse") for grid in ("uniform", "aligned", "squat"))
-        yield Job(Row("weight-qat", (b, "lsq"), WIDE), after)
-        for grid in ("aligned", f"aligned{AT_ONCE}", "squat", "squat-threshold"):
-            row = Row("state-qat", REAL_WEIGHTS, (b, grid))
-            yield Job(row, (Row("state-qat", (b, "lsq"), (b, grid), "gpfq"),))
+        for timing in ("", AT_ONCE):
+            chosen = [grid for grid in grids(b) if grid.endswith(AT_ONCE) == bool(timing)]
+            after = [Row("weight-qat", (b, "lsq"), (b, grid), "mse") for grid in chosen]
+            yield Job(Row("weight-qat", (b, "lsq"), (16, f"uniform{timing}")), tuple(after))
+        for grid in grids(b):
+            if grid != f"shared{AT_ONCE}":  # whose scale is that of quantized weights
+                row = Row("state-qat", REAL_WEIGHTS, (b, grid))
+                yield Job(row, (Row("state-qat", (b, "lsq"), (b, grid), "gpfq"),))
     for b, name in ((4, "dq"), (4, "dq-kmeans"), (4, "dq-power"), (4, "maqd"), (2, "dq"), (2, "tquant"), (2, "mquant"),
                     (2, "maqd"), (1, "lsq"), (1, "dq")):  # fmt: skip
         yield Job(Row("weight-qat", (b, name), WIDE))
@@ -265,13 +266,13 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     rows = read()
     done = {tuple(row[name] for name in KEY) for row in rows}
-    missing = [
-        (task, seed, job)
-        for seed in range(chosen.seeds)
-        for job in jobs()
-        for task in chosen.task or SETTINGS
-        if not {row.key(task, seed) for row in (job.trained, *job.after)} <= done
-    ]
+    missing = []
+    for seed in range(chosen.seeds):
+        for job in jobs():
+            for task in chosen.task or SETTINGS:
+                after = tuple(row for row in job.after if row.key(task, seed) not in done)
+                if after or job.trained.key(task, seed) not in done:
+                    missing.append((task, seed, Job(job.trained, after)))
     failed = 0
     with Progress() as bars, ProcessPoolExecutor(chosen.jobs, multiprocessing.get_context("spawn")) as pool:
         bar = bars.add_task("networks", total=len(missing))
