@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from qat.grids import TableGrid
-from qat.surrogates import Surrogate, TorchMaths
+from qat.surrogates import Surrogate
 
-MATHS, FAST_SIGMOID = TorchMaths(), Surrogate()
+FAST_SIGMOID = Surrogate()
 
 
 class _RoundHalfUp(torch.autograd.Function):
@@ -37,6 +37,25 @@ class _ShiftRight(torch.autograd.Function):
         return grads[0] * ctx.factor, None
 
 
+class TorchMaths:
+    """The maths of surrogates, of tensors."""
+
+    @staticmethod
+    def exp(x: Tensor) -> Tensor:
+        """e^x, of x at most 0; of -20 where it is less."""
+        return torch.exp(x.clamp(min=-20.0))
+
+    @staticmethod
+    def abs(x: Tensor) -> Tensor:
+        """|x|."""
+        return x.abs()
+
+    @staticmethod
+    def positive(x: Tensor, a: Any, b: Any) -> Tensor:
+        """a where x > 0, else b."""
+        return torch.where(x > 0, a, b)
+
+
 class _Fire(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, level: Tensor, threshold: Tensor, surrogate: Surrogate) -> Tensor:
@@ -47,7 +66,7 @@ class _Fire(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         level, threshold = ctx.saved_tensors
-        grad = grads[0] * ctx.surrogate.derivative(MATHS, level - threshold, threshold.abs().clamp(min=1))
+        grad = grads[0] * ctx.surrogate.derivative(TorchMaths, level - threshold, threshold.abs().clamp(min=1))
         return grad, -grad.sum_to_size(threshold.shape), None
 
 

@@ -1,34 +1,14 @@
 """Surrogate gradients: what the derivative of a spike by its membrane is taken to be. To add one: a function, a row.
 
 Each is a function of d = U − θ, of w = |θ|, as a threshold is tens of units on the integer grid, and of the slope k.
-It is written once against `maths`, which torch evaluates and the fused engines spell out.
+It is written once against `maths`, which torch evaluates (ops.py) and the fused engines spell out (adjoint.py): exp of
+what is at most 0, abs, and positive(x, a, b), which is a where x > 0, else b.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-import torch
-from torch import Tensor
-
-_LEAST = -20.0  # what an exponential's argument is kept above
-
-
-class TorchMaths:
-    """The maths of tensors."""
-
-    def exp(self, x: Tensor) -> Tensor:
-        """e^x, x being at most 0."""
-        return torch.exp(x.clamp(min=_LEAST))
-
-    def abs(self, x: Tensor) -> Tensor:
-        """|x|."""
-        return x.abs()
-
-    def positive(self, x: Tensor, a: Any, b: Any) -> Tensor:
-        """a where x > 0, else b."""
-        return torch.where(x > 0, a, b)
 
 
 def fast_sigmoid(maths: Any, d: Any, w: Any, k: float) -> Any:
