@@ -327,11 +327,11 @@ def _adjoint_lines(recorded: Recorded, index: int, language: Language) -> list[s
             return [add(a, inside)]
         case ir.Gt(a, b):
             least, size = number(1.0), language.absolute.format(f"v{b}")
-            d, w = Spelled(f"d{index}", language), Spelled(f"w{index}", language)
+            d, w, seed = (Spelled(name, language) for name in (f"d{index}", f"w{index}", g))
             return [
                 language.declare.format(d.text, f"v{a} - v{b}"),
                 language.declare.format(w.text, language.where.format(f"{size} > {least}", size, least)),
-                language.declare.format(f"g{index}", f"{g} * {recorded.surrogate.derivative(Spelling, d, w).text}"),
+                language.declare.format(f"g{index}", recorded.surrogate.passed(Spelling, seed, d, w).text),
                 add(a, f"g{index}"),
                 add(b, f"g{index}", "-"),
             ]

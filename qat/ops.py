@@ -66,7 +66,8 @@ class _Fire(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         level, threshold = ctx.saved_tensors
-        grad = grads[0] * ctx.surrogate.derivative(TorchMaths, level - threshold, threshold.abs().clamp(min=1))
+        width = threshold.abs().clamp(min=1)
+        grad = ctx.surrogate.passed(TorchMaths, grads[0], level - threshold, width)
         return grad, -grad.sum_to_size(threshold.shape), None
 
 
