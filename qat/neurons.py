@@ -86,6 +86,14 @@ def _trace(ops: Any, code: Any, decay: Any, more: Any, p: Params) -> Any:
     return p.trace.encode(ops, ops.add(_leak(ops, p.trace.decode(ops, code), decay, p), more))
 
 
+def _synapse(ops: Any, current: Any, state: State, p: Params) -> tuple[Any, State]:
+    # what reaches the membrane, and the state that a synapse keeps of it
+    if p.synapse_decay is None:
+        return current, {}
+    code = _trace(ops, state["i"], p.synapse_decay, current, p)
+    return p.trace.decode(ops, code), {"i": code}
+
+
 def _fire(ops: Any, level: Any, threshold: Any, p: Params) -> list[Any]:
     # [U > θ], [U > 3θ], … (2k − 1)θ: the borders of a rounding to multiples of 2θ, which is the scaled round-clip of
     # MaQD (arXiv 2403.14999) on activations. One above the other, so that their sum is how many spikes are sent.
@@ -117,10 +125,7 @@ def lif(ops: Any, current: Any, state: State, p: Params) -> tuple[Any, State]:
     With a synapse, the current is a state of its own: I = αI + the products. Adaptive: θ = θ₀ + A, where A = ρA + βS
     with the spikes of the step before. Refractory: no spikes for so many steps after one.
     """
-    after: State = {}
-    if p.synapse_decay is not None:
-        after["i"] = _trace(ops, state["i"], p.synapse_decay, current, p)
-        current = p.trace.decode(ops, after["i"])
+    current, after = _synapse(ops, current, state, p)
     threshold = passed = p.threshold  # that of this step, and of the step before
     if p.adaptation is not None:
         passed = ops.add(threshold, p.trace.decode(ops, state["a"]))
@@ -179,10 +184,7 @@ def li(ops: Any, current: Any, state: State, p: Params) -> tuple[Any, State]:
 
     With a synapse, I = αI + the products: CUBA-LI.
     """
-    after: State = {}
-    if p.synapse_decay is not None:
-        after["i"] = _trace(ops, state["i"], p.synapse_decay, current, p)
-        current = p.trace.decode(ops, after["i"])
+    current, after = _synapse(ops, current, state, p)
     level = ops.add(_leak(ops, p.grid.decode(ops, state["u"]), p.decay, p), current)
     after["u"] = code = p.grid.encode(ops, level)
     if p.pool != "max":
