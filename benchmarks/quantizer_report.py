@@ -154,6 +154,18 @@ def weights(rows: Found) -> None:
     table(["bits", "weights", "way", *SETTINGS], lines)
 
 
+def mixed(rows: Found) -> None:
+    """Every quantizer of 2-bit weights with 2-bit aligned states, reset at once; points against full precision."""
+    lines = []
+    for name in ("lsq", "tquant", "dq", "maqd"):
+        cells = []
+        for task in SETTINGS:
+            found_here = rows[(task, "both", "2", name, "2", OURS)]
+            cells.append(f"{cell(found_here)}, {numbers(found_here)[0] - numbers(rows[(task, *FULL)])[0]:+.1f}")
+        lines.append([name, *cells])
+    table(["weights", *SETTINGS], lines)
+
+
 def spikes(rows: Found) -> None:
     """How often the hidden layer fires a neuron and step, and what is flashed and kept in RAM."""
     lines = []
@@ -197,7 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plots", action="store_true", help="draw the plots too")
     rows = found()
-    for show in (ways, findings, grids, cost, duel, room, gradient, weights, spikes):
+    for show in (ways, findings, grids, cost, duel, room, gradient, weights, mixed, spikes):
         print(f"{show.__doc__}\n")
         show(rows)
     deployed = [row for several in rows.values() for row in several if row["mismatches"]]
