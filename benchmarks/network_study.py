@@ -1,8 +1,9 @@
 """What each kind of network costs on each task: in full precision, in 8 and in 4 bits, weights and states, over seeds.
 
-A network is trained in full precision, and from there again, as long, with its weights (lsq) and states (uniform)
-quantized. Rate is of all spiking neurons a step; what can be deployed is exported, compared with torch bit for bit, and
-counted on an emulated Cortex-M4: bytes of tables and state, instructions a step.
+A network is trained in full precision, and from there again, as long, with its weights (lsq) and states quantized:
+evenly spaced at 8 bits, aligned at 4, as quantizer_study.py advises. Rate is of all spiking neurons a step; what can be
+deployed is exported, compared with torch bit for bit, and counted on an emulated Cortex-M4: bytes of tables and state,
+instructions a step.
 
 Rows go to network_study.csv as they come; what stands there is not run again. --data names a folder that holds the data
 sets as fsdd, braille, nmnist_small and qtdb_ecg. Without --data, what there is is printed as a table.
@@ -83,7 +84,10 @@ def network(task: str, name: str, seed: int, epochs: int | None) -> Config:
 def quantized(config: Config, bits: int) -> Config:
     """With so many bits in weights and states; a readout integrates in 16, as wide as a spike count."""
     config = config.with_layers(weights=bits, states=bits)
-    return replace(config, layers=(*config.layers[:-1], replace(config.layers[-1], states=16)))
+    *hidden, readout = config.layers
+    if bits == 4:
+        hidden = [replace(layer, state_quantizer="aligned") for layer in hidden]
+    return replace(config, layers=(*hidden, replace(readout, states=16)))
 
 
 def work(task: str, name: str, seed: int, data: Path, epochs: int | None) -> list[tuple[str, ...]]:

@@ -34,6 +34,12 @@ Gradients of a state pass its quantizer at every step, so that at T they would g
 _LEAST_SCALE = 2.0**-20
 """A row of zeros fits any scale."""
 
+_THRESHOLD_UNITS = 64
+"""Of how many units a threshold is made at least, to the nearest power of two, as with 8-bit states.
+
+Thresholds, biases and decayed membranes are rounded to units: these must not get coarse with weights and states.
+"""
+
 _LEAST = 1 / 64
 """What a gain or a threshold may fall to, of what it was at first: neither may reach 0."""
 
@@ -241,10 +247,11 @@ class SpikingLayer(nn.Module):
 
     @torch.no_grad()
     def choose_units(self, scale: Tensor, back: float, span: tuple[float, float] | None = None) -> None:
-        """Sets the unit at first, and the three shifts for good: the finest of weights and state grid is the unit.
+        """Sets the unit at first, and the three shifts for good.
 
-        scale: of the input's weights, (size, 1) or (1, 1); back: of the recurrent weights, one for all; span: what the
-        states are to reach from and to, as far as their grid leaves that open, where it is not what they have at first.
+        The unit is as fine as weights, states and thresholds need it. scale: of the input's weights, (size, 1) or
+        (1, 1); back: of the recurrent weights, one for all; span: what the states are to reach from and to, as far as
+        their grid leaves that open, where it is not what they have at first.
         """
         growth = 1.0 if self.norm is None else self.norm.growth  # a unit is worth so much more after it
         fan_in, back = float(scale.mean()) * growth, back * growth
@@ -259,6 +266,8 @@ class SpikingLayer(nn.Module):
             lo, hi = (-far, far) if span is None else span
             state = max(-lo, hi) / 2 ** (int(states) - 1)
         finest = min(fan_in, back, state)
+        if self.config.state_quantizer != "shared":  # whose states and weights count in the same units, as published
+            finest = min(finest, reach / _THRESHOLD_UNITS)
         shifts = [round(math.log2(size / finest)) for size in (fan_in, back, state)]
         start = scale * 2.0 ** -shifts[0]
         if self.added is not None:  # in whose units this layer counts, or in finer ones, by a power of two

@@ -476,6 +476,15 @@ def test_shared_states_have_the_scale_of_the_weights(scale: str, recurrent: bool
     assert all(-8 <= state.lo <= state.hi < 8 for state in (layer.state("u") for layer in lowered.layers))
 
 
+@pytest.mark.parametrize("states", [2, 4, 8, "float"])
+@pytest.mark.parametrize("neuron", ["lif", "step"])
+@pytest.mark.parametrize("weights", [1, 2, 4, 8])
+def test_thresholds_are_fine_however_few_bits_there_are(weights: int, neuron: str, states: int | str) -> None:
+    """A threshold of a few units, and a bias and a decay that are rounded to them, cannot be learned."""
+    network = tiny(weights=weights, neuron=neuron, recurrent=neuron == "lif", states=states)
+    assert 1 / float(network.stack[0].unit.detach().mean()) >= 64 / 2**0.5  # the nearest power of two
+
+
 # ---- layer-batch normalization
 
 
