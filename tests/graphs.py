@@ -152,24 +152,48 @@ states = 3
     + OUT,
 }
 
-BRANCHES: dict[str, dict[str, Any]] = {  # of neurons in a convolution, one beside the other
+BRANCHES: dict[str, dict[str, Any]] = {  # of neurons in one kind of layer, one beside the other
     **{f"{reset}_{timing}".replace("-", "_"): {"reset": reset, "timing": timing} for reset, timing in RESETTING},
     "synapse": {"synapse": "exponential"},
     "adaptive": {"adaptation": 0.5, "timing": "immediate"},
     "refractory": {"refractory": 2},
     "no_leak": {"decay": 1.0},
     "alpha": {"neuron": "alpha", "reset": "zero", "synapse_decay": 0.9, "decay": 0.7, "state_range": 16.0},
+    "alpha_unreset": {"neuron": "alpha", "reset": "none", "synapse_decay": 0.9, "decay": 0.7, "state_range": 16.0},
     "step": {"neuron": "step"},
     "several": {"spikes": 3, "state_range": 8.0},
 }
-WINDOW = {"connection": "conv", "channels": 2, "kernel": [2], "inputs": ["image"], "gain": 6.0}
-GRAPHS["neurons"] = (
-    CONV
-    + "stride = [2]\n"
-    + tomli_w.dumps({"layer": [{"name": name} | WINDOW | options for name, options in BRANCHES.items()]})
-    + OUT
-    + f"inputs = {list(BRANCHES)}\n"
-)
+LAYERS: dict[str, dict[str, Any]] = {  # the kinds of layers that neurons are in
+    "planes": {"connection": "conv", "channels": 2, "kernel": [2]},
+    "line": {"connection": "conv", "channels": 2, "kernel": [5], "stride": [4]},
+    "dense": {"size": 4},
+    "recurrent": {"size": 4, "recurrent": True},
+    "diagonal": {"size": 4, "recurrent": True, "recurrence": "diagonal"},
+    "delayed": {"size": 4, "delays": [0, 2]},
+    "added": {"size": 4, "add": "image"},
+}
+SEEN = {  # what they see
+    "line": CONV.replace("[1, 8, 8]", "[1, 64]") + "stride = [7]\n",
+    "added": '[[layer]]\nname = "image"\nsize = 4\n',
+}
+READOUTS: dict[str, dict[str, Any]] = {  # what sees them
+    "planes": {"neuron": "li", "state_range": 32.0, "connection": "conv", "shape": [2, 2, 2], "kernel": [2]},
+    "line": {"neuron": "count", "connection": "conv", "shape": [2, 4], "kernel": [4]},
+    "delayed": {"neuron": "count", "delays": [1, 3]},
+}
+
+
+def _neurons(kind: str) -> str:
+    """Every neuron, reset and timing in that kind of layer, but that step neurons have no recurrent weights."""
+    branches = {k: options for k, options in BRANCHES.items() if k != "step" or "recurrent" not in LAYERS[kind]}
+    layers = [{"name": k, "inputs": ["image"], "gain": 6.0} | LAYERS[kind] | branches[k] for k in branches]
+    together = {"name": "all", "inputs": [*branches], "size": 8, "gain": 6.0}
+    out = {"name": "out"} | READOUTS.get(kind, {"neuron": "li", "state_range": 32.0})
+    out["channels" if "kernel" in out else "size"] = 10
+    return SEEN.get(kind, CONV + "stride = [2]\n") + tomli_w.dumps({"layer": [*layers, together, out]})
+
+
+GRAPHS |= {f"neurons_{kind}": _neurons(kind) for kind in LAYERS}
 
 
 def graph(name: str, change: Callable[[str], str] = lambda text: text) -> Config:

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from graphs import LAYERS
 
 from export import interpret, vectors
 from export.build import Build
 from export.executors import EXECUTORS
 from export.verify import batched, verify
+from qat.config import Layer
 from qat.neurons import NEURONS, RESETTING
 from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
+from qat.train import Run
 from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
@@ -109,3 +112,22 @@ def test_every_neuron_reset_and_timing_is_in_a_case_of_every_kind_of_layer() -> 
     assert wanted | {("step", None, None)} <= dense
     said = {word for network in networks for layer in network.layers for word in layer.semantics}
     assert {"convolution", "pool", "delay", "adds", "recurrence", "current"} <= said
+
+
+def kinds(layer: Layer) -> set[str]:
+    """Of what kinds the layer is, in the words of graphs.LAYERS."""
+    found = {"added"} if layer.add else set()
+    found |= {"delayed"} if layer.delays != Layer.delays else set()
+    if layer.connection == "conv":
+        return found | {"line" if layer.shape[1] == 1 else "planes"}
+    fed_back = {"full": "recurrent", "diagonal": "diagonal"}[layer.recurrence]
+    return found | {fed_back if layer.recurrent else "dense"}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_every_neuron_reset_and_timing_is_in_a_case_in_every_kind_of_layer(kind: str) -> None:
+    configs = [Run.open(GOLDEN / case / "run").config for case in regenerate.cases()]
+    found = {(x.neuron, x.reset, x.timing) for config in configs for x in config.layers if kind in kinds(x)}
+    neurons = {("lif", *pair) for pair in RESETTING} | {("alpha", reset, "delayed") for reset in ("none", "zero")}
+    memoryless = set() if kind in ("recurrent", "diagonal") else {("step", Layer.reset, Layer.timing)}
+    assert neurons | memoryless <= found

@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from conftest import one_line
-from graphs import GRAPHS, HEAD, OUT, graph
+from graphs import GRAPHS, HEAD, OUT, READOUTS, graph
 from networks import write
 from torch import Tensor
 
@@ -123,6 +123,21 @@ def test_every_neuron_is_equal_in_every_kind_of_layer(name: str, kind: str) -> N
             assert np.array_equal(trace[record], values), record
             moved |= {record} if np.ptp(values) else set()
     assert {record for record in reference if record.endswith(".spike")} <= moved
+
+
+@pytest.mark.parametrize(("reset", "timing"), RESETTING)
+@pytest.mark.parametrize("kind", ["dense", *READOUTS])
+def test_a_count_of_spikes_is_equal_in_every_kind_of_readout(kind: str, reset: str, timing: str) -> None:
+    settings = graph(f"neurons_{kind}")
+    *layers, out = settings.layers
+    out = replace(out, neuron="count", state_range=2.0, reset=reset, timing=timing, gain=8.0)
+    settings = replace(settings, layers=(*layers, out))
+    config.check(settings, kind)
+    network, x = made(settings)
+    lowered = lower(network, "network")
+    trace, reference = interpret.run(lowered, x), hard_trace(network, x, exact_dtype(lowered))
+    assert all(np.array_equal(trace[record], values) for record, values in reference.items())
+    assert np.ptp(reference["out.count"]) > 0
 
 
 @pytest.mark.parametrize("name", GRAPHS)
