@@ -25,8 +25,7 @@ from deployment import deploy, instructions, size
 from quantizer_study import SETTINGS
 from rich.progress import Progress
 
-from qat import config as configuration
-from qat import engine
+from qat import config_check, engine
 from qat.cli import preset
 from qat.config import Config, Layer, Training
 from qat.config_graph import placed
@@ -77,7 +76,7 @@ def network(task: str, name: str, seed: int, epochs: int | None) -> Config:
     if epochs is not None:
         config = replace(config, training=replace(config.training, epochs=epochs))
     config = config.with_layers(weights="float", states="float")
-    configuration.check(config, f"{task} {name}")
+    config_check.check(config, f"{task} {name}")
     return config
 
 

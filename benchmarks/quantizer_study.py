@@ -30,8 +30,7 @@ import torch
 from deployment import deploy, size
 from rich.progress import Progress
 
-from qat import config as configuration
-from qat import engine
+from qat import config_check, engine
 from qat.config import Config, Encoder, Layer, Task, Training
 from qat.data import Dataset, Split
 from qat.train import Run, Start, load_data
@@ -168,7 +167,7 @@ def network(task: str, seed: int, row: Row) -> Config:
         ),
         Training(**setting.training, seed=seed),
     )
-    configuration.check(config, f"{task} {row}")
+    config_check.check(config, f"{task} {row}")
     return config
 
 

@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 from export.build import Build, write_build
 from export.verify import batched, verify
-from qat import config as configuration
+from qat import config_check
 from qat.config import Config, Encoder, Layer, Task, Training
 from qat.data import Dataset
 from qat.lower import exact_dtype, lower
@@ -57,7 +57,7 @@ def network(kind: str, rate: float, how: str, seed: int) -> Config:
         (readout,) if kind == "none" else (hidden, readout),
         Training(seed=seed, **training),
     )
-    configuration.check(config, "reservoir.py")
+    config_check.check(config, "reservoir.py")
     return config
 
 

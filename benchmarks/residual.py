@@ -21,7 +21,7 @@ from deployment import deploy
 from rich.progress import Progress
 
 from export.errors import BadInput
-from qat import config as configuration
+from qat import config_file
 from qat.config import Config
 from qat.train import Run, load_data
 
@@ -49,7 +49,7 @@ def network(blocks: int, norm: str, epochs: int, seed: int) -> Config:
         "layer": layers,
         "training": {"epochs": epochs, "seed": seed, "rate": 2e-3},
     }
-    return configuration.loads(tomli_w.dumps(document), f"{blocks} blocks")
+    return config_file.loads(tomli_w.dumps(document), f"{blocks} blocks")
 
 
 def measure(blocks: int, norm: str, epochs: int, seed: int, folder: Path) -> dict[str, object]:

@@ -21,8 +21,7 @@ from export.executors.toolchain import CORES
 from export.files import check_free
 from export.network_file import digest
 from export.vectors import record_sizes
-from qat import config as configuration
-from qat import engine, objectives, parallel, pruning
+from qat import config_check, config_file, engine, objectives, parallel, pruning
 from qat.config import STATES, WEIGHTS, Config
 from qat.data import Dataset, Split
 from qat.lower import exact_dtype, lower
@@ -37,9 +36,7 @@ PRESETS = ("digits", "mnist", "speech", "ecg")
 
 def preset(name: str) -> Config:
     """The network that quantal ships under that name."""
-    return configuration.loads(
-        (resources.files("qat") / "presets" / f"{name}.toml").read_text("utf-8"), f"preset {name}"
-    )
+    return config_file.loads((resources.files("qat") / "presets" / f"{name}.toml").read_text("utf-8"), f"preset {name}")
 
 
 def _precision(choices: tuple[Any, ...]) -> Callable[[click.Context, click.Parameter, str | None], int | str | None]:
@@ -164,7 +161,7 @@ def train(
             config = replace(config, training=replace(config.training, epochs=epochs))
         if seed is not None:
             config = replace(config, training=replace(config.training, seed=seed))
-        configuration.check(config, str(network or preset_name or task))
+        config_check.check(config, str(network or preset_name or task))
         dataset = load_data(config, data)
         start = None if source is None else Start(Run.open(source), calibration or "mse")
         run = Run.create(out, config, dataset, start, None if teacher is None else Run.open(teacher))
@@ -189,7 +186,7 @@ def _configuration(task: str | None, network: Path | None, preset_name: str | No
     if network is not None and preset_name is not None:
         raise BadInput("--network: cannot go with --preset")
     if network is not None:
-        config = configuration.load(network)
+        config = config_file.load(network)
     elif (preset_name or task) in PRESETS:
         config = preset(str(preset_name or task))
     elif task is None:

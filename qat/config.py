@@ -1,27 +1,14 @@
-"""What a network is and how it is trained, as TOML: one dataclass a table, every field checked, none ignored."""
+"""What a network is and how it is trained: one dataclass for each table of NET.toml, with what a field may be."""
 
-import tomllib
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any, get_args, get_origin
+from dataclasses import MISSING, asdict, dataclass, field, replace
+from typing import Any
 
 import tomli_w
 
-from export.errors import BadInput
 from export.windows import Window
-from qat.config_check import (
-    CHAINED,
-    check_accumulates,
-    check_neuron,
-    check_precision,
-    check_reservoir,
-    check_ridge,
-    quantizers,
-)
-from qat.config_graph import check_graph, placed
 from qat.encoding import ENCODERS
 from qat.neurons import NEURONS, RESETS, SYNAPSES, TIMINGS
-from qat.normalization import CURRENT_NORMS, NORMS
+from qat.normalization import NORMS
 from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
 from qat.surrogates import SURROGATES
 from qat.weight_quantizers import WEIGHT_QUANTIZERS
@@ -241,7 +228,7 @@ class Config:
         return replace(self, layers=tuple(replace(layer, **changes) for layer in self.layers))
 
     def dumps(self) -> str:
-        """The TOML text that `loads` reads back to the same configuration."""
+        """The TOML text that config_file.loads reads back to the same configuration."""
         document = {
             "task": {"name": self.task.name, **self.task.options},
             "encoder": asdict(self.encoder),
@@ -250,136 +237,3 @@ class Config:
             "augmentation": asdict(self.augmentation),
         }
         return tomli_w.dumps(document)
-
-
-def loads(text: str, where: str) -> Config:
-    """The configuration in `text`. Raises BadInput with one line naming the table and the field."""
-    try:
-        document = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{where}: not TOML ({error})") from None
-    for key in document:
-        if key not in ("task", "encoder", "layer", "training", "augmentation"):
-            expected = "[task] [encoder] [[layer]] [training] [augmentation]"
-            raise BadInput(f"{where}: {key}: not a table of the format, expected {expected}")
-    if not isinstance(document.get("layer"), list) or not document["layer"]:
-        raise BadInput(f"{where}: layer: expected at least one [[layer]] table")
-    task = _table(document, "task", where)
-    if "name" not in task:
-        raise BadInput(f"{where}: task: name: missing")
-    options = {key: value for key, value in task.items() if key != "name"}
-    for key, value in options.items():
-        if not isinstance(value, int | float | str):
-            raise BadInput(f"{where}: task: {key}: expected a number or a string, got {value!r}")
-    config = Config(
-        task=_read(Task, {"name": task["name"]} | ({"options": options}), f"{where}: task"),
-        encoder=_read(Encoder, _table(document, "encoder", where), f"{where}: encoder"),
-        layers=placed([_read(Layer, row, f"{where}: layer[{i}]") for i, row in enumerate(document["layer"])], where),
-        training=_read(Training, _table(document, "training", where), f"{where}: training"),
-        augmentation=_read(Augmentation, _table(document, "augmentation", where), f"{where}: augmentation"),
-    )
-    check(config, where)
-    return config
-
-
-def load(path: Path) -> Config:
-    """The configuration in the file `path`; see `loads`."""
-    try:
-        return loads(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-
-
-def _table(document: dict[str, Any], key: str, where: str) -> dict[str, Any]:
-    table = document.get(key, {})
-    if not isinstance(table, dict):
-        raise BadInput(f"{where}: {key}: expected a table")
-    return table
-
-
-def _read(kind: Any, row: Any, where: str) -> Any:
-    if not isinstance(row, dict):
-        raise BadInput(f"{where}: expected a table")
-    known = {f.name: f for f in fields(kind)}
-    for key in row:
-        if key not in known:
-            raise BadInput(f"{where}: {key}: not a field, expected one of {', '.join(known)}")
-    for name, f in known.items():
-        if name not in row and f.default is MISSING and f.default_factory is MISSING:
-            raise BadInput(f"{where}: {name}: missing")
-    return kind(**{name: _value(known[name], value, f"{where}: {name}") for name, value in row.items()})
-
-
-def _value(f: Field[Any], value: Any, where: str) -> Any:
-    if "choices" in f.metadata:
-        choices = f.metadata["choices"]
-        if isinstance(value, bool) or value not in choices or isinstance(value, float):
-            raise BadInput(f"{where}: expected one of {', '.join(map(str, choices))}, got {value!r}")
-        return value
-    if get_origin(f.type) is tuple:
-        items = get_args(f.type)[0]
-        if not isinstance(value, list) or any(type(item) is not items for item in value):
-            raise BadInput(f"{where}: expected a list of {'names' if items is str else 'integers'}, got {value!r}")
-        return tuple(value)
-    expected = {int: "an integer", float: "a number", bool: "true or false", str: "a string", dict: "a table"}
-    kind: Any = dict if f.name == "options" else f.type
-    accepted = (int, float) if kind is float else kind
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise BadInput(f"{where}: expected {expected[kind]}, got {value!r}")
-    if "range" in f.metadata:
-        lo, hi = f.metadata["range"]
-        if not lo <= value <= hi:
-            raise BadInput(f"{where}: expected {expected[kind]} in [{lo}, {hi}], got {value!r}")
-    return kind(value)
-
-
-def check(config: Config, where: str) -> None:
-    """Raises BadInput unless the layers form a network: names, one readout at the end, nothing without effect."""
-    check_graph(config, where)
-    weighted = [layer for layer in config.layers if layer.connection != "pool"]
-    for i, layer in enumerate(config.layers):
-        place = f"{where}: layer[{i}]"
-        if layer.connection == "pool":
-            continue
-        neuron = NEURONS[layer.neuron]
-        last = i == len(config.layers) - 1
-        if neuron.readout != last:
-            readouts = ", ".join(name for name, row in NEURONS.items() if row.readout)
-            raise BadInput(f"{place}: neuron: expected a readout ({readouts}) as the last layer and only there")
-        if layer.recurrent and neuron.readout:
-            raise BadInput(f"{place}: recurrent: a {layer.neuron} readout takes no recurrent weights")
-        if layer.pool != "last" and layer.neuron != "li":
-            raise BadInput(f"{place}: pool: only an li readout pools over time")
-        if neuron.readout and layer.norm in CURRENT_NORMS:
-            raise BadInput(f"{place}: norm: a readout's classes are compared, so its currents are not normalized")
-        if layer.spikes > 1 and not neuron.fires:
-            raise BadInput(f"{place}: spikes: an {layer.neuron} readout sends none")
-        check_neuron(layer, place)
-        check_reservoir(layer, place)
-        if layer.reservoir and i and not config.layers[i - 1].reservoir:
-            raise BadInput(f"{place}: reservoir: what it sees may not change: only reservoirs stand before one")
-        check_precision(layer, place)
-        if (layer.weights == "float") != (weighted[0].weights == "float"):
-            raise BadInput(f"{place}: weights: float weights are for comparison, in all layers or in none")
-    differentiable = any("dq" in quantizers(layer) for layer in weighted)
-    if config.training.forward == "soft" and not differentiable:
-        raise BadInput(f"{where}: training: forward: soft is for differentiable quantizers, and no layer has one")
-    if config.training.loss == "regression" and config.layers[-1].neuron != "li":
-        raise BadInput(f"{where}: training: loss: regression reads an li readout, not a {config.layers[-1].neuron}")
-    if config.training.penalty and len(config.layers) == 1:
-        raise BadInput(f"{where}: training: penalty: is on spikes between layers, and there is one layer")
-    if config.training.penalty and any(layer.connection == "pool" for layer in config.layers):
-        raise BadInput(f"{where}: training: penalty: is on spikes, and some layer sends their sums")
-    if config.training.truncate and any(layer.norm != "none" for layer in config.layers):
-        raise BadInput(f"{where}: training: truncate: a norm takes its moments of all steps, and gradients pass them")
-    if config.training.method in ("saf-e", "saf-f"):
-        check_accumulates(config, where)
-    if config.training.method == "ridge" or any(layer.reservoir for layer in config.layers):
-        for i, layer in enumerate(config.layers):
-            for name, (value,) in CHAINED.items():
-                if getattr(layer, name) != value:
-                    raise BadInput(f"{where}: layer[{i}]: {name}: reservoirs and ridge are for chains of dense layers")
-    check_ridge(config, where)
-    learned = any(layer.weights == "learned" for layer in weighted)
-    if learned != bool(config.training.budget):
-        raise BadInput(f'{where}: training: budget: goes with weights = "learned" in some layer, and that with it')

@@ -1,16 +1,15 @@
 """Whether the fields of a layer and of its training go together: nothing contradicts, and nothing is without effect."""
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from export.errors import BadInput
+from qat.config import Config, Layer
+from qat.config_graph import check_graph
 from qat.neurons import NEURONS, RESETTING
 from qat.normalization import CURRENT_NORMS
 from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
 from qat.weight_quantizers import WEIGHT_QUANTIZERS, MaQD
-
-if TYPE_CHECKING:
-    from qat.config import Config, Layer
 
 CHAINED = {"connection": ("dense",), "inputs": ((),), "delays": ((0,),), "add": ("",), "recurrence": ("full",)}
 """What makes a chain of dense layers: of each field, the values."""
@@ -32,7 +31,7 @@ _ACCUMULATES: dict[str, tuple[Any, ...]] = {
 """What a membrane must be for SAF, a sum over accumulated spikes: of each field, the values."""
 
 
-def check_accumulates(config: "Config", where: str) -> None:
+def check_accumulates(config: Config, where: str) -> None:
     """Raises BadInput where spike accumulation forwarding does not say what a gradient is."""
     method = config.training.method
     for i, layer in enumerate(config.layers):
@@ -49,11 +48,11 @@ _RESPONDS = {"reset": ("zero", "none"), "timing": ("delayed",), "synapse": ("non
 _MEMORY = ("recurrent", "decay", "synapse", "adaptation", "refractory", "reset", "timing")
 
 
-def check_neuron(layer: "Layer", place: str) -> None:
+def check_neuron(layer: Layer, place: str) -> None:
     """Raises BadInput where fields say what the neuron cannot do, or what has no effect."""
     fires, alpha = NEURONS[layer.neuron].fires, layer.neuron == "alpha"
     for name in _MEMORY if NEURONS[layer.neuron].stateless else ():
-        if getattr(layer, name) != getattr(type(layer), name):
+        if getattr(layer, name) != getattr(Layer, name):
             raise BadInput(f"{place}: {name}: {layer.neuron} neurons have no memory")
     for name, value in (("adaptation", layer.adaptation), ("refractory", layer.refractory)):
         if value and (not fires or alpha):
@@ -70,13 +69,11 @@ def check_neuron(layer: "Layer", place: str) -> None:
         if layer.synapse_decay <= layer.decay:  # as in snnTorch: else a current counts against itself
             expected = f"alpha neurons have one above their decay, {layer.decay}"
             raise BadInput(f"{place}: synapse_decay: {expected}, got {layer.synapse_decay}")
-    if layer.synapse_decay != type(layer).synapse_decay and layer.synapse == "none" and not alpha:
+    if layer.synapse_decay != Layer.synapse_decay and layer.synapse == "none" and not alpha:
         raise BadInput(f'{place}: synapse_decay: has no effect without synapse = "exponential"')
-    if layer.adaptation_spread != type(layer).adaptation_spread and not (
-        layer.adaptation and layer.decay_per == "neuron"
-    ):
+    if layer.adaptation_spread != Layer.adaptation_spread and not (layer.adaptation and layer.decay_per == "neuron"):
         raise BadInput(f'{place}: adaptation_spread: has no effect without adaptation and decay_per = "neuron"')
-    if layer.adaptation_decay != type(layer).adaptation_decay and not layer.adaptation:
+    if layer.adaptation_decay != Layer.adaptation_decay and not layer.adaptation:
         raise BadInput(f"{place}: adaptation_decay: has no effect without adaptation")
     if (layer.reset, layer.timing) not in RESETTING:
         expected = ", ".join(timing for reset, timing in RESETTING if reset == layer.reset)
@@ -87,11 +84,11 @@ def check_neuron(layer: "Layer", place: str) -> None:
         raise BadInput(f"{place}: states: a current and an adaptation take 2 bits or more, got 1")
 
 
-def check_reservoir(layer: "Layer", place: str) -> None:
+def check_reservoir(layer: Layer, place: str) -> None:
     """Raises BadInput unless what makes a reservoir stands in one, and its codes can have its zeros and signs."""
     if not layer.reservoir:
         for name in ("density", "inhibitory", "rate"):
-            if getattr(layer, name) != getattr(type(layer), name):
+            if getattr(layer, name) != getattr(Layer, name):
                 raise BadInput(f"{place}: {name}: has no effect without reservoir = true")
         return
     if not layer.recurrent:
@@ -103,7 +100,7 @@ def check_reservoir(layer: "Layer", place: str) -> None:
         raise BadInput(f"{place}: weights: {expected}, got {layer.weights} of {layer.weight_quantizer}")
 
 
-def check_ridge(config: "Config", where: str) -> None:
+def check_ridge(config: Config, where: str) -> None:
     """Raises BadInput where a ridge regression cannot learn the network, and where fields have no effect on it."""
     training, readout, last = config.training, config.layers[-1], len(config.layers) - 1
     if training.method != "ridge":
@@ -123,14 +120,14 @@ def check_ridge(config: "Config", where: str) -> None:
             raise BadInput(f"{where}: training: {f.name}: has no effect on ridge")
 
 
-def quantizers(layer: "Layer") -> set[str]:
+def quantizers(layer: Layer) -> set[str]:
     """The kinds of the quantizers that it uses: dq for dq, dq-kmeans, …"""
     weights = [] if layer.weights == "float" else [layer.weight_quantizer]
     states = [] if layer.states == "float" or NEURONS[layer.neuron].stateless else [layer.state_quantizer]
     return {name.partition("-")[0] for name in weights + states}
 
 
-def check_precision(layer: "Layer", place: str) -> None:
+def check_precision(layer: Layer, place: str) -> None:
     """Raises BadInput unless the quantizers come in these bits and fit each other."""
     bits = WEIGHT_QUANTIZERS[layer.weight_quantizer][1]
     if layer.weights == "learned" and layer.weight_quantizer != "lsq":
@@ -161,3 +158,55 @@ def check_precision(layer: "Layer", place: str) -> None:
             raise BadInput(f"{place}: threshold_per: {layer.state_quantizer} states learn each row's scale instead")
         if layer.norm in CURRENT_NORMS:
             raise BadInput(f"{place}: norm: scales each neuron, but {layer.state_quantizer} states have one table")
+
+
+def check(config: Config, where: str) -> None:
+    """Raises BadInput unless the layers form a network: names, one readout at the end, nothing without effect."""
+    check_graph(config, where)
+    weighted = [layer for layer in config.layers if layer.connection != "pool"]
+    for i, layer in enumerate(config.layers):
+        place = f"{where}: layer[{i}]"
+        if layer.connection == "pool":
+            continue
+        neuron = NEURONS[layer.neuron]
+        last = i == len(config.layers) - 1
+        if neuron.readout != last:
+            readouts = ", ".join(name for name, row in NEURONS.items() if row.readout)
+            raise BadInput(f"{place}: neuron: expected a readout ({readouts}) as the last layer and only there")
+        if layer.recurrent and neuron.readout:
+            raise BadInput(f"{place}: recurrent: a {layer.neuron} readout takes no recurrent weights")
+        if layer.pool != "last" and layer.neuron != "li":
+            raise BadInput(f"{place}: pool: only an li readout pools over time")
+        if neuron.readout and layer.norm in CURRENT_NORMS:
+            raise BadInput(f"{place}: norm: a readout's classes are compared, so its currents are not normalized")
+        if layer.spikes > 1 and not neuron.fires:
+            raise BadInput(f"{place}: spikes: an {layer.neuron} readout sends none")
+        check_neuron(layer, place)
+        check_reservoir(layer, place)
+        if layer.reservoir and i and not config.layers[i - 1].reservoir:
+            raise BadInput(f"{place}: reservoir: what it sees may not change: only reservoirs stand before one")
+        check_precision(layer, place)
+        if (layer.weights == "float") != (weighted[0].weights == "float"):
+            raise BadInput(f"{place}: weights: float weights are for comparison, in all layers or in none")
+    differentiable = any("dq" in quantizers(layer) for layer in weighted)
+    if config.training.forward == "soft" and not differentiable:
+        raise BadInput(f"{where}: training: forward: soft is for differentiable quantizers, and no layer has one")
+    if config.training.loss == "regression" and config.layers[-1].neuron != "li":
+        raise BadInput(f"{where}: training: loss: regression reads an li readout, not a {config.layers[-1].neuron}")
+    if config.training.penalty and len(config.layers) == 1:
+        raise BadInput(f"{where}: training: penalty: is on spikes between layers, and there is one layer")
+    if config.training.penalty and any(layer.connection == "pool" for layer in config.layers):
+        raise BadInput(f"{where}: training: penalty: is on spikes, and some layer sends their sums")
+    if config.training.truncate and any(layer.norm != "none" for layer in config.layers):
+        raise BadInput(f"{where}: training: truncate: a norm takes its moments of all steps, and gradients pass them")
+    if config.training.method in ("saf-e", "saf-f"):
+        check_accumulates(config, where)
+    if config.training.method == "ridge" or any(layer.reservoir for layer in config.layers):
+        for i, layer in enumerate(config.layers):
+            for name, (value,) in CHAINED.items():
+                if getattr(layer, name) != value:
+                    raise BadInput(f"{where}: layer[{i}]: {name}: reservoirs and ridge are for chains of dense layers")
+    check_ridge(config, where)
+    learned = any(layer.weights == "learned" for layer in weighted)
+    if learned != bool(config.training.budget):
+        raise BadInput(f'{where}: training: budget: goes with weights = "learned" in some layer, and that with it')

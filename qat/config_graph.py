@@ -1,16 +1,13 @@
 """Whether layers form a network: names, what each sees, what is added, one readout at the end."""
 
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
 
 from export.check import MOST_DELAY, check_identifier
 from export.errors import BadInput
 from export.windows import Window
+from qat.config import Config, Layer
 from qat.normalization import CURRENT_NORMS
 from qat.state_quantizers import STATE_QUANTIZERS
-
-if TYPE_CHECKING:
-    from qat.config import Config, Layer
 
 _WINDOW = ("channels", "groups", "shape", "kernel", "stride", "padding")
 _OF_POOLS = (  # of which the last are set for all layers at once
@@ -19,7 +16,7 @@ _OF_POOLS = (  # of which the last are set for all layers at once
 )  # fmt: skip
 
 
-def check_graph(config: "Config", where: str) -> None:
+def check_graph(config: Config, where: str) -> None:
     """Raises BadInput, naming the layer and the field, unless every layer sees earlier ones, and is seen."""
     sizes = {"input": 0}
     for i, (layer, sources) in enumerate(zip(config.layers, config.sources, strict=True)):
@@ -48,11 +45,10 @@ def check_graph(config: "Config", where: str) -> None:
             raise BadInput(f"{where}: layer[{i}]: name: no layer sees {layer.name!r}")
 
 
-def _check_connection(layer: "Layer", sources: tuple[str, ...], place: str) -> None:
-    kind = type(layer)
+def _check_connection(layer: Layer, sources: tuple[str, ...], place: str) -> None:
     if layer.connection == "dense":
         for name in _WINDOW:
-            if getattr(layer, name) != getattr(kind, name):
+            if getattr(layer, name) != getattr(Layer, name):
                 raise BadInput(f"{place}: {name}: has no effect on a dense connection")
     else:
         if len(sources) > 1 or layer.delays != (0,):
@@ -70,7 +66,7 @@ def _check_connection(layer: "Layer", sources: tuple[str, ...], place: str) -> N
         raise BadInput(f"{place}: recurrence: has no effect without recurrent = true")
 
 
-def _check_added(config: "Config", layer: "Layer", place: str) -> None:
+def _check_added(config: Config, layer: Layer, place: str) -> None:
     """Raises BadInput unless the current of layer.add has a unit that this layer can count in too."""
     earlier = config.layers[: config.layers.index(layer)]
     other = next((one for one in earlier if one.name == layer.add), None)
@@ -91,7 +87,7 @@ def _check_added(config: "Config", layer: "Layer", place: str) -> None:
         raise BadInput(f"{place}: add: scale: {layer.add} has one a {other.scale}, expected the same")
 
 
-def placed(layers: list["Layer"], where: str) -> tuple["Layer", ...]:
+def placed(layers: list[Layer], where: str) -> tuple[Layer, ...]:
     """The layers with the shapes and sizes that follow from those before them. Raises BadInput where none do."""
     shapes: dict[str, tuple[int, ...]] = {}
     found: list[Layer] = []
@@ -108,7 +104,7 @@ def placed(layers: list["Layer"], where: str) -> tuple["Layer", ...]:
     return tuple(found)
 
 
-def _windowed(layer: "Layer", known: tuple[int, ...] | None, place: str) -> "Layer":
+def _windowed(layer: Layer, known: tuple[int, ...] | None, place: str) -> Layer:
     """The layer with its window written out in two dimensions, and its size; `known`: the shape of what it sees."""
     shape = layer.shape if len(layer.shape) != 2 else (layer.shape[0], 1, layer.shape[1])
     if not shape and known is None:

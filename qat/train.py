@@ -23,8 +23,7 @@ from torch.nn import functional
 
 from export.errors import BadInput
 from export.files import new_folder, replaced
-from qat import augmentation, objectives, online, parallel, ridge
-from qat import config as configuration
+from qat import augmentation, config_file, objectives, online, parallel, ridge
 from qat.allocation import allocate
 from qat.config import Config, Training
 from qat.data import Dataset, Split, load, takes_steps
@@ -162,7 +161,7 @@ class Run:
         """The run in the folder `path`, at its last checkpoint. Raises BadInput, naming the broken file."""
         if not path.is_dir():
             raise BadInput(f"{path}: no such run folder")
-        config = configuration.load(path / CONFIG_FILE)
+        config = config_file.load(path / CONFIG_FILE)
         run = cls(path, config, *_header(path / CHECKPOINT_FILE, config))
         run._restore(path / CHECKPOINT_FILE)
         if (path / TEACHER_FOLDER).exists():

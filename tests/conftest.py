@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from export.errors import BadInput
 from export.fixed import Ints
-from qat import config as configuration
-from qat import engine
+from qat import config_check, engine
 from qat.config import Config, Encoder, Layer, Task, Training
 from qat.network import SpikingNetwork
 from qat.neurons import NEURONS, RESETTING, SYNAPSES
@@ -86,7 +85,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def small_config(*layers: Layer, seed: int = 0, budget: int = 0) -> Config:
     """A valid configuration of these layers."""
     config = Config(task=Task("digits"), encoder=Encoder(), layers=layers, training=Training(seed=seed, budget=budget))
-    configuration.check(config, "test")
+    config_check.check(config, "test")
     return config
 
 

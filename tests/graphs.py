@@ -5,7 +5,7 @@ from typing import Any
 
 import tomli_w
 
-from qat import config
+from qat import config_file
 from qat.config import Config
 from qat.neurons import RESETTING
 
@@ -198,4 +198,4 @@ GRAPHS |= {f"neurons_{kind}": _neurons(kind) for kind in LAYERS}
 
 def graph(name: str, change: Callable[[str], str] = lambda text: text) -> Config:
     """The configuration of that name, for 64 inputs up to 16."""
-    return config.loads(change(HEAD + GRAPHS[name]), name)
+    return config_file.loads(change(HEAD + GRAPHS[name]), name)

@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # What of export each module of qat takes. Every other module of qat takes nothing.
 QAT_TO_EXPORT = {
     "qat.allocation": {"export.errors"},
-    "qat.config": {"export.errors", "export.windows"},
+    "qat.config": {"export.windows"},
+    "qat.config_file": {"export.errors"},
     "qat.data": {"export.errors"},
     "qat.data_common": {"export.errors"},
     "qat.encoding": {"export.errors"},

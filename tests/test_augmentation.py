@@ -10,7 +10,7 @@ from conftest import one_line
 from rich.progress import Progress
 
 from export.errors import BadInput
-from qat import config as configuration
+from qat import config_file
 from qat.augmentation import augmented, check
 from qat.config import Augmentation, Config, Encoder, Layer, Task, Training
 from qat.data import Dataset, Split
@@ -175,12 +175,12 @@ def test_what_makes_no_sense_is_refused(
 
 def test_a_field_out_of_range_is_refused() -> None:
     text = configured(**ALL).dumps()
-    assert configuration.loads(text, "net") == configured(**ALL)
+    assert config_file.loads(text, "net") == configured(**ALL)
     for old, new, words in (
         ("drop = 0.1", "drop = 1.5", ("drop", "[0, 1]")),
         ("jitter = 1", "jitter = -1", ("jitter", "[0, 65535]")),
         ("jitter = 1", "flip = 1", ("flip", "not a field")),
     ):
         with pytest.raises(BadInput) as error:
-            configuration.loads(text.replace(old, new), "net")
+            config_file.loads(text.replace(old, new), "net")
         one_line(error, "net: augmentation", *words)

@@ -8,7 +8,7 @@ import pytest
 from networks import write
 
 from export.executors.toolchain import compile_host
-from qat import config
+from qat import config_file
 from qat.encoding import encode
 from qat.network import SpikingNetwork
 
@@ -71,7 +71,7 @@ def test_c_encodes_as_training_did(kind: str, maximum: int, tmp_path: Path) -> N
     x[0], x[1] = 0, maximum
     expected = encode(kind, x, steps=steps, maximum=maximum, seed=seed, delta=delta)
     text = NETWORK.format(kind=kind, steps=steps, seed=seed, delta=delta)
-    network = SpikingNetwork(config.loads(text, "test"), channels, maximum)
+    network = SpikingNetwork(config_file.loads(text, "test"), channels, maximum)
     write(network, tmp_path / "build", "net", expected[:2])
     (tmp_path / "main.c").write_text(STATEFUL if kind == "delta" else STATELESS)
     program = tmp_path / "main"

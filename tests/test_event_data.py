@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_data import check, refuse
 
-from qat import config
+from qat import config_file
 from qat.data import load
 from qat.train import load_data
 
@@ -331,4 +331,4 @@ def test_the_encoder_says_how_many_steps_there_are(task: str, flat: Path, braill
         encoder = {{steps = 6}}
         layer = [{{name = "readout", size = 27, neuron = "li"}}]
     """
-    assert load_data(config.loads(text, "net"), flat).train.x.shape[1] == 6
+    assert load_data(config_file.loads(text, "net"), flat).train.x.shape[1] == 6

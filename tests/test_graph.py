@@ -24,7 +24,7 @@ from export.executors import EXECUTORS
 from export.fixed import Ints
 from export.ir import Conv, Layer, MatVec, Network, SumPool
 from export.windows import Window
-from qat import config, planes
+from qat import config, config_check, config_file, planes
 from qat.cli import export, train
 from qat.config import Config
 from qat.lower import exact_dtype, lower
@@ -113,7 +113,7 @@ def test_every_neuron_is_equal_in_every_kind_of_layer(name: str, kind: str) -> N
 
     settings = graph(name)
     settings = replace(settings, layers=tuple(map(changed, settings.layers)))
-    config.check(settings, name)
+    config_check.check(settings, name)
     moved = set()
     for seed in range(3):
         network, x = made(settings, seed)
@@ -132,7 +132,7 @@ def test_a_count_of_spikes_is_equal_in_every_kind_of_readout(kind: str, reset: s
     *layers, out = settings.layers
     out = replace(out, neuron="count", state_range=2.0, reset=reset, timing=timing, gain=8.0)
     settings = replace(settings, layers=(*layers, out))
-    config.check(settings, kind)
+    config_check.check(settings, kind)
     network, x = made(settings)
     lowered = lower(network, "network")
     trace, reference = interpret.run(lowered, x), hard_trace(network, x, exact_dtype(lowered))
@@ -172,7 +172,7 @@ def test_parts_are_the_whole_bit_for_bit(name: str) -> None:
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_configuration_reads_back(name: str) -> None:
-    assert config.loads(graph(name).dumps(), name) == graph(name)
+    assert config_file.loads(graph(name).dumps(), name) == graph(name)
 
 
 # ---- the penalty's count
@@ -314,7 +314,7 @@ POOL = '[[layer]]\nname = "a"\nconnection = "pool"\nneuron = "none"\nkernel = [2
 )  # fmt: skip
 def test_what_is_no_network_is_refused_by_name(text: str, words: tuple[str, ...]) -> None:
     with pytest.raises(BadInput) as error:
-        config.loads(HEAD + text, "net.toml")
+        config_file.loads(HEAD + text, "net.toml")
     one_line(error, f"net.toml: {words[0]}", *words[1:])
 
 

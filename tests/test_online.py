@@ -16,8 +16,7 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from export.errors import BadInput
-from qat import config as configuration
-from qat import neurons, online
+from qat import config_check, config_file, neurons, online
 from qat.config import Layer
 from qat.layers import SpikingLayer
 from qat.network import LOGIT_RANGE, SpikingNetwork
@@ -389,7 +388,7 @@ def test_everything_learns_but_decays(method: str) -> None:
     write(method)
     train("run")
     after = load_file("run/checkpoint.safetensors")
-    network = SpikingNetwork(configuration.load(Path("run/network.toml")), 64, 16)
+    network = SpikingNetwork(config_file.load(Path("run/network.toml")), 64, 16)
     before, parameters = network.state_dict(), dict(network.named_parameters())
     moved = {name for name, value in before.items() if not torch.equal(value, after[f"network.{name}"])}
     assert moved == {name for name in parameters if not name.endswith("decay")}
@@ -439,23 +438,23 @@ REFUSED = [
 def test_what_the_identities_do_not_cover_is_refused_by_name(
     method: str, hidden: dict[str, Any], readout: dict[str, Any], training: dict[str, Any], words: str
 ) -> None:
-    config = configuration.loads(NETWORK, "net")
+    config = config_file.loads(NETWORK, "net")
     layers = replace(config.layers[0], **hidden), replace(config.layers[1], **readout)
     config = replace(config, layers=layers, training=replace(config.training, **training))
-    configuration.check(config, "net")  # bptt takes it
+    config_check.check(config, "net")  # bptt takes it
     with pytest.raises(BadInput) as error:
-        configuration.check(replace(config, training=replace(config.training, method=method)), "net")
+        config_check.check(replace(config, training=replace(config.training, method=method)), "net")
     one_line(error, "net: ", method, *words.split())
 
 
 def test_another_method_is_refused_with_the_methods_that_there_are() -> None:
     with pytest.raises(BadInput) as error:
-        configuration.loads(NETWORK + 'method = "rtrl"', "net")
+        config_file.loads(NETWORK + 'method = "rtrl"', "net")
     one_line(error, "net: training: method: ", "bptt, saf-e, saf-f", "'rtrl'")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_configuration_keeps_its_method(method: str) -> None:
-    config = configuration.loads(NETWORK + f'method = "{method}"', "net")
+    config = config_file.loads(NETWORK + f'method = "{method}"', "net")
     assert config.training.method == method
-    assert configuration.loads(config.dumps(), "net") == config
+    assert config_file.loads(config.dumps(), "net") == config

@@ -18,8 +18,7 @@ from test_cli import MAIN, NETWORK, Done, contents
 from torch.distributed import TCPStore
 
 from export import cli
-from qat import config as configuration
-from qat import parallel
+from qat import config_file, parallel
 from qat.data import load
 from qat.train import Run
 
@@ -44,7 +43,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def gradients(batch: int) -> dict[str, np.ndarray]:
     """The gradients, in float64, of the first `batch` digits; also their mean loss, and how many are right."""
     data = load("digits", None)
-    run = Run(Path("run"), configuration.loads(NETWORK, "net.toml"), data.train.x.shape[-1], data.maximum)
+    run = Run(Path("run"), config_file.loads(NETWORK, "net.toml"), data.train.x.shape[-1], data.maximum)
     run.network.double()
     loss, right = parallel.total(*run.gradients(data.train, np.arange(batch), torch.float64))
     found = {name: p.grad.numpy() for name, p in run.network.named_parameters()}

@@ -11,7 +11,8 @@ from rich.progress import Progress
 
 from export import interpret
 from export.errors import BadInput
-from qat.config import Config, Encoder, Layer, Task, Training, check
+from qat.config import Config, Encoder, Layer, Task, Training
+from qat.config_check import check
 from qat.lower import lower
 from qat.network import SpikingNetwork
 from qat.train import Run, load_data

@@ -9,7 +9,7 @@ import numpy as np
 from export import interpret
 from export.build import Build
 from export.executors.toolchain import compile_host
-from qat import config
+from qat import config_file
 from qat.cli import export_run
 from qat.train import Run
 
@@ -39,7 +39,7 @@ def test_the_example_program_compiles_and_prints_the_classes(tmp_path: Path) -> 
 
 
 def test_the_example_network_is_one() -> None:
-    assert config.loads(block("toml"), "README").layers[0].recurrent
+    assert config_file.loads(block("toml"), "README").layers[0].recurrent
 
 
 def test_every_file_it_names_is_there() -> None:

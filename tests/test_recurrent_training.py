@@ -12,7 +12,8 @@ from rich.progress import Progress
 from test_engine import assert_equal, both, input_of, layer_of
 
 from export.errors import BadInput
-from qat.config import Config, Encoder, Layer, Task, Training, check
+from qat.config import Config, Encoder, Layer, Task, Training
+from qat.config_check import check
 from qat.data_common import Dataset, Split
 from qat.network import SpikingNetwork
 from qat.ops import TorchOps

@@ -18,8 +18,7 @@ from test_train import said
 
 from export import interpret
 from export.errors import BadInput
-from qat import config as configuration
-from qat import engine
+from qat import config_check, config_file, engine
 from qat.config import Config, Encoder, Layer, Task, Training
 from qat.data import Dataset, Split, load
 from qat.lower import exact_dtype, lower
@@ -82,7 +81,7 @@ def _in_torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def config_of(*layers: Layer, steps: int = 6, **training: Any) -> Config:
     chosen = Training(**{"method": "ridge", "epochs": 0} | training)
     config = Config(Task("digits"), Encoder(steps=steps), layers, chosen)
-    configuration.check(config, "test")
+    config_check.check(config, "test")
     return config
 
 
@@ -357,7 +356,7 @@ def test_gradients_train_the_readout_of_a_reservoir_and_nothing_of_it(here: Path
 def test_what_would_have_no_effect_is_refused(old: str, new: str, words: str) -> None:
     assert old in NETWORK
     with pytest.raises(BadInput) as error:
-        configuration.loads(NETWORK.replace(old, new), "net.toml")
+        config_file.loads(NETWORK.replace(old, new), "net.toml")
     one_line(error, "net.toml: ", *words.split())
 
 
@@ -369,7 +368,7 @@ def test_only_reservoirs_stand_before_one() -> None:
 
 def test_a_configuration_of_reservoirs_is_read_back() -> None:
     config = config_of(replace(HIDDEN, density=0.3, inhibitory=0.0), READOUT, ridge=2.5)
-    assert configuration.loads(config.dumps(), "net.toml") == config
+    assert config_file.loads(config.dumps(), "net.toml") == config
 
 
 def test_it_takes_nothing_from_another_run(here: Path) -> None:

@@ -17,8 +17,7 @@ from export.build import Build
 from export.cli import verify
 from export.errors import BadInput
 from export.interpret import run as interpreted
-from qat import config as configuration
-from qat import objectives
+from qat import config_check, config_file, objectives
 from qat.cli import export, train
 from qat.config import LOSSES, Config, Encoder, Layer, Task, Training
 from qat.data import Dataset, Split, load
@@ -37,7 +36,7 @@ def configured(loss: str, outputs: int, **training: Any) -> Config:
     )
     chosen = Training(**{"loss": loss, "epochs": 3, "batch": 20, "rate": 1e-2, **training})
     config = Config(Task("npz"), Encoder("direct", steps=STEPS), layers, chosen)
-    configuration.check(config, "test")
+    config_check.check(config, "test")
     return config
 
 
@@ -235,7 +234,7 @@ def test_what_a_loss_cannot_have_is_refused(files: dict[str, Path], tmp_path: Pa
             Run.create(tmp_path / "run", configured("last", 3), data_of(files, "last"), teacher=teacher)
         one_line(error, "--teacher")
     with pytest.raises(BadInput) as error:
-        configuration.loads(configured("regression", 2).dumps().replace('"li"', '"count"'), "net")
+        config_file.loads(configured("regression", 2).dumps().replace('"li"', '"count"'), "net")
     one_line(error, "training: loss", "li readout", "count")
     with pytest.raises(BadInput) as error:
         Run.create(tmp_path / "run", configured("regression", 3), data_of(files, "regression"))

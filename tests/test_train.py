@@ -22,8 +22,7 @@ from test_cli import MAIN, NETWORK, Done, contents, quantal, succeed
 
 from export import interpret, network_file
 from export.ir import MatVec
-from qat import config as configuration
-from qat import config_check
+from qat import config_check, config_file
 from qat.cli import PRESETS, preset
 from qat.config import Config, Encoder, Layer, Task, Training
 from qat.data import load
@@ -204,7 +203,7 @@ def test_every_parameter_learns() -> None:
     Path("net.toml").write_text(NETWORK.replace('neuron = "li"', 'neuron = "count"'))
     train("run")
     after = load_file("run/checkpoint.safetensors")
-    before = SpikingNetwork(configuration.load(Path("run/network.toml")), 64, 16).state_dict()
+    before = SpikingNetwork(config_file.load(Path("run/network.toml")), 64, 16).state_dict()
     moved = {name for name, value in before.items() if not torch.equal(value, after[f"network.{name}"])}
     learned = {"weight", "bias", "decay", "threshold", "unit_gain"}
     assert moved == {f"layers.0.{name}" for name in {*learned, "recurrent"}} | {f"layers.1.{name}" for name in learned}
@@ -345,7 +344,7 @@ def test_a_run_that_diverges_stops_before_it_spoils_its_checkpoint() -> None:
 def test_presets_are_networks_for_their_task(name: str) -> None:
     config = preset(name)
     assert config.task.name == {"ecg": "qtdb"}.get(name, name)
-    assert configuration.loads(config.dumps(), name) == config
+    assert config_file.loads(config.dumps(), name) == config
 
 
 def _field(field: Any) -> st.SearchStrategy[Any]:
@@ -421,5 +420,5 @@ def configs(draw: st.DrawFn) -> Config:
 @settings(max_examples=100, deadline=None)
 @given(configs())
 def test_a_configuration_is_read_back_as_it_was_written(config: Config) -> None:
-    configuration.check(config, "config")
-    assert configuration.loads(config.dumps(), "config") == config
+    config_check.check(config, "config")
+    assert config_file.loads(config.dumps(), "config") == config

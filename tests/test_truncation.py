@@ -16,7 +16,9 @@ from torch import Tensor
 
 from export.errors import BadInput
 from qat import neurons, train
-from qat.config import Config, Encoder, Layer, Task, Training, check, loads
+from qat.config import Config, Encoder, Layer, Task, Training
+from qat.config_check import check
+from qat.config_file import loads
 from qat.data_common import Dataset, Split
 from qat.layers import SpikingLayer
 from qat.network import SpikingNetwork
