@@ -81,11 +81,18 @@ def network(task: str, name: str, seed: int, epochs: int | None) -> Config:
 
 
 def quantized(config: Config, bits: int) -> Config:
-    """With so many bits in weights and states; a readout integrates in 16, as wide as a spike count."""
-    config = config.with_layers(weights=bits, states=bits)
-    *hidden, readout = config.layers
+    """With so many bits in weights and states; a readout integrates in 16, as wide as a spike count.
+
+    ECG: 14-bit states reach 32 thresholds, which few bits are too coarse for; and its rate, at which 4 bits diverge,
+    is a quarter for them.
+    """
+    *hidden, readout = config.with_layers(weights=bits, states=bits).layers
+    if config.task.name == "qtdb":
+        hidden = [replace(layer, state_range=Layer.state_range) for layer in hidden]
     if bits == 4:
         hidden = [replace(layer, state_quantizer="aligned") for layer in hidden]
+        share = 1 / 4 if config.task.name == "qtdb" else 1
+        config = replace(config, training=replace(config.training, rate=share * config.training.rate))
     return replace(config, layers=(*hidden, replace(readout, states=16)))
 
 
