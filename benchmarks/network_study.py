@@ -6,16 +6,11 @@ deployed is exported, compared with torch bit for bit, and counted on an emulate
 instructions a step.
 
 Rows go to network_study.csv as they come; what stands there is not run again. --data names a folder that holds the data
-sets as fsdd, braille, nmnist_small and qtdb_ecg. Without --data, what there is is printed as a table.
+sets as fsdd, braille, nmnist_small and qtdb_ecg.
 """
 
-import argparse
-import csv
-import multiprocessing
-import statistics
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,18 +18,20 @@ from typing import Any
 import torch
 from deployment import deploy, instructions, size
 from quantizer_study import SETTINGS
-from rich.progress import Progress
+from study import SILENT, Rows, cell, numbers, parser, table
 
-from qat import config_check, engine
+from qat import config_check
 from qat.cli import preset
 from qat.config import Config, Layer, Training
 from qat.config_graph import placed
 from qat.data import Split
 from qat.train import Run, Start, batches_of, load_data
 
-CSV = Path(__file__).with_suffix(".csv")
-KEY = ("task", "network", "bits", "seed")
-COLUMNS = (*KEY, "accuracy", "rate", "bytes", "instructions", "mismatches")
+STUDY = Rows(
+    Path(__file__).with_suffix(".csv"),
+    ("task", "network", "bits", "seed"),
+    ("accuracy", "rate", "bytes", "instructions", "mismatches"),
+)
 BITS = ("float", "8", "4")
 FOLDERS = {task: SETTINGS[task].folder for task in ("speech", "braille", "nmnist")} | {"qtdb": "qtdb_ecg"}
 PLANES = {"speech": [2, 40], "braille": [2, 3, 4], "nmnist": [2, 17, 17]}
@@ -98,9 +95,7 @@ def quantized(config: Config, bits: int) -> Config:
 
 def work(task: str, name: str, seed: int, data: Path, epochs: int | None) -> list[tuple[str, ...]]:
     """The rows of a network and seed, one for each of BITS."""
-    torch.set_num_threads(1)
-    engine.set_threads(1)
-    config, rows, silent = network(task, name, seed, epochs), [], Progress(disable=True)
+    config, rows = network(task, name, seed, epochs), []
     given = load_data(config, data / FOLDERS[task])
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         full = Run.create(Path(folder) / "float", config, given)
@@ -108,8 +103,8 @@ def work(task: str, name: str, seed: int, data: Path, epochs: int | None) -> lis
             run = full
             if bits != "float":
                 run = Run.create(Path(folder) / bits, quantized(config, int(bits)), given, Start(full, "mse"))
-            run.train(given, config.training.epochs, silent)
-            accuracy = 100 * run.accuracy(given.test, silent)
+            run.train(given, config.training.epochs, SILENT)
+            accuracy = 100 * run.accuracy(given.test, SILENT)
             deployed: tuple[object, ...] = ("", "", "")
             if bits != "float":
                 build, mismatches = deploy(run, Path(folder) / f"build{bits}")
@@ -131,73 +126,34 @@ def rate_of(run: Run, split: Split) -> float:
     return spikes / places
 
 
-def read() -> list[dict[str, str]]:
-    """The rows that there are."""
-    if not CSV.exists():
-        return []
-    with CSV.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(rows: list[dict[str, str]]) -> None:
-    """All rows, in order."""
-    lines = sorted(",".join(row[name] for name in COLUMNS) for row in rows)
-    CSV.write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
-
-
-def show(rows: list[dict[str, str]]) -> None:
-    """Prints mean ± deviation over seeds, and of 4 bits rate, bytes and instructions, in Markdown."""
-    print("| task | network | full precision | 8/8 bits | 4/4 bits | rate | bytes | instructions a step |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for task, name in dict.fromkeys((row["task"], row["network"]) for row in rows):
-        cells = []
-        for bits in BITS:
-            chosen = [row for row in rows if (row["task"], row["network"], row["bits"]) == (task, name, bits)]
-            found = [float(row["accuracy"]) for row in chosen]
-            spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
-            cells.append(f"{statistics.mean(found):.1f}{spread}" if found else "–")
-        of = {k: statistics.mean(float(row[k]) for row in chosen) for k in ("rate", "bytes", "instructions")}
-        cells += [f"{of['rate']:.3f}", f"{of['bytes']:,.0f}", f"{of['instructions']:,.0f}"]
-        print("| " + " | ".join((task, name, *cells)) + " |")
-    deployed = [row for row in rows if row["mismatches"]]
-    print(f"\n{len(deployed)} networks deployed, {sum(int(row['mismatches']) for row in deployed)} mismatches")
+def show() -> None:
+    """Prints mean ± deviation over seeds, and of 4 bits rate, bytes and instructions."""
+    lines = []
+    for task, name in dict.fromkeys((row["task"], row["network"]) for row in STUDY):
+        here = {bits: [r for r in STUDY if (r["task"], r["network"], r["bits"]) == (task, name, bits)] for bits in BITS}
+        rate, size, counted = (numbers(here["4"], column)[0] for column in ("rate", "bytes", "instructions"))
+        lines.append([task, name, *map(cell, here.values()), f"{rate:.3f}", f"{size:,.0f}", f"{counted:,.0f}"])
+    head = ("task", "network", "full precision", "8/8 bits", "4/4 bits", "rate", "bytes", "instructions a step")
+    print(table(head, lines))
+    deployed = [int(row["mismatches"]) for row in STUDY if row["mismatches"]]
+    print(f"\n{len(deployed)} networks deployed, {sum(deployed)} mismatches")
 
 
 def main() -> None:
-    """Runs what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--task", action="append", choices=list(FOLDERS), help="only this one; may be repeated")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to this number, exclusive")
-    parser.add_argument("--epochs", type=int, help="in place of each task's own, to try it out")
-    parser.add_argument("--jobs", type=int, default=2, help="networks trained side by side, a core each")
-    chosen = parser.parse_args()
-    rows = read()
-    if chosen.data is None:
-        show(rows)
-        return
-    done = {tuple(row[name] for name in KEY) for row in rows}
+    """Runs what is missing, and prints the table."""
+    options = parser(__doc__)
+    options.add_argument("--task", action="append", choices=list(FOLDERS), help="only this one; may be repeated")
+    options.add_argument("--epochs", type=int, help="in place of each task's own, to try it out")
+    chosen = options.parse_args()
     missing = [
-        (task, name, seed)
+        (task, name, seed, chosen.data, chosen.epochs)
         for seed in range(chosen.seeds)
         for task in chosen.task or FOLDERS
         for name in (ECG if task == "qtdb" else NETWORKS)
-        if any((task, name, bits, str(seed)) not in done for bits in BITS)
+        if any((task, name, bits, seed) not in STUDY for bits in BITS)
     ]
-    failed = 0
-    with Progress() as bars, ProcessPoolExecutor(chosen.jobs, multiprocessing.get_context("spawn")) as pool:
-        bar = bars.add_task("networks", total=len(missing))
-        pending = {pool.submit(work, *part, chosen.data, chosen.epochs): part for part in missing}
-        for future in as_completed(pending):
-            bars.advance(bar)
-            try:
-                found = future.result()
-            except Exception as error:
-                failed += 1
-                print(f"{pending[future]}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-                continue
-            rows += [dict(zip(COLUMNS, row, strict=True)) for row in found if row[: len(KEY)] not in done]
-            write(rows)
+    failed = STUDY.run(work, missing, chosen.jobs) if chosen.data else 0
+    show()
     sys.exit(1 if failed else 0)
 
 

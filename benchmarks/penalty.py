@@ -14,36 +14,35 @@ as fsdd, braille, mnist and nmnist_small; --out keeps the networks in full preci
 deviations over the seeds, and with --plot draws plots/penalty.svg.
 """
 
-import argparse
-import csv
-import statistics
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from deployment import deploy, instructions
-from pruning import FULL, SILENT, config, trained
+from pruning import FULL, config, trained
 from quantizer_study import dataset
-from rich.progress import Progress
+from study import SILENT, Rows, cell, numbers, parser, table
 from torch import Tensor
 
-from qat import engine
 from qat.data import Dataset
 from qat.train import EVALUATION_BATCH, Run, Start, batches_of
 
-CSV = Path(__file__).with_suffix(".csv")
 PLOT = Path(__file__).with_name("plots") / "penalty.svg"
-KEY = ("task", "penalty", "seed")
-FIGURES = ("accuracy", "operations", "rate", "instructions", "mismatches")
+STUDY = Rows(
+    Path(__file__).with_suffix(".csv"),
+    ("task", "penalty", "seed"),
+    ("accuracy", "operations", "rate", "instructions", "mismatches"),
+)
 TASKS = ("speech", "braille")
 LADDER = ("0", "0.1", "0.3", "1", "3", "10", "30")
 BITS = 4
-Rows = dict[tuple[str, ...], dict[str, str]]
 
 
-def work(task: str, penalty: str, seed: int, data: Dataset, out: Path) -> tuple[str, ...]:
-    """The figures of one row."""
+def work(task: str, penalty: str, seed: int, folder_of_data: Path, out: Path) -> list[tuple[object, ...]]:
+    """One row."""
+    data = dataset(task, folder_of_data)
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         wanted = config(task, seed, FULL, BITS)
         wanted = replace(wanted, training=replace(wanted.training, penalty=float(penalty)))
@@ -51,9 +50,8 @@ def work(task: str, penalty: str, seed: int, data: Dataset, out: Path) -> tuple[
         run.train(data, wanted.training.epochs, SILENT)
         operations, rate = activity(run, data)
         build, mismatches = deploy(run, Path(folder) / "build")
-        counted = str(instructions(build))
-        accuracy = 100 * run.accuracy(data.test, SILENT)
-    return f"{accuracy:.2f}", f"{operations:.0f}", f"{rate:.4f}", counted, f"{mismatches}"
+        accuracy, counted = 100 * run.accuracy(data.test, SILENT), instructions(build)
+    return [(task, penalty, seed, f"{accuracy:.2f}", f"{operations:.0f}", f"{rate:.4f}", counted, mismatches)]
 
 
 @torch.no_grad()
@@ -68,52 +66,30 @@ def activity(run: Run, data: Dataset) -> tuple[float, float]:
     return operations / len(data.test.y), spikes / len(data.test.y)
 
 
-def read() -> Rows:
-    """The rows that there are, by their key."""
-    if not CSV.exists():
-        return {}
-    with CSV.open(newline="") as file:
-        return {tuple(row[name] for name in KEY): row for row in csv.DictReader(file)}
-
-
-def write(rows: Rows) -> None:
-    """All rows, in order."""
-    lines = sorted(rows.values(), key=lambda row: (row["task"], float(row["penalty"]), int(row["seed"])))
-    CSV.write_text("\n".join(",".join(line) for line in [KEY + FIGURES, *(row.values() for row in lines)]) + "\n")
-
-
-def figures(rows: Rows) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Each figure over the seeds, by task and λ, both in order."""
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+def ladders() -> dict[str, dict[str, list[dict[str, str]]]]:
+    """The rows of all seeds, by task and λ, both in order."""
+    found: dict[str, dict[str, list[dict[str, str]]]] = {}
     for task in TASKS:
         for penalty in LADDER:
-            seeds = [row for (*key, _), row in rows.items() if key == [task, penalty]]
-            if seeds:
-                columns = {name: [float(row[name]) for row in seeds] for name in FIGURES}
-                found.setdefault(task, {})[penalty] = columns
+            if seeds := [row for row in STUDY if (row["task"], row["penalty"]) == (task, penalty)]:
+                found.setdefault(task, {})[penalty] = seeds
     return found
 
 
-def spread(values: list[float]) -> float:
-    """Their standard deviation, 0 for one."""
-    return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def report(rows: Rows) -> str:
+def report() -> str:
     """The table: a row a task and λ, with how many times fewer operations there are than without the penalty."""
+    lines = []
+    for task, ladder in ladders().items():
+        for penalty, rows in ladder.items():
+            operations, rate, counted = (numbers(rows, name)[0] for name in ("operations", "rate", "instructions"))
+            fewer = numbers(ladder["0"], "operations")[0] / operations
+            costs = f"{operations:,.0f}", f"{fewer:.1f}", f"{rate:.3f}", f"{counted:,.0f}"
+            lines.append((task, penalty, cell(rows), *costs, str(len(rows))))
     head = ("task", "λ", "accuracy", "operations a sample", "fewer", "spikes", "instructions a step", "seeds")
-    lines = [head, ("---",) * len(head)]
-    for task, ladder in figures(rows).items():
-        for penalty, columns in ladder.items():
-            accuracies, mean = columns["accuracy"], {name: statistics.mean(values) for name, values in columns.items()}
-            fewer = statistics.mean(ladder["0"]["operations"]) / mean["operations"]
-            costs = f"{mean['operations']:,.0f}", f"{fewer:.1f}", f"{mean['rate']:.3f}", f"{mean['instructions']:,.0f}"
-            within = f"{mean['accuracy']:.1f} ± {spread(accuracies):.1f}"
-            lines.append((task, penalty, within, *costs, str(len(accuracies))))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return table(head, lines)
 
 
-def plot(rows: Rows) -> None:
+def plot() -> None:
     """Accuracy against synaptic operations, a line a task, a point a λ."""
     import matplotlib
 
@@ -122,10 +98,9 @@ def plot(rows: Rows) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 4))
-    for task, ladder in figures(rows).items():
-        points = [(columns["operations"], columns["accuracy"]) for columns in ladder.values()]
-        x, y = ([statistics.mean(point[k]) for point in points] for k in (0, 1))
-        deviations = [spread(accuracies) for _, accuracies in points]
+    for task, ladder in ladders().items():
+        x = [numbers(rows, "operations")[0] for rows in ladder.values()]
+        y, deviations = zip(*(numbers(rows) for rows in ladder.values()), strict=True)
         axes.errorbar(x, y, yerr=deviations, label=task, marker="o", capsize=3)
         for penalty, place in zip(ladder, zip(x, y, strict=True), strict=True):
             axes.annotate(penalty, place, xytext=(3, 4), textcoords="offset points", fontsize="x-small")
@@ -135,34 +110,25 @@ def plot(rows: Rows) -> None:
 
 
 def main() -> None:
-    """Runs what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("build/pruning"), help="shared with pruning.py")
-    parser.add_argument("--task", action="append", choices=TASKS, help="only this one; may be repeated")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to this number, exclusive")
-    parser.add_argument("--plot", action="store_true", help="draw the plot too")
-    chosen = parser.parse_args()
+    """Runs what is missing, and prints the table."""
+    options = parser(__doc__, jobs=1)
+    options.add_argument("--out", type=Path, default=Path("build/pruning"), help="shared with pruning.py")
+    options.add_argument("--task", action="append", choices=TASKS, help="only this one; may be repeated")
+    options.add_argument("--plot", action="store_true", help="draw the plot too")
+    chosen = options.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    engine.set_threads(1)
-    rows = read()
     missing = [
-        key
+        (task, penalty, seed, chosen.data, chosen.out)
         for seed in range(chosen.seeds)
         for penalty in LADDER
         for task in chosen.task or TASKS
-        if (key := (task, penalty, str(seed))) not in rows
+        if (task, penalty, seed) not in STUDY
     ]
-    with Progress() as bars:
-        for key in bars.track(missing, description="networks"):
-            task, penalty, seed = key
-            found = work(task, penalty, int(seed), dataset(task, chosen.data), chosen.out)
-            rows[key] = dict(zip(KEY + FIGURES, key + found, strict=True))
-            write(rows)
-    print(report(rows))
+    failed = STUDY.run(work, missing, chosen.jobs) if chosen.data else 0
+    print(report())
     if chosen.plot:
-        plot(rows)
+        plot()
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

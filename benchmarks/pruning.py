@@ -18,9 +18,7 @@ of a step on the vectors, both on a Cortex-M4. Rows go to pruning.csv as they co
 the table, means and deviations over the seeds.
 """
 
-import argparse
-import csv
-import statistics
+import sys
 import tempfile
 from collections import defaultdict
 from dataclasses import replace
@@ -30,17 +28,19 @@ import torch
 from deployment import deploy, instructions
 from deployment import size as size_of
 from quantizer_study import REAL_STATES, REAL_WEIGHTS, Row, dataset, network
-from rich.progress import Progress
+from study import SILENT, Rows, cell, numbers, parser, table
 
-from qat import engine, pruning
+from qat import pruning
 from qat.config import Config
 from qat.data import Dataset
 from qat.pruning import Cut
 from qat.train import Run, Start
 
-CSV = Path(__file__).with_suffix(".csv")
-KEY = ("task", "method", "size", "seed")
-FIGURES = ("before", "accuracy", "bytes", "instructions", "mismatches")
+STUDY = Rows(
+    Path(__file__).with_suffix(".csv"),
+    ("task", "method", "size", "seed"),
+    ("before", "accuracy", "bytes", "instructions", "mismatches"),
+)
 TASKS = ("speech", "braille")
 LONG = "-long"
 METHODS = (
@@ -51,7 +51,6 @@ METHODS = (
 FULL, STAGE = 128, 96
 NETWORKS = [(method, FULL if method.startswith("full") else FULL // 2) for method in METHODS]
 NETWORKS += [(method, size) for size in (96, 32) for method in ("pruned", "scratch")]
-SILENT = Progress(disable=True)
 
 
 def config(task: str, seed: int, size: int, bits: int | str) -> Config:
@@ -84,9 +83,9 @@ def pruned(source: Run, method: str, size: int, seed: int, data: Dataset, path: 
     return run
 
 
-def work(task: str, method: str, size: int, seed: int, data: Dataset, out: Path) -> tuple[object, ...]:
-    """The figures of one row."""
-    wanted = config(task, seed, size, 4)
+def work(task: str, method: str, size: int, seed: int, folder_of_data: Path, out: Path) -> list[tuple[object, ...]]:
+    """One row."""
+    wanted, data, key = config(task, seed, size, 4), dataset(task, folder_of_data), (task, method, size, seed)
     if method.endswith(LONG):
         method, training = method.removesuffix(LONG), wanted.training
         wanted = replace(wanted, training=replace(training, epochs=2 * training.epochs, halving=2 * training.halving))
@@ -102,65 +101,38 @@ def work(task: str, method: str, size: int, seed: int, data: Dataset, out: Path)
         run.train(data, wanted.training.epochs, SILENT)
         before, after = (100 * one.accuracy(data.test, SILENT) for one in (start, run))
         build, mismatches = deploy(run, Path(folder) / "build")
-        return f"{before:.2f}", f"{after:.2f}", size_of(build), instructions(build), mismatches
+        return [(*key, f"{before:.2f}", f"{after:.2f}", size_of(build), instructions(build), mismatches)]
 
 
-def read() -> dict[tuple[str, ...], dict[str, str]]:
-    """The rows that there are, by their key."""
-    if not CSV.exists():
-        return {}
-    with CSV.open(newline="") as file:
-        return {tuple(row[name] for name in KEY): row for row in csv.DictReader(file)}
-
-
-def write(rows: dict[tuple[str, ...], dict[str, str]]) -> None:
-    """All rows, in order."""
-    lines = sorted(",".join(row[name] for name in KEY + FIGURES) for row in rows.values())
-    CSV.write_text("\n".join([",".join(KEY + FIGURES), *lines]) + "\n")
-
-
-def report(rows: dict[tuple[str, ...], dict[str, str]]) -> str:
+def report() -> str:
     """The table: a row a task, width and method."""
     groups = defaultdict(list)
-    for (task, method, size, _), row in rows.items():
-        groups[task, -int(size), METHODS.index(method)].append(row)
-    lines = ["| task | neurons | | before | 4 bits | bytes | instructions | seeds |", "|" + " --- |" * 8]
-    for group in (groups[key] for key in sorted(groups)):
-        columns = {name: [float(row[name]) for row in group] for name in FIGURES}
-        accuracies = (columns["before"], columns["accuracy"])
-        spread = (f"{statistics.mean(v):.1f} ± {statistics.stdev(v) if len(v) > 1 else 0:.1f}" for v in accuracies)
-        costs = (f"{statistics.mean(columns[n]):,.0f}" for n in ("bytes", "instructions"))
-        cells = (group[0]["task"], group[0]["size"], group[0]["method"], *spread, *costs, len(group))
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+    for row in STUDY:
+        groups[row["task"], -int(row["size"]), METHODS.index(row["method"])].append(row)
+    lines = []
+    for rows in (groups[key] for key in sorted(groups)):
+        costs = (f"{numbers(rows, name)[0]:,.0f}" for name in ("bytes", "instructions"))
+        accuracies = cell(rows, "before"), cell(rows)
+        lines.append((rows[0]["task"], rows[0]["size"], rows[0]["method"], *accuracies, *costs, str(len(rows))))
+    return table(("task", "neurons", "", "before", "4 bits", "bytes", "instructions", "seeds"), lines)
 
 
 def main() -> None:
-    """Runs what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("build/pruning"))
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to this number, exclusive")
-    chosen = parser.parse_args()
+    """Runs what is missing, and prints the table."""
+    options = parser(__doc__, jobs=1)
+    options.add_argument("--out", type=Path, default=Path("build/pruning"))
+    chosen = options.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    engine.set_threads(1)
-    rows = read()
     missing = [
-        (task, method, size, seed)
+        (task, method, size, seed, chosen.data, chosen.out)
         for method, size in NETWORKS
         for seed in range(chosen.seeds)
         for task in TASKS
-        if (task, method, str(size), str(seed)) not in rows
+        if (task, method, size, seed) not in STUDY
     ]
-    with Progress() as bars:
-        for row in bars.track(missing, description="networks"):
-            task, method, size, seed = row
-            found = work(task, method, size, seed, dataset(task, chosen.data), chosen.out)
-            key = tuple(map(str, row))
-            rows[key] = dict(zip(KEY + FIGURES, (*key, *map(str, found)), strict=True))
-            write(rows)
-    print(report(rows))
+    failed = STUDY.run(work, missing, chosen.jobs) if chosen.data else 0
+    print(report())
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

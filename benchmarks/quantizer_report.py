@@ -9,7 +9,8 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-from quantizer_study import AT_ONCE, GRIDS, SETTINGS, UNCUT, read
+from quantizer_study import AT_ONCE, GRIDS, SETTINGS, STUDY, UNCUT
+from study import cell, numbers, table
 
 PLOTS = Path(__file__).with_name("plots")
 BITS = ("8", "4", "3", "2")
@@ -22,32 +23,10 @@ Found = dict[tuple[str, ...], list[dict[str, str]]]
 def found() -> Found:
     """The rows of all seeds, by everything else: (task, method, weight bits, quantizer, state bits, quantizer)."""
     rows: Found = defaultdict(list)
-    for row in read():
+    for row in STUDY:
         names = ("task", "method", "weight_bits", "weight_quantizer", "state_bits", "state_quantizer")
         rows[tuple(row[name] for name in names)].append(row)
     return rows
-
-
-def numbers(rows: list[dict[str, str]], column: str = "accuracy") -> tuple[float, float]:
-    """Mean and standard deviation; (nan, nan) without rows, and a deviation of nan for one."""
-    values = [float(row[column]) for row in rows]
-    nan = float("nan")
-    return (statistics.mean(values) if values else nan), (statistics.stdev(values) if len(values) > 1 else nan)
-
-
-def cell(rows: list[dict[str, str]]) -> str:
-    """Mean ± deviation."""
-    if not rows:
-        return "–"
-    mean, deviation = numbers(rows)
-    return f"{mean:.1f} ± {deviation:.1f}"
-
-
-def table(head: list[str], lines: list[list[str]]) -> None:
-    """Prints a table in Markdown."""
-    for line in (head, ["---"] * len(head), *lines):
-        print("| " + " | ".join(line) + " |")
-    print()
 
 
 def ways(rows: Found) -> None:
@@ -60,7 +39,7 @@ def ways(rows: Found) -> None:
                 if any((task, *key) in rows for task in SETTINGS):
                     lines.append([bits, grid, method, *(cell(rows[(task, *key)]) for task in SETTINGS)])
     full = [cell(rows[(task, *FULL)]) for task in SETTINGS]
-    table(["bits", "states", "way", *SETTINGS], [["", "", "full precision", *full], *lines])
+    print(table(["bits", "states", "way", *SETTINGS], [["", "", "full precision", *full], *lines]), end="\n\n")
 
 
 def findings(rows: Found) -> None:
@@ -78,7 +57,7 @@ def findings(rows: Found) -> None:
                 firsts.append(f"{mean('both') - max(one, other, mean('ptq-gpfq')):+.1f}")
                 seconds.append(f"{one - other:+.1f}")
             lines += [[bits, grid, "both, over the next best", *firsts], [bits, grid, "weights over states", *seconds]]
-    table(["bits", "states", "", *SETTINGS], lines)
+    print(table(["bits", "states", "", *SETTINGS], lines), end="\n\n")
 
 
 def cost(rows: Found) -> None:
@@ -92,7 +71,7 @@ def cost(rows: Found) -> None:
             means = [numbers(rows[(task, "both", bits, "lsq", bits, grid)])[0] for task in SETTINGS]
             lost = [mean - best for mean, best in zip(means, full, strict=True)]
             lines.append([bits, grid, *(f"{points:+.1f}" for points in lost), f"{statistics.mean(lost):+.2f}"])
-    table(["bits", "states", *SETTINGS, "mean"], lines)
+    print(table(["bits", "states", *SETTINGS, "mean"], lines), end="\n\n")
 
 
 def grids(rows: Found) -> None:
@@ -103,7 +82,7 @@ def grids(rows: Found) -> None:
             key = ("both", bits, "lsq", bits, grid)
             if any((task, *key) in rows for task in SETTINGS):
                 lines.append([bits, grid, *(cell(rows[(task, *key)]) for task in SETTINGS)])
-    table(["bits", "states", *SETTINGS], lines)
+    print(table(["bits", "states", *SETTINGS], lines), end="\n\n")
 
 
 def duel(rows: Found) -> None:
@@ -118,7 +97,7 @@ def duel(rows: Found) -> None:
                 (mean, spread), (other, wide) = numbers(ours), numbers(rows[(*key, theirs)])
                 cells.append(f"{mean:.1f} against {other:.1f}: {mean - other:+.1f}, {spread + wide:.1f}")
             lines.append([method, weight_bits or bits, bits, *cells])
-    table(["way", "weight bits", "state bits", *SETTINGS], lines)
+    print(table(["way", "weight bits", "state bits", *SETTINGS], lines), end="\n\n")
 
 
 def room(rows: Found) -> None:
@@ -130,7 +109,7 @@ def room(rows: Found) -> None:
         for grid in (*SQUAT, "aligned", OURS):
             key = (method, weight_bits, "lsq", "2", grid)
             lines.append([weight_bits, grid, *(cell(rows[(task, *key)]) for task in SETTINGS)])
-    table(["weight bits", "states", *SETTINGS], lines)
+    print(table(["weight bits", "states", *SETTINGS], lines), end="\n\n")
 
 
 def gradient(rows: Found) -> None:
@@ -140,7 +119,7 @@ def gradient(rows: Found) -> None:
         for grid in ("squat", f"squat{UNCUT}"):
             key = ("scratch", "3", "lsq", bits, grid)
             lines.append([bits, grid, *(cell(rows[(task, *key)]) for task in SETTINGS)])
-    table(["state bits", "states", *SETTINGS], lines)
+    print(table(["state bits", "states", *SETTINGS], lines), end="\n\n")
 
 
 def weights(rows: Found) -> None:
@@ -152,7 +131,7 @@ def weights(rows: Found) -> None:
         [k[1], k[2], k[0], *(cell(rows[(task, *k)]) for task in SETTINGS)]
         for k in sorted(keys, key=lambda k: -int(k[1]))
     ]
-    table(["bits", "weights", "way", *SETTINGS], lines)
+    print(table(["bits", "weights", "way", *SETTINGS], lines), end="\n\n")
 
 
 def mixed(rows: Found) -> None:
@@ -164,7 +143,7 @@ def mixed(rows: Found) -> None:
             found_here = rows[(task, "both", "2", name, "2", OURS)]
             cells.append(f"{cell(found_here)}, {numbers(found_here)[0] - numbers(rows[(task, *FULL)])[0]:+.1f}")
         lines.append([name, *cells])
-    table(["weights", *SETTINGS], lines)
+    print(table(["weights", *SETTINGS], lines), end="\n\n")
 
 
 def spikes(rows: Found) -> None:
@@ -177,7 +156,10 @@ def spikes(rows: Found) -> None:
         size = [f"{int(r[0]['bytes']):,}" if r else "–" for r in chosen]
         lines.append([bits, *(f"{a} / {b}" for a, b in zip(rate, size, strict=True))])
     full = [rows[(task, *FULL)] for task in SETTINGS]
-    table(["bits", *SETTINGS], [["full precision", *(f"{numbers(r, 'rate')[0]:.3f}" for r in full)], *lines])
+    print(
+        table(["bits", *SETTINGS], [["full precision", *(f"{numbers(r, 'rate')[0]:.3f}" for r in full)], *lines]),
+        end="\n\n",
+    )
 
 
 def plot(rows: Found) -> None:

@@ -14,30 +14,28 @@ Rows go to quantizer_study.csv as they come; what stands there is not run again.
 data sets as mnist, fsdd, braille and nmnist_small; --out keeps the networks in full precision.
 """
 
-import argparse
-import csv
 import functools
-import multiprocessing
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from deployment import deploy, size
-from rich.progress import Progress
+from study import SILENT, Rows, parser
 
-from qat import config_check, engine
+from qat import config_check
 from qat.config import Config, Encoder, Layer, Task, Training
 from qat.data import Dataset, Split
 from qat.train import Run, Start, load_data
 
-CSV = Path(__file__).with_name("quantizer_study.csv")
-KEY = ("task", "method", "weight_bits", "weight_quantizer", "state_bits", "state_quantizer", "seed")
-COLUMNS = (*KEY, "accuracy", "rate", "bytes", "mismatches")
+STUDY = Rows(
+    Path(__file__).with_suffix(".csv"),
+    ("task", "method", "weight_bits", "weight_quantizer", "state_bits", "state_quantizer", "seed"),
+    ("accuracy", "rate", "bytes", "mismatches"),
+)
 WIDE = (16, "uniform")  # states that cost nothing
 RATE_SAMPLES = 250
 
@@ -181,9 +179,7 @@ def dataset(task: str, data: Path) -> Dataset:
 
 def work(task: str, seed: int, job: Job, data: Path, out: Path) -> list[tuple[str, ...]]:
     """The rows of one job. The network in full precision that it begins with is in `out`, or comes there."""
-    torch.set_num_threads(1)
-    engine.set_threads(1)
-    given, silent = dataset(task, data), Progress(disable=True)
+    given = dataset(task, data)
     full = out / f"{task}-{seed}{AT_ONCE if job.trained.states[1].endswith(AT_ONCE) else ''}"
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         path, config = Path(folder) / "run", network(task, seed, job.trained)
@@ -194,7 +190,7 @@ def work(task: str, seed: int, job: Job, data: Path, out: Path) -> list[tuple[st
             run = Run.create(path, config, given, Start(Run.open(full), how))
         else:
             run = Run.open(full) if full.exists() else Run.create(full, config, given)
-        run.train(given, config.training.epochs, silent)
+        run.train(given, config.training.epochs, SILENT)
         rows = [measure(task, seed, job.trained, run, given, Path(folder) / "build")]
         for index, row in enumerate(job.after):
             config = network(task, seed, row)
@@ -209,7 +205,7 @@ def measure(task: str, seed: int, row: Row, run: Run, data: Dataset, folder: Pat
 
     bytes: constant tables and state of the compiled header on a Cortex-M4. Empty where nothing can be deployed.
     """
-    accuracy = run.accuracy(data.test, Progress(disable=True))
+    accuracy = run.accuracy(data.test, SILENT)
     record: dict[str, torch.Tensor] = {}
     x, _ = run.tensors(Split(data.test.x[:RATE_SAMPLES], data.test.y[:RATE_SAMPLES]), run.exact_dtype())
     with torch.no_grad():
@@ -222,55 +218,25 @@ def measure(task: str, seed: int, row: Row, run: Run, data: Dataset, folder: Pat
     return (*row.key(task, seed), f"{100 * accuracy:.2f}", f"{rate:.4f}", *map(str, deployed))
 
 
-def read() -> list[dict[str, str]]:
-    """The rows that there are."""
-    if not CSV.exists():
-        return []
-    with CSV.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(rows: list[dict[str, str]]) -> None:
-    """All rows, in order."""
-    text = [",".join(COLUMNS), *(",".join(row[name] for name in COLUMNS) for row in rows)]
-    CSV.write_text("\n".join([text[0], *sorted(text[1:])]) + "\n")
-
-
 def main() -> None:
     """Runs what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("build/quantizer_study"))
-    parser.add_argument("--task", action="append", choices=list(SETTINGS), help="only this one; may be repeated")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to this number, exclusive")
-    parser.add_argument("--jobs", type=int, default=2, help="networks trained side by side, a core each")
-    chosen = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--out", type=Path, default=Path("build/quantizer_study"))
+    options.add_argument("--task", action="append", choices=list(SETTINGS), help="only this one; may be repeated")
+    chosen = options.parse_args()
+    if chosen.data is None:
+        options.error("--data: missing; quantizer_report.py prints what there is")
     chosen.out.mkdir(parents=True, exist_ok=True)
-    rows = read()
-    done = {tuple(row[name] for name in KEY) for row in rows}
     missing = []
     for seed in range(chosen.seeds):
         for job in jobs():
             for task in chosen.task or SETTINGS:
-                after = tuple(row for row in job.after if row.key(task, seed) not in done)
-                if after or job.trained.key(task, seed) not in done:
-                    missing.append((task, seed, Job(job.trained, after)))
+                after = tuple(row for row in job.after if row.key(task, seed) not in STUDY)
+                if after or job.trained.key(task, seed) not in STUDY:
+                    missing.append((task, seed, Job(job.trained, after), chosen.data, chosen.out))
     failed = 0
-    with Progress() as bars, ProcessPoolExecutor(chosen.jobs, multiprocessing.get_context("spawn")) as pool:
-        bar = bars.add_task("networks", total=len(missing))
-        for first in (True, False):  # full precision comes before all that begins with it
-            parts = [part for part in missing if (part[2].trained.method == "fp") is first]
-            pending = {pool.submit(work, *part, chosen.data, chosen.out): part for part in parts}
-            for future in as_completed(pending):
-                bars.advance(bar)
-                try:
-                    found = future.result()
-                except Exception as error:
-                    failed += 1
-                    print(f"{pending[future][:2]} {pending[future][2].trained}: {error}", file=sys.stderr, flush=True)
-                    continue
-                rows += [dict(zip(COLUMNS, row, strict=True)) for row in found if row[: len(KEY)] not in done]
-                write(rows)
+    for first in (True, False):  # full precision comes before all that begins with it
+        failed += STUDY.run(work, [p for p in missing if (p[2].trained.method == "fp") is first], chosen.jobs)
     sys.exit(1 if failed else 0)
 
 

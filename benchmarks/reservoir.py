@@ -10,28 +10,23 @@ has spiked (`counts`) or on traces of that (`traces`), and 10 epochs of gradient
 Rows go to reservoir.csv as they come; what stands there is not run again. --data names the folder of recordings.
 """
 
-import argparse
-import csv
-import statistics
+import functools
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
+from deployment import deploy
+from study import SILENT, Rows, cell, numbers, parser, table
 
-from export.build import Build, write_build
-from export.verify import batched, verify
 from qat import config_check
 from qat.config import Config, Encoder, Layer, Task, Training
 from qat.data import Dataset
-from qat.lower import exact_dtype, lower
-from qat.network import hard_trace
 from qat.train import Run, load_data
 
-CSV = Path(__file__).with_name("reservoir.csv")
-KEY = ("kind", "asked", "readout", "seed")
-COLUMNS = (*KEY, "rate", "accuracy", "mismatches")
-EXECUTORS = ("interpreter", "c-host")
+STUDY = Rows(
+    Path(__file__).with_suffix(".csv"), ("kind", "asked", "readout", "seed"), ("rate", "accuracy", "mismatches")
+)
 KINDS: dict[str, dict[str, Any]] = {"none": {}, "mixed": {"gain": 0.5}, "runaway": {"inhibitory": 0.0, "gain": 64.0}}
 RATES = {
     "none": (0.0,),
@@ -61,68 +56,49 @@ def network(kind: str, rate: float, how: str, seed: int) -> Config:
     return config
 
 
-def measure(config: Config, data: Dataset) -> dict[str, str]:
-    """A row's rate, accuracy in percent, and mismatches."""
-    with tempfile.TemporaryDirectory() as folder:
+@functools.cache
+def dataset(data: Path) -> Dataset:
+    """The recordings, read once a process."""
+    return load_data(network("none", 0.0, "counts", 0), data)
+
+
+def work(kind: str, rate: float, how: str, seed: int, folder_of_data: Path) -> list[tuple[object, ...]]:
+    """One row."""
+    config, data = network(kind, rate, how, seed), dataset(folder_of_data)
+    with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         run = Run.create(Path(folder) / "run", config, data)
-        run.train(data, config.training.epochs, Progress(disable=True))
-        accuracy = run.accuracy(data.test, Progress(disable=True))
-        samples, lowered = run.samples(), lower(run.network, "reservoir")
-        trace = hard_trace(run.network, samples.x, exact_dtype(lowered))
-        write_build(Path(folder) / "build", lowered, samples.x, trace)
-        build, mismatches = Build.open(Path(folder) / "build"), 0
-        for executor in EXECUTORS:
-            comparison, error = verify(build, executor, batched(samples.x, trace, len(samples.x)), lambda _: None)
-            if error or not comparison.values:
-                raise RuntimeError(error or "nothing was compared")
-            mismatches += comparison.mismatches
-    rate = run.rates(data.test).get("hidden", float(run.encoded(data.test).x.mean()))
-    return {"rate": f"{rate:.4f}", "accuracy": f"{100 * accuracy:.2f}", "mismatches": str(mismatches)}
+        run.train(data, config.training.epochs, SILENT)
+        accuracy = 100 * run.accuracy(data.test, SILENT)
+        _, mismatches = deploy(run, Path(folder) / "build")
+    found = run.rates(data.test).get("hidden", float(run.encoded(data.test).x.mean()))
+    return [(kind, rate, how, seed, f"{found:.4f}", f"{accuracy:.2f}", mismatches)]
 
 
-def summary(rows: list[dict[str, str]]) -> str:
+def report() -> str:
     """The README's table: mean and deviation over seeds."""
-    lines = [f"| reservoir | rate asked | rate | {' | '.join(READOUTS)} |", "|---|---|---|" + "---|" * len(READOUTS)]
+    lines = []
     for kind, rates in RATES.items():
         for asked in rates:
-            found = [row for row in rows if (row["kind"], row["asked"]) == (kind, str(asked))]
-            cells = [kind, f"{asked:g}", f"{statistics.mean(float(row['rate']) for row in found):.3f}"]
-            for how in READOUTS:
-                values = [float(row["accuracy"]) for row in found if row["readout"] == how]
-                cells.append(f"{statistics.mean(values):.1f} ± {statistics.pstdev(values):.1f}")
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows = [row for row in STUDY if (row["kind"], row["asked"]) == (kind, str(asked))]
+            cells = (cell(row for row in rows if row["readout"] == how) for how in READOUTS)
+            lines.append((kind, f"{asked:g}", f"{numbers(rows, 'rate')[0]:.3f}", *cells))
+    return table(("reservoir", "rate asked", "rate", *READOUTS), lines)
 
 
 def main() -> None:
     """Runs what is missing, then prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to this number, exclusive")
-    chosen = parser.parse_args()
-    rows = []
-    if CSV.exists():
-        with CSV.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-    done = {tuple(row[name] for name in KEY) for row in rows}
-    keys = [
-        (kind, rate, how, seed)
+    chosen = parser(__doc__).parse_args()
+    missing = [
+        (kind, rate, how, seed, chosen.data)
         for seed in range(chosen.seeds)
         for kind, rates in RATES.items()
         for rate in rates
         for how in READOUTS
+        if (kind, rate, how, seed) not in STUDY
     ]
-    missing = [key for key in keys if tuple(map(str, key)) not in done]
-    data = load_data(network("none", 0.0, "counts", 0), chosen.data)
-    with Progress() as bars:
-        for key in bars.track(missing):
-            row = dict(zip(KEY, map(str, key), strict=True)) | measure(network(*key), data)
-            rows.append(row)
-            with CSV.open("w", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(sorted(rows, key=lambda row: [row[name] for name in KEY]))
-    print(summary(rows))
+    failed = STUDY.run(work, missing, chosen.jobs) if chosen.data else 0
+    print(report())
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,14 @@
 """Networks of pre-activation residual blocks with and without PSP normalization (arXiv 2203.01544), on digits.
 
-    python benchmarks/residual.py [--blocks 50] [--epochs N]
-
 A block is x + W₂ PN(s(W₁ PN(s(x)))), x being a current: two layers, of which the second adds the current of the block
 before. Each row is a network trained in 4-bit weights and 8-bit states from its beginning: the loss and the norm of the
 gradients before its first and its last epoch, how often a neuron of the last block fires, the test accuracy of the
-integers, and in how many values other executors differ from torch. Rows go to benchmarks/residual.csv as they come;
-what is there is not run again.
+integers, and in how many values other executors differ from torch. Rows go to residual.csv as they come; what stands
+there is not run again.
 """
 
 import argparse
-import csv
+import sys
 import tempfile
 from pathlib import Path
 
@@ -18,18 +16,14 @@ import numpy as np
 import tomli_w
 import torch
 from deployment import deploy
-from rich.progress import Progress
+from study import SILENT, Rows, cell, table
 
-from export.errors import BadInput
 from qat import config_file
 from qat.config import Config
 from qat.train import Run, load_data
 
-ROWS = Path(__file__).with_suffix(".csv")
-FIELDS = (
-    "blocks", "norm", "seed", "first_loss", "last_loss", "first_gradient", "last_gradient", "rate", "accuracy",
-    "mismatches",
-)  # fmt: skip
+FIGURES = ("first_loss", "last_loss", "first_gradient", "last_gradient", "rate", "accuracy", "mismatches")
+STUDY = Rows(Path(__file__).with_suffix(".csv"), ("blocks", "norm", "seed"), FIGURES)
 SIZE = 32
 
 
@@ -52,56 +46,54 @@ def network(blocks: int, norm: str, epochs: int, seed: int) -> Config:
     return config_file.loads(tomli_w.dumps(document), f"{blocks} blocks")
 
 
-def measure(blocks: int, norm: str, epochs: int, seed: int, folder: Path) -> dict[str, object]:
-    """Trains, exports and verifies one network."""
+def work(blocks: int, norm: str, seed: int, epochs: int) -> list[tuple[object, ...]]:
+    """One row: trains, exports and verifies one network."""
     data = load_data(config := network(blocks, norm, epochs, seed), None)
-    run = Run.create(folder / "run", config, data)
-    losses, gradients = [], []
-    silent = Progress(disable=True)
-    for epoch in range(epochs):
-        chosen = np.arange(0, len(data.train.y), 8)
-        added, *_ = run.gradients(data.train, chosen, run.exact_dtype())
-        total = torch.stack([p.grad.norm() for p in run.network.parameters() if p.grad is not None]).norm()
-        losses.append(added)
-        gradients.append(float(total))
-        run.train(data, epoch + 1, silent)
-    build, mismatches = deploy(run, folder / "build")
-    _, trace = build.vectors()
-    return {
-        "first_loss": f"{losses[0]:.4f}", "last_loss": f"{losses[-1]:.4f}",
-        "first_gradient": f"{gradients[0]:.4g}", "last_gradient": f"{gradients[-1]:.4g}",
-        "rate": f"{trace[f'outer{blocks}.spike'].mean():.4f}",
-        "accuracy": f"{100 * run.accuracy(data.test, silent):.2f}", "mismatches": mismatches,
-    }  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
+        run = Run.create(Path(folder) / "run", config, data)
+        losses, gradients = [], []
+        for epoch in range(epochs):
+            chosen = np.arange(0, len(data.train.y), 8)
+            added, *_ = run.gradients(data.train, chosen, run.exact_dtype())
+            total = torch.stack([p.grad.norm() for p in run.network.parameters() if p.grad is not None]).norm()
+            losses.append(f"{added:.4f}")
+            gradients.append(f"{float(total):.4g}")
+            run.train(data, epoch + 1, SILENT)
+        build, mismatches = deploy(run, Path(folder) / "build")
+        _, trace = build.vectors()
+        accuracy = f"{100 * run.accuracy(data.test, SILENT):.2f}"
+    ends = (losses[0], losses[-1], gradients[0], gradients[-1])
+    return [(blocks, norm, seed, *ends, f"{trace[f'outer{blocks}.spike'].mean():.4f}", accuracy, mismatches)]
+
+
+def report() -> str:
+    """Means and deviations over the seeds, and mismatches in all."""
+    lines = []
+    for key in dict.fromkeys((row["blocks"], row["norm"]) for row in STUDY):
+        rows = [row for row in STUDY if (row["blocks"], row["norm"]) == key]
+        found = sum(int(row["mismatches"]) for row in rows)
+        lines.append((*key, *(cell(rows, name, 2) for name in FIGURES[:-1]), str(found)))
+    return table(("blocks", "norm", *FIGURES), lines)
 
 
 def main() -> None:
-    """Runs what is not there yet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=int, nargs="+", default=[50])
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--seeds", type=int, default=3)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    there = list(csv.DictReader(ROWS.open())) if ROWS.exists() else []
-    done = {(row["blocks"], row["norm"], row["seed"]) for row in there}
-    with ROWS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if not there:
-            writer.writeheader()
-        for seed in range(given.seeds):
-            for blocks in given.blocks:
-                for norm in ("psp", "none"):
-                    if (str(blocks), norm, str(seed)) in done:
-                        continue
-                    with tempfile.TemporaryDirectory() as folder:
-                        try:
-                            row = measure(blocks, norm, given.epochs, seed, Path(folder))
-                        except BadInput as error:  # it diverged
-                            row = {"mismatches": str(error)[:80]}
-                    writer.writerow({"blocks": blocks, "norm": norm, "seed": seed} | row)
-                    file.flush()
-                    print(blocks, norm, seed, row, flush=True)
+    """Runs what is missing, and prints the table."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--blocks", type=int, nargs="+", default=[50])
+    options.add_argument("--epochs", type=int, default=8)
+    options.add_argument("--seeds", type=int, default=3, help="seeds 0 to this number, exclusive")
+    options.add_argument("--jobs", type=int, default=2, help="networks trained side by side, a core each")
+    chosen = options.parse_args()
+    missing = [
+        (blocks, norm, seed, chosen.epochs)
+        for seed in range(chosen.seeds)
+        for blocks in chosen.blocks
+        for norm in ("psp", "none")
+        if (blocks, norm, seed) not in STUDY
+    ]
+    failed = STUDY.run(work, missing, chosen.jobs)
+    print(report())
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":
