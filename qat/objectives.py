@@ -46,6 +46,11 @@ def summed_loss(network: SpikingNetwork, logits: Tensor, y: Tensor, whole: Tenso
     return (logits / LOGIT_RANGE - wanted.to(logits.dtype)).square().mean(dim=1).sum()
 
 
+def nothing(network: SpikingNetwork) -> list[float]:
+    """The tally of no samples."""
+    return [0.0] * (network.config.layers[-1].size if network.config.training.loss == "regression" else 1)
+
+
 @torch.no_grad()
 def tally(network: SpikingNetwork, logits: Tensor, y: Tensor) -> list[float]:
     """What `measured` takes of these samples, to be added up: how many are right, or each output's squared error."""

@@ -118,7 +118,7 @@ def gradients(
     """Adds SAF's gradients to those of the parameters; returns the last logits (batch, classes) and the loss.
 
     x (batch, steps, inputs) of integers; `loss` makes a number of logits. With `every_step` the loss is its mean over
-    the logits of all steps (SAF-E), else that of the last (SAF-F). The network is one that config.check lets through.
+    the logits of all steps (SAF-E), else that of the last (SAF-F). The network is one that config_check lets through.
     """
     steps, total = x.shape[1], 0.0
     layers = [OnlineLayer(layer, network.ops, len(x), x.dtype) for layer in network.stack]

@@ -1,5 +1,4 @@
-"""Training with Adam, by BPTT, whole or truncated, or by SAF (online.py): one atomic checkpoint an epoch, and the
-accuracy of the hard form.
+"""Training with Adam: one atomic checkpoint an epoch, and the accuracy of the hard form.
 
 A run is a folder: network.toml (all of the configuration), checkpoint.safetensors (parameters, optimizer, epoch),
 metrics.jsonl (a line an epoch), samples.npz (encoded test samples, for the golden vectors), and in teacher/ what it
@@ -19,7 +18,6 @@ from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional
 
 from export.errors import BadInput
 from export.files import new_folder, replaced
@@ -28,6 +26,7 @@ from qat.allocation import allocate
 from qat.config import Config, Training
 from qat.data import Dataset, Split, load, takes_steps
 from qat.encoding import LIMIT, encode, encoded_channels
+from qat.learning import Lesson
 from qat.lower import exact_dtype, lower
 from qat.network import SpikingNetwork, read_tensors
 from qat.reservoir import control_rates
@@ -40,7 +39,6 @@ SAMPLES = 32
 CALIBRATION_SAMPLES = 128
 SETTLED_AFTER = 3  # of the epochs one in so many goes before learned widths are settled
 EVALUATION_BATCH = 250
-PART_STEPS = 64  # at least so many go through the network at a time: each call of it costs something
 
 
 @dataclass(frozen=True)
@@ -249,7 +247,7 @@ class Run:
             dtype = self.exact_dtype()
             order = np.random.default_rng([training.seed, self.epochs_done]).permutation(len(data.train.y))
             split = augmentation.augmented(data, self.config, self.epochs_done)
-            loss_sum, tallies = 0.0, [0.0] * self._tallies
+            loss_sum, tallies = 0.0, objectives.nothing(self.network)
             self.network.anneal(self.epochs_done)
             self.network.train()
             for chosen in np.array_split(order, batches):
@@ -285,88 +283,18 @@ class Run:
             said = objectives.worded(measures, training.loss)
             progress.update(bar, description=f"training {self.path.name}: train {said}")
 
-    @property
-    def _tallies(self) -> int:
-        """How many numbers `objectives.tally` gives."""
-        return self.config.layers[-1].size if self.config.training.loss == "regression" else 1
-
     def gradients(self, split: Split, chosen: np.ndarray, dtype: torch.dtype) -> tuple[float, ...]:
         """Gives the parameters the gradients of the mean loss on the `chosen` samples, which the processes share.
 
         Returns what this process's part adds to that mean, and the tally of its part (see objectives.py).
         """
         self.optimizer.zero_grad(set_to_none=True)
-        own, added, tally = parallel.part(chosen), 0.0, [0.0] * self._tallies
+        own, added, tally = parallel.part(chosen), 0.0, objectives.nothing(self.network)
         if len(own):
-            x, y = self.tensors(split.take(own), dtype)
-            method = self._through_time if self.config.training.method == "bptt" else self._by_accumulations
-            added, tally = method(x, y, len(chosen))
+            teacher = None if self.teacher is None else self.teacher.network
+            added, tally = Lesson(self.network, teacher, len(chosen)).learn(*self.tensors(split.take(own), dtype))
         parallel.add_up_gradients([parameter for parameter in self.network.parameters() if parameter.requires_grad])
         return added, *tally
-
-    def _through_time(self, x: Tensor, y: Tensor, samples: int) -> tuple[float, list[float]]:
-        """BPTT on x (batch, steps, inputs), a part of as many samples; returns what `gradients` does."""
-        training, added, tally = self.config.training, 0.0, [0.0] * self._tallies
-        steps, size = x.shape[1], self._steps_at_a_time(x.shape[1])
-        carried: dict[str, dict[str, Tensor]] = {}
-        for first in range(0, steps, size):
-            part, ends = slice(first, first + size), first + size >= steps
-            learns = ends or training.loss == "steps"
-            sent: list[Tensor] = []
-            with torch.set_grad_enabled(learns or training.penalty > 0):
-                outputs = self.network(x[:, part], sent=sent, carried=carried)
-            losses = []
-            if learns:
-                answers, labels = (outputs, y[:, part]) if training.loss == "steps" else (outputs[:, -1], y)
-                logits = answers * self.network.logit_unit(steps)
-                losses.append(self._taught(objectives.summed_loss(self.network, logits, labels, y), logits, x))
-                tally = [a + b for a, b in zip(tally, objectives.tally(self.network, logits, labels), strict=True)]
-            if training.penalty:
-                losses.append(self._paid(sent, steps, ends))
-            if losses:
-                loss = torch.stack(losses).sum() / samples
-                loss.backward()  # type: ignore[no-untyped-call]
-                added += float(loss.detach())
-        return added, tally
-
-    def _by_accumulations(self, x: Tensor, y: Tensor, samples: int) -> tuple[float, list[float]]:
-        """SAF on x (batch, steps, inputs), as `_through_time`."""
-        wanted = None if self.teacher is None else self._wanted(self.teacher.network, x)
-
-        def loss(logits: Tensor) -> Tensor:
-            return self._taught(objectives.summed_loss(self.network, logits, y, y), logits, x, wanted) / samples
-
-        logits, added = online.gradients(self.network, x, loss, self.config.training.method == "saf-e")
-        return added, objectives.tally(self.network, logits, y)
-
-    def _taught(self, loss: Tensor, logits: Tensor, x: Tensor, wanted: Tensor | None = None) -> Tensor:
-        """The loss, in part the teacher's where there is one; `wanted`: what the teacher says of x, if known."""
-        if self.teacher is None:
-            return loss
-        share = self.config.training.teacher_share
-        wanted = self._wanted(self.teacher.network, x) if wanted is None else wanted
-        return (1 - share) * loss + share * self._distilled(wanted, logits)
-
-    def _steps_at_a_time(self, steps: int) -> int:
-        """How many of a sample's are held between forward and backward: gradients end where they do."""
-        truncate = self.config.training.truncate
-        return truncate * -(-PART_STEPS // truncate) if truncate else steps
-
-    def _paid(self, sent: list[Tensor], steps: int, ends: bool = True) -> Tensor:
-        """The penalty on the spikes (some steps, batch, size) of samples of `steps` steps, summed over samples."""
-        most = self.network.operations([spikes.new_ones(steps, 1, spikes.shape[2]) for spikes in sent])
-        return self.config.training.penalty * (self.network.operations(sent, ends) / most).sum()
-
-    def _wanted(self, teacher: SpikingNetwork, x: Tensor) -> Tensor:
-        """The logarithm of the teacher's softmax at τ, (batch, classes)."""
-        with torch.no_grad():
-            return functional.log_softmax(teacher.logits(x.float()) / self.config.training.teacher_temperature, dim=1)
-
-    def _distilled(self, wanted: Tensor, logits: Tensor) -> Tensor:
-        """τ² · KL of the two softmaxes at τ, the teacher's first, summed over samples (arXiv 1503.02531)."""
-        temperature = self.config.training.teacher_temperature
-        given = functional.log_softmax(logits / temperature, dim=1)
-        return temperature**2 * functional.kl_div(given, wanted.to(given), reduction="sum", log_target=True)
 
     def samples(self) -> Split:
         """The encoded test samples that the run keeps. Raises BadInput unless the network takes them."""
@@ -409,7 +337,7 @@ class Run:
     def measure(self, split: Split, progress: Progress) -> dict[str, float]:
         """How well the hard form of the network does on `split`: accuracy, or rmse and r2."""
         dtype = self.exact_dtype()
-        tallies = [0.0] * self._tallies
+        tallies = objectives.nothing(self.network)
         own = list(batches_of(split, EVALUATION_BATCH))[parallel.rank() :: parallel.size()]
         for part in progress.track(own, description="testing"):
             x, y = self.tensors(part, dtype)

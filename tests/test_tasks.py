@@ -98,7 +98,7 @@ def test_malformed_labels_and_targets_are_refused(tmp_path: Path, arrays: dict, 
 def test_the_loss_is_its_definition_also_in_parts(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, truncate: int
 ) -> None:
-    monkeypatch.setattr("qat.train.PART_STEPS", 1)
+    monkeypatch.setattr("qat.learning.PART_STEPS", 1)
     data, chosen = data_of(files, loss), np.arange(3, 40)
     config = configured(loss, OUTPUTS[loss])
     run = Run.create(tmp_path / "run", replace(config, training=replace(config.training, truncate=truncate)), data)

@@ -15,7 +15,7 @@ from test_engine import KEEPING, assert_equal, input_of, layer_of
 from torch import Tensor
 
 from export.errors import BadInput
-from qat import neurons, train
+from qat import learning, neurons
 from qat.config import Config, Encoder, Layer, Task, Training
 from qat.config_check import check
 from qat.config_file import loads
@@ -23,7 +23,7 @@ from qat.data_common import Dataset, Split
 from qat.layers import SpikingLayer
 from qat.network import SpikingNetwork
 from qat.ops import TorchOps
-from qat.train import Run
+from qat.train import CHECKPOINT_FILE, METRICS_FILE, Run
 
 if importlib.util.find_spec("triton"):
     from test_engine_cuda import DEVICE, use_kernels
@@ -206,7 +206,7 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(
 
     (loss, right), whole = gradients()
     assert max(held) == 20  # a part has at least as many steps as all of them
-    monkeypatch.setattr(train, "PART_STEPS", 5)
+    monkeypatch.setattr(learning, "PART_STEPS", 5)
     (part_loss, part_right), parts = gradients()
     assert max(held) == (6 if penalty else 2)  # the least multiple of 3 from 5 on; what that leaves at the end
     assert (part_loss, part_right) == (pytest.approx(loss, rel=1e-6), right)
@@ -218,7 +218,7 @@ def test_training_with_a_cut_after_the_end_writes_the_same_bytes(tmp_path: Path)
     for truncate in (0, 20, 19):
         run, data = run_of(tmp_path / str(truncate), truncate=truncate, epochs=2)
         run.train(data, 2, Progress(disable=True))
-        written.append([(run.path / name).read_bytes() for name in (train.CHECKPOINT_FILE, train.METRICS_FILE)])
+        written.append([(run.path / name).read_bytes() for name in (CHECKPOINT_FILE, METRICS_FILE)])
     assert written[0] == written[1] != written[2]
 
 
