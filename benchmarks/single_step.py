@@ -1,0 +1,56 @@
+"""S²NN (arXiv 2201.10879): a network of a single step, neurons without a state, on the pixels of mnist.
+
+784-256-256-10, 4-bit weights, batch norm folded away, the first layer on integers of 8 bits. A row a seed: test
+accuracy of the integer network in percent, bytes of tables and state and instructions a step on a Cortex-M4, mismatches
+between torch and the executors. Rows go to single_step.csv; what stands there is not run again. --data names the folder
+of mnist's files.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from deployment import deploy, instructions, size
+from study import SILENT, Rows, cell, numbers, parser, table
+
+from qat import config_check
+from qat.config import Config, Encoder, Layer, Task, Training
+from qat.train import Run, load_data
+
+STUDY = Rows(Path(__file__).with_suffix(".csv"), ("seed",), ("accuracy", "bytes", "instructions", "mismatches"))
+
+
+def network(seed: int) -> Config:
+    """The configuration."""
+    layers = [Layer(name, 256, "step", norm="batch") for name in ("first", "second")]
+    training = Training(epochs=12, batch=128, surrogate="s2nn", slope=4.0, seed=seed)
+    config = Config(
+        Task("mnist"), Encoder("direct", steps=1), (*layers, Layer("out", 10, "li", state_range=16.0)), training
+    )
+    config_check.check(config, "single_step.py")
+    return config
+
+
+def work(seed: int, data: Path) -> list[tuple[object, ...]]:
+    """One row."""
+    given = load_data(config := network(seed), data)
+    with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
+        run = Run.create(Path(folder) / "run", config, given)
+        run.train(given, config.training.epochs, SILENT)
+        build, mismatches = deploy(run, Path(folder) / "build")
+        figures = f"{100 * run.accuracy(given.test, SILENT):.2f}", size(build), instructions(build), mismatches
+    return [(seed, *figures)]
+
+
+def main() -> None:
+    """Runs what is missing, and prints mean and deviation."""
+    chosen = parser(__doc__).parse_args()
+    missing = [(seed, chosen.data) for seed in range(chosen.seeds) if (seed,) not in STUDY]
+    failed = STUDY.run(work, missing, chosen.jobs) if chosen.data else 0
+    costs = [f"{numbers(STUDY, name)[0]:,.0f}" for name in STUDY.columns[2:]]
+    print(table(STUDY.columns[1:], [[cell(STUDY, digits=2), *costs]]))
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
