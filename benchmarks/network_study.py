@@ -52,11 +52,10 @@ def network(task: str, name: str, seed: int, epochs: int | None) -> Config:
     """The configuration in full precision."""
     if task == "qtdb":
         config = preset("ecg")
-        plain = {"feed-forward": {"recurrent": False}, "recurrent": {"adaptation": 0.0}, "adaptive": {}}[name]
         *hidden, readout = config.layers
-        layers = [replace(layer, **{k: v if v else getattr(Layer, k) for k, v in plain.items()}) for layer in hidden]
-        if name == "recurrent":
-            layers = [replace(layer, adaptation_decay=Layer.adaptation_decay) for layer in layers]
+        adaptation = ("adaptation", "adaptation_decay", "adaptation_spread")
+        plain = {} if name == "adaptive" else {field: getattr(Layer, field) for field in adaptation}
+        layers = [replace(layer, recurrent=name != "feed-forward", **plain) for layer in hidden]
         config = replace(config, layers=(*layers, readout), training=replace(config.training, seed=seed))
     else:
         setting = SETTINGS[task]
