@@ -1,7 +1,7 @@
 """What each kind of network costs on each task: in full precision, in 8 and in 4 bits, weights and states, over seeds.
 
 A network is trained in full precision, and from there again, as long, with its weights (lsq) and states quantized:
-evenly spaced at 8 bits, aligned at 4, as quantizer_study.py advises. Rate is of all spiking neurons a step; what can be
+evenly spaced at 8 bits, aligned at 4 (but on ECG), as quantizer_study.py advises. Rate is of all spiking neurons a step; what can be
 deployed is exported, compared with torch bit for bit, and counted on an emulated Cortex-M4: bytes of tables and state,
 instructions a step.
 
@@ -79,16 +79,15 @@ def network(task: str, name: str, seed: int, epochs: int | None) -> Config:
 def quantized(config: Config, bits: int) -> Config:
     """With so many bits in weights and states; a readout integrates in 16, as wide as a spike count.
 
-    ECG: 14-bit states reach 32 thresholds, which few bits are too coarse for; and its rate, at which 4 bits diverge,
-    is a quarter for them.
+    ECG: 14-bit states reach 32 thresholds, which is too far for few bits; and at its rate 4 bits diverge.
     """
     *hidden, readout = config.with_layers(weights=bits, states=bits).layers
     if config.task.name == "qtdb":
-        hidden = [replace(layer, state_range=Layer.state_range) for layer in hidden]
-    if bits == 4:
+        hidden = [replace(layer, state_range=2.0 if bits == 8 else 4.0) for layer in hidden]
+        slower = config.training.rate / (1 if bits == 8 else 4)
+        config = replace(config, training=replace(config.training, rate=slower))
+    elif bits == 4:
         hidden = [replace(layer, state_quantizer="aligned") for layer in hidden]
-        share = 1 / 4 if config.task.name == "qtdb" else 1
-        config = replace(config, training=replace(config.training, rate=share * config.training.rate))
     return replace(config, layers=(*hidden, replace(readout, states=16)))
 
 
