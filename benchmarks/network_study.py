@@ -1,9 +1,9 @@
 """What each kind of network costs on each task: in full precision, in 8 and in 4 bits, weights and states, over seeds.
 
 A network is trained in full precision, and from there again, as long, with its weights (lsq) and states quantized:
-evenly spaced at 8 bits, aligned at 4 (but on ECG), as quantizer_study.py advises. Rate is of all spiking neurons a step; what can be
-deployed is exported, compared with torch bit for bit, and counted on an emulated Cortex-M4: bytes of tables and state,
-instructions a step.
+evenly spaced at 8 bits, aligned at 4 (but on ECG), as quantizer_study.py advises. Rate is of all spiking neurons a
+step; what can be deployed is exported, compared with torch bit for bit, and counted on an emulated Cortex-M4: bytes of
+tables and state, instructions a step.
 
 Rows go to network_study.csv as they come; what stands there is not run again. --data names a folder that holds the data
 sets as fsdd, braille, nmnist_small and qtdb_ecg.

@@ -48,6 +48,8 @@ class Rows:
 
     def run(self, work: Callable[..., Iterable[Iterable[object]]], parts: Sequence[tuple[Any, ...]], jobs: int) -> int:
         """Adds the rows that `work` returns for the arguments of each part, `jobs` at a time; how many parts failed."""
+        if not parts:
+            return 0
         failed = 0
         spawned = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _on_one_core)
         with Progress() as bars, spawned as pool:
