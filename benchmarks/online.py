@@ -118,7 +118,7 @@ def digits(method: str, seed: int) -> float:
     chosen = replace(chosen, training=replace(chosen.training, method=method, seed=seed))
     data = load("digits", None)
     with tempfile.TemporaryDirectory() as folder:
-        return 100 * train_run(Run.create(Path(folder) / "run", chosen, data), data, chosen.training.epochs)
+        return 100 * train_run(Run.create(Path(folder) / "run", chosen, data), data, chosen.training.epochs)["accuracy"]
 
 
 def main() -> None:
