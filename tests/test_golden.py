@@ -131,3 +131,11 @@ def test_every_neuron_reset_and_timing_is_in_a_case_in_every_kind_of_layer(kind:
     neurons = {("lif", *pair) for pair in RESETTING} | {("alpha", reset, "delayed") for reset in ("none", "zero")}
     memoryless = set() if kind in ("recurrent", "diagonal") else {("step", Layer.reset, Layer.timing)}
     assert neurons | memoryless <= found
+
+
+@pytest.mark.parametrize("kind", ["dense", "planes", "delayed"])
+def test_every_reset_and_timing_of_a_count_is_in_a_case_in_every_kind_of_readout(kind: str) -> None:
+    readouts = [Run.open(GOLDEN / case / "run").config.layers[-1] for case in regenerate.cases()]
+    counts = [readout for readout in readouts if readout.neuron == "count"]
+    convolution = {"line", "planes"} if kind == "planes" else {kind}
+    assert set(RESETTING) == {(one.reset, one.timing) for one in counts if convolution & kinds(one)}
