@@ -48,7 +48,7 @@ ECG = ("feed-forward", "recurrent", "adaptive")
 COUNTED_SAMPLES, RATE_SAMPLES = 1, 250
 
 
-def network(task: str, name: str, seed: int, epochs: int | None) -> Config:
+def network(task: str, name: str, seed: int) -> Config:
     """The configuration in full precision."""
     if task == "qtdb":
         config = preset("ecg")
@@ -69,8 +69,6 @@ def network(task: str, name: str, seed: int, epochs: int | None) -> Config:
         readout = Layer("readout", setting.classes, "li", state_range=16.0, **setting.readout)
         layers = list(placed([*planes, hidden, readout], task))
         config = Config(setting.task, setting.encoder, tuple(layers), Training(**setting.training, seed=seed))
-    if epochs is not None:
-        config = replace(config, training=replace(config.training, epochs=epochs))
     config = config.with_layers(weights="float", states="float")
     config_check.check(config, f"{task} {name}")
     return config
@@ -91,9 +89,9 @@ def quantized(config: Config, bits: int) -> Config:
     return replace(config, layers=(*hidden, replace(readout, states=16)))
 
 
-def work(task: str, name: str, seed: int, data: Path, epochs: int | None) -> list[tuple[str, ...]]:
+def work(task: str, name: str, seed: int, data: Path) -> list[tuple[str, ...]]:
     """The rows of a network and seed, one for each of BITS."""
-    config, rows = network(task, name, seed, epochs), []
+    config, rows = network(task, name, seed), []
     given = load_data(config, data / FOLDERS[task])
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         full = Run.create(Path(folder) / "float", config, given)
@@ -141,10 +139,9 @@ def main() -> None:
     """Runs what is missing, and prints the table."""
     options = parser(__doc__)
     options.add_argument("--task", action="append", choices=list(FOLDERS), help="only this one; may be repeated")
-    options.add_argument("--epochs", type=int, help="in place of each task's own, to try it out")
     chosen = options.parse_args()
     missing = [
-        (task, name, seed, chosen.data, chosen.epochs)
+        (task, name, seed, chosen.data)
         for seed in range(chosen.seeds)
         for task in chosen.task or FOLDERS
         for name in (ECG if task == "qtdb" else NETWORKS)

@@ -10,7 +10,7 @@ and `aligned` states, with it. λ = 0 is what the others are compared with. Of e
   mismatches    between torch and the executors, over the vectors
 
 Rows go to penalty.csv as they come; what stands there is not run again. --data names a folder that holds the data sets
-as fsdd, braille, mnist and nmnist_small; --out keeps the networks in full precision. Prints the table, means and
+as fsdd and braille; --out keeps the networks in full precision. Prints the table, means and
 deviations over the seeds, and with --plot draws plots/penalty.svg.
 """
 
@@ -111,7 +111,7 @@ def plot() -> None:
 
 def main() -> None:
     """Runs what is missing, and prints the table."""
-    options = parser(__doc__, jobs=1)
+    options = parser(__doc__, side_by_side=False)
     options.add_argument("--out", type=Path, default=Path("build/pruning"), help="shared with pruning.py")
     options.add_argument("--task", action="append", choices=TASKS, help="only this one; may be repeated")
     options.add_argument("--plot", action="store_true", help="draw the plot too")
@@ -124,7 +124,7 @@ def main() -> None:
         for task in chosen.task or TASKS
         if (task, penalty, seed) not in STUDY
     ]
-    failed = STUDY.run(work, missing, chosen.jobs) if chosen.data else 0
+    failed = STUDY.run(work, missing, 1) if chosen.data else 0
     print(report())
     if chosen.plot:
         plot()

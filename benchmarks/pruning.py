@@ -119,7 +119,7 @@ def report() -> str:
 
 def main() -> None:
     """Runs what is missing, and prints the table."""
-    options = parser(__doc__, jobs=1)
+    options = parser(__doc__, side_by_side=False)
     options.add_argument("--out", type=Path, default=Path("build/pruning"))
     chosen = options.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def main() -> None:
         for task in TASKS
         if (task, method, size, seed) not in STUDY
     ]
-    failed = STUDY.run(work, missing, chosen.jobs) if chosen.data else 0
+    failed = STUDY.run(work, missing, 1) if chosen.data else 0
     print(report())
     sys.exit(1 if failed else 0)
 

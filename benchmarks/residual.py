@@ -24,10 +24,10 @@ from qat.train import Run, load_data
 
 FIGURES = ("first_loss", "last_loss", "first_gradient", "last_gradient", "rate", "accuracy", "mismatches")
 STUDY = Rows(Path(__file__).with_suffix(".csv"), ("blocks", "norm", "seed"), FIGURES)
-SIZE = 32
+SIZE, EPOCHS = 32, 8
 
 
-def network(blocks: int, norm: str, epochs: int, seed: int) -> Config:
+def network(blocks: int, norm: str, seed: int) -> Config:
     """The configuration: a stem, so many blocks, and a readout."""
     hidden = {"size": SIZE, "norm": norm, "state_range": 8.0}
     layers = [{"name": "stem", "gain": 4.0} | hidden]
@@ -41,18 +41,18 @@ def network(blocks: int, norm: str, epochs: int, seed: int) -> Config:
         "task": {"name": "digits"},
         "encoder": {"kind": "direct", "steps": 6},
         "layer": layers,
-        "training": {"epochs": epochs, "seed": seed, "rate": 2e-3},
+        "training": {"epochs": EPOCHS, "seed": seed, "rate": 2e-3},
     }
     return config_file.loads(tomli_w.dumps(document), f"{blocks} blocks")
 
 
-def work(blocks: int, norm: str, seed: int, epochs: int) -> list[tuple[object, ...]]:
+def work(blocks: int, norm: str, seed: int) -> list[tuple[object, ...]]:
     """One row: trains, exports and verifies one network."""
-    data = load_data(config := network(blocks, norm, epochs, seed), None)
+    data = load_data(config := network(blocks, norm, seed), None)
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         run = Run.create(Path(folder) / "run", config, data)
         losses, gradients = [], []
-        for epoch in range(epochs):
+        for epoch in range(EPOCHS):
             chosen = np.arange(0, len(data.train.y), 8)
             added, *_ = run.gradients(data.train, chosen, run.exact_dtype())
             total = torch.stack([p.grad.norm() for p in run.network.parameters() if p.grad is not None]).norm()
@@ -80,12 +80,11 @@ def main() -> None:
     """Runs what is missing, and prints the table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--blocks", type=int, nargs="+", default=[50])
-    options.add_argument("--epochs", type=int, default=8)
     options.add_argument("--seeds", type=int, default=3, help="seeds 0 to this number, exclusive")
     options.add_argument("--jobs", type=int, default=2, help="networks trained side by side, a core each")
     chosen = options.parse_args()
     missing = [
-        (blocks, norm, seed, chosen.epochs)
+        (blocks, norm, seed)
         for seed in range(chosen.seeds)
         for blocks in chosen.blocks
         for norm in ("psp", "none")

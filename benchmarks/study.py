@@ -69,12 +69,13 @@ def _on_one_core() -> None:
     engine.set_threads(1)
 
 
-def parser(description: str | None, jobs: int = 2) -> argparse.ArgumentParser:
-    """With the options that all studies have."""
+def parser(description: str | None, side_by_side: bool = True) -> argparse.ArgumentParser:
+    """With the options that studies have; --jobs unless networks begin with one that any of them may have to train."""
     found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--data", type=Path, help="without it, what there is is printed")
     found.add_argument("--seeds", type=int, default=3, help="seeds 0 to this number, exclusive")
-    found.add_argument("--jobs", type=int, default=jobs, help="networks trained side by side, a core each")
+    if side_by_side:
+        found.add_argument("--jobs", type=int, default=2, help="networks trained side by side, a core each")
     return found
 
 
