@@ -5,6 +5,7 @@ thresholds; where levels change is a quantizer's own: at multiples of the scale,
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from qat.calibration import kmeans_borders, mquant, tquant
 from qat.ops import round_half_up
 
 
-class WeightQuantizer(nn.Module):
+class WeightQuantizer(nn.Module, ABC):
     """What a layer asks of a weight quantizer; `bits` are those of a code.
 
     levels: the integers that it gives, ascending, in [−128, 127]; empty where they are all those between two ends.
@@ -31,9 +32,9 @@ class WeightQuantizer(nn.Module):
         super().__init__()
         self.bits = bits
 
+    @abstractmethod
     def first_scale(self, w: Tensor) -> Tensor:
         """The scale to start from, (rows, 1), for weights (rows, fan_in)."""
-        raise NotImplementedError
 
     def begin(self, w: Tensor, per_row: bool) -> None:
         """Makes the quantizer's own parameters, one a row or one for all, for the weights that training starts from."""
@@ -41,9 +42,9 @@ class WeightQuantizer(nn.Module):
     def project(self) -> None:
         """Brings its parameters back to where they mean something, after an optimizer's step."""
 
+    @abstractmethod
     def codes(self, w: Tensor, scale: Tensor, shift: int) -> Tensor:
         """The levels of weights (rows, fan_in), worth scale · 2^shift each; scale (rows, 1) or (1, 1)."""
-        raise NotImplementedError
 
 
 class FullPrecision(WeightQuantizer):
