@@ -13,9 +13,10 @@ import numpy as np
 from export import __version__, fixed, ir
 from export.emit_c_weights import Synapses, added, synapses
 from export.fixed import Ints
+from export.fold import without
 from export.interpret import Trace
 from export.intervals import WORD_HI, WORD_LO, Interval, prove
-from export.ir import ARITHMETIC, Layer, Network, StateVar, operands, without
+from export.ir import ARITHMETIC, Layer, Network, StateVar, operands
 from export.network_file import digest
 from export.render import render, word_bits, wrapped
 from export.windows import Window

@@ -13,9 +13,11 @@ import numpy as np
 from export import fixed, ir
 from export.errors import BadInput
 from export.fixed import Ints
-from export.ir import Layer, Network, Op, op_name, without
+from export.fold import without
+from export.ir import Layer, Network, Op, op_name
 
-WORD_LO, WORD_HI = -(2**31), 2**31 - 1
+WORD_BITS = 32
+WORD_LO, WORD_HI = -(2 ** (WORD_BITS - 1)), 2 ** (WORD_BITS - 1) - 1
 _PATIENCE = 500  # a leak of 1 − 2^−6 settles within this; a state that does not gets its format's range
 
 
@@ -105,29 +107,36 @@ def _apply(
             assert_never(op)
 
 
-def _check_word(layer: Layer, index: int, interval: Interval) -> None:
-    bad = np.flatnonzero((interval.lo < WORD_LO) | (interval.hi > WORD_HI))
+def _check_word(layer: Layer, index: int, interval: Interval, bits: int) -> None:
+    bad = np.flatnonzero((interval.lo < -(1 << bits - 1)) | (interval.hi >= 1 << bits - 1))
     if bad.size:
         first = int(bad[0])
         raise BadInput(
             f"layer {layer.name}, neuron {first}: {op_name(layer.ops[index])} (value {index}) lies in "
-            f"[{int(interval.lo[first])}, {int(interval.hi[first])}], which 32 bits cannot hold"
+            f"[{int(interval.lo[first])}, {int(interval.hi[first])}], which {bits} bits cannot hold"
         )
 
 
-def evaluate(layer: Layer, inputs: Mapping[str, Interval], states: Mapping[str, Interval]) -> list[Interval]:
-    """The interval of every value of one step. Raises BadInput, naming layer and neuron, beyond 32 bits."""
+def evaluate(
+    layer: Layer, inputs: Mapping[str, Interval], states: Mapping[str, Interval], bits: int = WORD_BITS
+) -> list[Interval]:
+    """The interval of every value of one step. Raises BadInput, naming layer and neuron, beyond so many bits."""
     values: list[Interval] = []
     for index, op in enumerate(layer.ops):
-        if isinstance(op, ir.Shr):  # the half is added before the shift, so the sum must fit too
-            before, half = values[op.a], (1 << op.shift) >> 1
-            _check_word(layer, index, Interval(before.lo, before.hi + half))
+        if isinstance(op, ir.Shr):
+            _check_word(layer, index, rounded(op, values), bits)
         values.append(_apply(op, values, layer, inputs, states))
-        _check_word(layer, index, values[-1])
+        _check_word(layer, index, values[-1], bits)
     return values
 
 
-def _claims(layer: Layer) -> dict[str, Interval]:
+def rounded(op: ir.Shr, values: list[Interval]) -> Interval:
+    """What a right shift shifts: its operand, and half a step that is added to it first."""
+    return Interval(values[op.a].lo, values[op.a].hi + ((1 << op.shift) >> 1))
+
+
+def claims_of(layer: Layer) -> dict[str, Interval]:
+    """What each state is claimed to lie in."""
     return {state.name: Interval.of(state.lo, state.hi) for state in layer.states}
 
 
@@ -136,7 +145,7 @@ def prove(network: Network) -> list[list[Interval]]:
     inputs = {"input": Interval.of(network.input_lo, network.input_hi)}
     proven = []
     for layer in network.layers:
-        values = evaluate(layer, inputs, _claims(layer))
+        values = evaluate(layer, inputs, claims_of(layer))
         for state in layer.states:
             lo, hi = values[state.next].hull
             if not (state.lo <= min(lo, state.init) and max(hi, state.init) <= state.hi):
@@ -166,11 +175,11 @@ def find_invariants(network: Network) -> Network:
             if all(grown[name].hull == claims[name].hull for name in claims):
                 break
             if rounds % _PATIENCE == 0:
-                formats = _claims(layer)
+                formats = claims_of(layer)
                 grown = {k: v if v.hull == claims[k].hull else _hull_of(formats[k], v) for k, v in grown.items()}
             claims = grown
         else:  # no claim of this form holds: prove will name the state
-            claims = _claims(layer)
+            claims = claims_of(layer)
             values = evaluate(layer, inputs, claims)
         bounds = {name: claim.hull for name, claim in claims.items()}
         states = tuple(replace(s, lo=bounds[s.name][0], hi=bounds[s.name][1]) for s in layer.states)

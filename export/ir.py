@@ -50,6 +50,12 @@ class Table:
     values: tuple[int, ...]
     name: str = "table"
 
+    @classmethod
+    def of(cls, values: Iterable[int], name: str) -> "Table":
+        """The table of these values, or of one where all are equal."""
+        entries = tuple(int(v) for v in values)
+        return cls(entries[:1] if len(set(entries)) == 1 else entries, name)
+
 
 @dataclass(frozen=True)
 class MatVec:
@@ -319,184 +325,7 @@ class Network:
         return replace(self, name=name)
 
 
-def _table(values: Iterable[int], name: str) -> Table:
-    entries = tuple(int(v) for v in values)
-    return Table(entries[:1] if len(set(entries)) == 1 else entries, name)
-
-
-class Builder:
-    """Records a layer's ops. Its methods are the `ops` that a neuron's step function is written against.
-
-    Equal ops are recorded once. What costs nothing to leave out is left out: shifts by 0, added zeros, and the
-    multiplication of a pure shift leak (m = 2^k − 2^(k−a): SHR(u·m, k) = u + SHR(−u, a), exactly).
-
-    What is computed from constants is a TABLE, and what is computed from one code and constants is a LOOKUP of that
-    code: a table state decays, resets and fires by lookup. What led there stays in `ops`, for `without` to drop.
-    """
-
-    def __init__(self) -> None:
-        self.ops: list[Op] = []
-        self._known: dict[Op, int] = {}
-        self._tables: dict[int, Table | Lookup] = {}  # the values that are one, also where they are recorded as a GT
-
-    def _record(self, op: Op) -> int:
-        op = table = self._folded(op)
-        if isinstance(table, Lookup):
-            op = self._comparison(table) or table
-        if op not in self._known:
-            self._known[op] = len(self.ops)
-            self.ops.append(op)
-        value = self._known[op]
-        if isinstance(table, Table | Lookup):
-            self._tables[value] = table
-        return value
-
-    def _domain(self, value: int) -> tuple[int | None, int] | None:
-        """What a table is indexed by, and its length: a code, or (None) the neuron. None of a single constant."""
-        table = self._tables[value]
-        if isinstance(table, Lookup):
-            return table.a, len(table.levels)
-        return (None, len(table.values)) if len(table.values) > 1 else None
-
-    def _entries(self, value: int) -> Ints:
-        table = self._tables[value]
-        return np.array(table.levels if isinstance(table, Lookup) else table.values, np.int64)
-
-    def _folded(self, op: Op) -> Op:
-        """The table that an op is whose operands are tables of one domain, or single constants; else the op."""
-        read = operands(op)
-        if not isinstance(op, Pointwise) or not set(read) <= set(self._tables):
-            return op
-        domains = {domain for value in read if (domain := self._domain(value))}
-        v = {value: self._entries(value) for value in read}
-        if len(domains) > 1 or (isinstance(op, Lookup) and not 0 <= v[op.a].min() <= v[op.a].max() < len(op.levels)):
-            return op
-        values = pointwise(op, v)
-        if any(x.min() < -(2**31) or x.max() >= 2**31 for x in (values, *v.values())):
-            return op  # for the proof to refuse
-        code = next((index for index, _ in domains), None)
-        return _table(values.tolist(), "constant") if code is None else Lookup(code, tuple(values.tolist()))
-
-    def _comparison(self, table: Lookup) -> Op | None:
-        """The comparison of the code itself that a table 0 … 0 1 … 1 is."""
-        zeros = table.levels.count(0)
-        rises = table.levels == (0,) * zeros + (1,) * (len(table.levels) - zeros)
-        return Gt(table.a, self.const(zeros - 1)) if rises else None
-
-    def _constant(self, value: int) -> tuple[int, ...] | None:
-        op = self.ops[value]
-        return op.values if isinstance(op, Table) else None
-
-    def input(self, source: str) -> int:
-        return self._record(Input(source))
-
-    def state(self, name: str) -> int:
-        return self._record(State(name))
-
-    def table(self, values: Iterable[int], name: str = "table") -> int:
-        """Constants; where all are equal, one is stored."""
-        return self._record(_table(values, name))
-
-    def const(self, value: int) -> int:
-        return self.table((value,), "constant")
-
-    def matvec(self, weights: str, x: int, levels: Iterable[int] = ()) -> int:
-        return self._record(MatVec(weights, x, tuple(levels)))
-
-    def conv(self, weights: str, x: int, window: Window, groups: int, levels: Iterable[int] = ()) -> int:
-        w = window
-        return self._record(Conv(weights, x, w.shape, w.kernel, w.stride, w.padding, groups, tuple(levels)))
-
-    def sumpool(self, x: int, window: Window) -> int:
-        return self._record(SumPool(x, window.shape, window.kernel, window.stride, window.padding))
-
-    def add(self, a: int, b: int) -> int:
-        if self._constant(b) == (0,):
-            return a
-        return self._record(Add(a, b))
-
-    def sub(self, a: int, b: int) -> int:
-        if self._constant(b) == (0,):
-            return a
-        total = self.ops[a]
-        if isinstance(total, Add) and {total.a, b} <= set(self._tables) and self._domain(total.a) == self._domain(b):
-            return self.add(self.sub(total.a, b), total.b)  # (f + x) − g = (f − g) + x: one table in place of two
-        return self._record(Sub(a, b))
-
-    def mul(self, a: int, b: int) -> int:
-        return self._record(Mul(a, b))
-
-    def shr(self, a: int, shift: int) -> int:
-        if shift == 0:
-            return a
-        product = self.ops[a]
-        leak = self._shift_leak(product, shift) if isinstance(product, Mul) else None
-        if isinstance(product, Mul) and leak is not None:
-            return self.add(product.a, self.shr(self.sub(self.const(0), product.a), leak))
-        return self._record(Shr(a, shift))
-
-    def _shift_leak(self, product: Mul, k: int) -> int | None:
-        """a, where the factor is 2^k − 2^(k−a) for every neuron."""
-        factor = self._constant(product.b)
-        if factor is None or len(factor) != 1:
-            return None
-        rest = (1 << k) - factor[0]
-        return k - rest.bit_length() + 1 if 0 < rest < 1 << k and rest & (rest - 1) == 0 else None
-
-    def shl(self, a: int, shift: int) -> int:
-        return a if shift == 0 else self._record(Shl(a, shift))
-
-    def clamp(self, a: int, lo: int, hi: int) -> int:
-        return self._record(Clamp(a, lo, hi))
-
-    def gt(self, a: int, b: int) -> int:
-        return self._record(Gt(a, b))
-
-    def select(self, condition: int, a: int, b: int) -> int:
-        return self._record(Select(condition, a, b))
-
-    def detach(self, a: int) -> int:
-        """Gradients end here in training; the value is the same."""
-        return a
-
-    def step(self, a: int, borders: Iterable[int], levels: object = None) -> int:
-        """`levels` say in training where gradients pass; the value is the same."""
-        return self._record(Step(a, tuple(borders)))
-
-    def lookup(self, a: int, levels: Iterable[int]) -> int:
-        return self._record(Lookup(a, tuple(levels)))
-
-
 def with_operands(op: Op, new: Mapping[int, int]) -> Op:
     """The op, reading new[v] where it read v."""
     changes: dict[str, Any] = {field: new[getattr(op, field)] for field in _OPERANDS if hasattr(op, field)}
     return replace(op, **changes)
-
-
-def without(layer: Layer, identities: Mapping[int, int]) -> Layer:
-    """The layer, reading identities[v] in place of v, and without the ops and weights that nothing needs any more."""
-
-    def target(value: int) -> int:
-        while value in identities:
-            value = identities[value]
-        return value
-
-    needed: set[int] = set()
-    pending = [target(v) for v in (layer.output, *(state.next for state in layer.states))]
-    while pending:
-        value = pending.pop()
-        if value not in needed:
-            needed.add(value)
-            pending += [target(v) for v in operands(layer.ops[value])]
-    new: dict[int, int] = {}
-    ops: list[Op] = []
-    for value in sorted(needed):
-        new[value] = len(ops)
-        ops.append(with_operands(layer.ops[value], {v: new[target(v)] for v in operands(layer.ops[value])}))
-    return replace(
-        layer,
-        ops=tuple(ops),
-        output=new[target(layer.output)],
-        states=tuple(replace(state, next=new[target(state.next)]) for state in layer.states),
-        weights={op.weights: layer.weights[op.weights] for op in ops if isinstance(op, Weighted)},
-    )

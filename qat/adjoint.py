@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 from export import ir
+from export.builder import Builder
 from export.errors import BadInput
 from qat import neurons
 from qat.grids import TableGrid
@@ -40,22 +41,22 @@ class Detach:
 Op = ir.Op | Encode | Decode | Detach
 
 
-class Recorder(ir.Builder):
+class Recorder(Builder):
     """Records a step for training: what training moves is an input, and gradients may end."""
 
     ops: list[Op]  # type: ignore[assignment]
 
     def detach(self, a: int) -> int:
         """The same value, through which no gradient passes."""
-        return self._record(Detach(a))  # type: ignore[arg-type]
+        return self.record(Detach(a))  # type: ignore[arg-type]
 
     def step(self, a: int, borders: object, grid: TableGrid) -> int:  # type: ignore[override]
         """The code of a, by borders that are given when it runs."""
-        return self._record(Encode(a, grid.passes))  # type: ignore[arg-type]
+        return self.record(Encode(a, grid.passes))  # type: ignore[arg-type]
 
     def lookup(self, a: int, levels: object) -> int:
         """The level of a, of levels that are given when it runs."""
-        return self._record(Decode(a))  # type: ignore[arg-type]
+        return self.record(Decode(a))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,71 @@
 """From the trained network to the integer network: the only place where training meets export.
 
-The neuron's own `step` is recorded by the builder; nothing is derived a second time.
+The neuron's own `step` is recorded by the builder; nothing is derived a second time. What is recorded is what torch
+computes, value by value; it is folded afterwards.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from export.builder import Builder
 from export.errors import BadInput
-from export.intervals import find_invariants, prove
-from export.ir import Add, Builder, Layer, Network, Shr, StateVar
+from export.fold import folded
+from export.intervals import Interval, claims_of, evaluate, find_invariants, prove, rounded
+from export.ir import Layer, Network, Shr, StateVar
 from qat import neurons
 from qat.layers import Integers, SpikingLayer, current_name
 from qat.network import Pool, SpikingNetwork, relay_name
 from qat.neurons import NEURONS
 
+FLOAT32_BITS, FLOAT64_BITS = 24, 53
+"""Below 2^24 and 2^53 these floats hold every integer."""
 
-def lower(network: SpikingNetwork, name: str) -> Network:
+
+@dataclass(frozen=True)
+class Lowered(Network):
+    """A trained network as integers, proven. largest: the most that torch computes on the way is, whatever comes in."""
+
+    largest: int
+
+
+def lower(network: SpikingNetwork, name: str) -> Lowered:
     """The integer network of `network` as it is now, its intervals proven, under `name`.
 
     Raises BadInput where a layer is in full precision, or where the proof fails, naming layer and neuron.
+    """
+    recorded = record(network, name)
+    lowered = find_invariants(replace(recorded, layers=tuple(map(folded, recorded.layers))))
+    parts = {field.name: getattr(lowered, field.name) for field in fields(lowered)}
+    return Lowered(**parts, largest=_largest(recorded, lowered))
+
+
+def exact_dtype(lowered: Lowered) -> torch.dtype:
+    """The smaller torch float that holds every value exactly which torch computes of the network."""
+    return torch.float32 if lowered.largest < 1 << FLOAT32_BITS else torch.float64
+
+
+def _largest(recorded: Network, lowered: Network) -> int:
+    """The largest magnitude of a recorded value, of states and outputs as they are proven of the lowered network.
+
+    Sums are counted in every order, and right shifts with the half that they round by. Borders and the ends of clamps
+    are compared with such values alone: one beyond them all stays beyond them when it is rounded.
+    """
+    inputs, largest = {"input": Interval.of(lowered.input_lo, lowered.input_hi)}, 0
+    for layer, folded_layer, proven in zip(recorded.layers, lowered.layers, prove(lowered), strict=True):
+        values = evaluate(layer, inputs, claims_of(folded_layer), FLOAT64_BITS + 1)
+        sums = [rounded(op, values) for op in layer.ops if isinstance(op, Shr)]
+        largest = max(largest, *(abs(end) for interval in (*values, *sums) for end in interval.hull))
+        inputs[layer.name] = proven[folded_layer.output]
+    return largest
+
+
+def record(network: SpikingNetwork, name: str) -> Network:
+    """What torch computes of the network as it is now, op by op. States are claimed to fill their formats.
+
+    Raises BadInput where a layer is in full precision.
     """
     layers = _relays(network, "input", network.inputs)
     wanted = {layer.add for layer in network.config.layers}
@@ -33,18 +77,14 @@ def lower(network: SpikingNetwork, name: str) -> Network:
         layers += _relays(network, layers[-1].name, layers[-1].size)
     if network.config.training.loss == "regression":
         layers[-1] = replace(layers[-1], semantics={**layers[-1].semantics, **_real_values(network)})
-    lowered = find_invariants(
-        Network(
-            name=name,
-            inputs=network.inputs,
-            input_lo=0,
-            input_hi=network.input_maximum,
-            encoding=asdict(network.config.encoder) | {"channels": network.channels, "maximum": network.maximum},
-            layers=tuple(layers),
-        )
+    return Network(
+        name=name,
+        inputs=network.inputs,
+        input_lo=0,
+        input_hi=network.input_maximum,
+        encoding=asdict(network.config.encoder) | {"channels": network.channels, "maximum": network.maximum},
+        layers=tuple(layers),
     )
-    prove(lowered)
-    return lowered
 
 
 def _relays(network: SpikingNetwork, source: str, size: int) -> list[Layer]:
@@ -208,19 +248,3 @@ def _ints(values: Tensor) -> list[int]:
     # The proof refuses what 32 bits cannot hold; here it only has to stay a number.
     whole: list[int] = values.detach().double().clamp(-(2.0**40), 2.0**40).cpu().numpy().astype(np.int64).tolist()
     return whole
-
-
-def exact_dtype(network: Network) -> torch.dtype:
-    """The smallest torch float that holds every value of the network exactly: float32 below 2^24, else float64."""
-    largest = 0
-    for layer, intervals in zip(network.layers, prove(network), strict=True):
-        for op, interval in zip(layer.ops, intervals, strict=True):
-            lo, hi = interval.hull
-            largest = max(largest, -lo, hi)
-            leak = layer.leak(op)
-            if isinstance(op, Add) and leak is not None:  # torch multiplies: SHR(u·m, k) has a fractional bits
-                u_lo, u_hi = intervals[op.a].hull
-                largest = max(largest, -u_lo << leak, (u_hi << leak) + (1 << leak >> 1))
-            if isinstance(op, Shr):  # rounding adds half a step before it shifts
-                largest = max(largest, intervals[op.a].hull[1] + (1 << op.shift >> 1))
-    return torch.float32 if largest < 2**24 else torch.float64

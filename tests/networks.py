@@ -16,10 +16,10 @@ from export import interpret
 from export.build import Build, write_build
 from export.errors import BadInput
 from export.fixed import Ints
+from export.fold import Folder
 from export.intervals import Interval, evaluate, find_invariants, prove
 from export.ir import (
     Add,
-    Builder,
     Clamp,
     Gt,
     Input,
@@ -223,7 +223,7 @@ def table_lif(bits: int, timing: str = "delayed", seed: int = 0) -> Network:
     borders = [(a + b + 1) // 2 for a, b in pairwise(levels)]
     top = 2 * levels[-1] // 9
 
-    def membrane(ops: Builder, name: str, current: int, resets: bool) -> tuple[int, int]:
+    def membrane(ops: Folder, name: str, current: int, resets: bool) -> tuple[int, int]:
         """The code after a step, and whether its level is above the threshold."""
         before, theta, zero = ops.lookup(ops.state(name), levels), ops.const(levels[-1] // 4), ops.const(0)
         u = ops.add(ops.shr(ops.mul(before, ops.const(57)), 6), current)
@@ -240,13 +240,13 @@ def table_lif(bits: int, timing: str = "delayed", seed: int = 0) -> Network:
         return rng.integers(-min(top, 127), min(top, 127), (rows, columns), endpoint=True).astype(np.int8)
 
     start = sum(border <= 0 for border in borders)
-    ops = Builder()
+    ops = Folder()
     current = ops.shl(ops.matvec("fan_in", ops.input("input")), 1)
     code, spike = membrane(ops, "u", ops.add(current, ops.matvec("back", ops.state("spike"))), resets=True)
     states = StateVar("u", start, 0, len(borders), code), StateVar("spike", 0, 0, 1, spike)
     matrices = {"fan_in": weights(9, 5), "back": weights(9, 9)}
     hidden = Layer("hidden", 9, {}, tuple(ops.ops), states, matrices, spike, "spike")
-    ops = Builder()
+    ops = Folder()
     code, _ = membrane(ops, "u", ops.matvec("fan_in", ops.input("hidden")), resets=False)
     shown = ops.lookup(code, levels)
     states = (StateVar("u", start, 0, len(borders), code),)
@@ -266,7 +266,7 @@ def coded(widths: tuple[int, ...], lo: int, hi: int, seed: int = 0) -> Network:
     rng = np.random.default_rng((*widths, hi, seed))
 
     def layer(name: str, source: str, columns: int, size: int, bits: int) -> Layer:
-        ops, weights = Builder(), {}
+        ops, weights = Folder(), {}
         tables = (
             (),
             tuple(rng.choice([-(2**15), *range(-300, 300), 2**15 - 1], 1 << bits, replace=False).tolist()),
@@ -371,13 +371,13 @@ def windowed(case: str, bits: int, lo: int, hi: int, seed: int) -> Network:
     def drawn(*shape: int) -> np.ndarray:
         return rng.integers(-reach, max(reach, 2), shape).astype(np.int16)
 
-    def fired(ops: Builder, current: int, limit: int) -> tuple[int, int]:
+    def fired(ops: Folder, current: int, limit: int) -> tuple[int, int]:
         """(spike, membrane) of neurons with a threshold a channel."""
         level = ops.add(ops.shr(ops.state("u"), 1), current)
         thresholds = ops.table(rng.integers(0, limit, channels).tolist(), "threshold")
         return ops.gt(level, thresholds), ops.clamp(level, -1000, 1000)
 
-    ops = Builder()
+    ops = Folder()
     kernels = {"plain": drawn(channels, window.shape[0] // groups * window.kernel[0] * window.kernel[1])}
     kernels["coded"] = rng.integers(0, 2**bits, kernels["plain"].shape).astype(np.int16)
     x = ops.input("input")
@@ -387,15 +387,15 @@ def windowed(case: str, bits: int, lo: int, hi: int, seed: int) -> Network:
     image = Layer("image", size, {}, tuple(ops.ops), states, kernels, spike, "spike")
 
     pool = Window((channels, *window.out), (min(2, window.out[0]), min(3, window.out[1])), (1, 2), (0, 0))
-    ops = Builder()
+    ops = Folder()
     total = ops.sumpool(ops.input("image"), pool)
     pooled = Layer("pooled", channels * pool.positions, {}, tuple(ops.ops), (), {}, total, "sum")
 
-    ops = Builder()
+    ops = Folder()
     now, old = ops.input("image"), ops.state("line")
     line = Layer("late", size, {}, tuple(ops.ops), (StateVar("line", 1, 0, 1, now, delay=3),), {}, old, "spike")
 
-    ops = Builder()  # its own spikes come back three steps late, by a convolution of the plane that they are
+    ops = Folder()  # its own spikes come back three steps late, by a convolution of the plane that they are
     plane = Window((channels, *window.out), (1, 1), (1, 1), (0, 0))
     weights = {"direct": drawn(size, size), "summed": drawn(size, channels * pool.positions)}
     weights |= {"back": drawn(channels, channels)}
@@ -405,7 +405,7 @@ def windowed(case: str, bits: int, lo: int, hi: int, seed: int) -> Network:
     states = (StateVar("u", 0, -1000, 1000, u), StateVar("sent", 0, 0, 1, spike, delay=3))
     deep = Layer("deep", size, {}, tuple(ops.ops), states, weights, spike, "spike")
 
-    ops = Builder()
+    ops = Folder()
     total = ops.add(ops.matvec("w", ops.input("deep")), ops.matvec("v", ops.input("pooled")))
     weights = {"w": drawn(4, size), "v": drawn(4, channels * pool.positions)}
     out = Layer("out", 4, {}, tuple(ops.ops), (), weights, total, "sum")

@@ -29,8 +29,8 @@ QAT_TO_EXPORT = {
     "qat.reservoir": {"export.errors"},
     "qat.warm_start": {"export.errors"},
     "qat.train": {"export.errors", "export.files"},
-    "qat.lower": {"export.errors", "export.intervals", "export.ir"},
-    "qat.adjoint": {"export.errors", "export.ir"},
+    "qat.lower": {"export.builder", "export.errors", "export.fold", "export.intervals", "export.ir"},
+    "qat.adjoint": {"export.builder", "export.errors", "export.ir"},
     "qat.engine": {"export.errors", "export.executors.toolchain", "export.render"},
     "qat.engine_cuda": {"export.executors.toolchain", "export.render"},
     "qat.parallel": {"export.errors"},
@@ -46,6 +46,8 @@ EXPORT_ORDER = [
     {"export", "export.errors", "export.fixed"},
     {"export.windows"},
     {"export.ir"},
+    {"export.builder"},
+    {"export.fold"},
     {"export.files", "export.interpret", "export.intervals", "export.render", "export.executors.toolchain"},
     {"export.check"},
     {"export.network_file", "export.vectors", "export.executors.emulator"},
@@ -69,7 +71,7 @@ EXPORT_PACKAGES = {
     "numpy": {
         *("export.build", "export.emit_c", "export.emit_c_weights", "export.emit_onnx", "export.fixed"),
         *("export.check", "export.interpret", "export.intervals", "export.windows"),
-        *("export.ir", "export.network_file", "export.vectors", "export.verify"),
+        *("export.fold", "export.ir", "export.network_file", "export.vectors", "export.verify"),
         *("export.executors.host", "export.executors.python"),
     },
 }

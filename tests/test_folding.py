@@ -15,9 +15,9 @@ from test_intervals import Plain
 from export import fixed, interpret
 from export.errors import BadInput
 from export.fixed import Ints
+from export.fold import Folder
 from export.intervals import find_invariants, prove
 from export.ir import (
-    Builder,
     Gt,
     Input,
     Layer,
@@ -37,37 +37,37 @@ CODES = np.arange(len(LEVELS))
 LAYER = Layer("l", 1, {}, (), (), {}, 0, "out")
 
 
-def network_of(ops: Builder, value: int, codes: int = len(LEVELS), size: int = 1) -> Network:
+def network_of(ops: Folder, value: int, codes: int = len(LEVELS), size: int = 1) -> Network:
     """One layer that outputs `value`, on an input in [0, codes)."""
     layer = Layer("l", size, {}, tuple(ops.ops), (), {}, value, "out")
     return Network("n", size, 0, codes - 1, {}, (layer,))
 
 
-def lean(ops: Builder, value: int, codes: int = len(LEVELS), size: int = 1) -> tuple[Op, ...]:
+def lean(ops: Folder, value: int, codes: int = len(LEVELS), size: int = 1) -> tuple[Op, ...]:
     """The ops that are left of it when it is lowered."""
     return find_invariants(network_of(ops, value, codes, size)).layers[0].ops
 
 
-def values(ops: Builder, value: int, codes: Ints = CODES) -> list[int]:
+def values(ops: Folder, value: int, codes: Ints = CODES) -> list[int]:
     network = network_of(ops, value, len(codes))
     return interpret.run(network, codes.reshape(-1, 1, 1))["output"][:, 0, 0].tolist()
 
 
 def test_the_decay_of_a_level_is_one_table() -> None:
-    ops = Builder()
+    ops = Folder()
     decayed = ops.shr(ops.mul(ops.lookup(ops.input("input"), LEVELS), ops.const(57)), 6)
     assert lean(ops, decayed) == (Input("input"), Lookup(0, tuple(fixed.shr(np.array(LEVELS) * 57, 6).tolist())))
 
 
 @pytest.mark.parametrize("m", [32, 48, 63])
 def test_a_pure_shift_leak_of_a_level_is_one_table_too(m: int) -> None:
-    ops = Builder()
+    ops = Folder()
     decayed = ops.shr(ops.mul(ops.lookup(ops.input("input"), LEVELS), ops.const(m)), 6)
     assert lean(ops, decayed) == (Input("input"), Lookup(0, tuple(fixed.shr(np.array(LEVELS) * m, 6).tolist())))
 
 
 def test_the_delayed_reset_goes_into_the_table_of_the_decay_whatever_is_added_between() -> None:
-    ops = Builder()
+    ops = Folder()
     level, theta, current = ops.lookup(ops.state("u"), LEVELS), ops.const(20), ops.input("input")
     after = ops.add(ops.shr(ops.mul(level, ops.const(57)), 6), current)
     after = ops.sub(after, ops.select(ops.gt(level, theta), theta, ops.const(0)))
@@ -81,7 +81,7 @@ def test_the_delayed_reset_goes_into_the_table_of_the_decay_whatever_is_added_be
 
 @pytest.mark.parametrize("theta", [-41, -40, -8, 0, 2, 3, 59, 60, 1000])
 def test_a_level_above_a_constant_is_a_code_above_a_constant(theta: int) -> None:
-    ops = Builder()
+    ops = Folder()
     fires = ops.gt(ops.lookup(ops.input("input"), LEVELS), ops.const(theta))
     kept = lean(ops, fires)
     assert kept == (Input("input"), Table((sum(level <= theta for level in LEVELS) - 1,), "constant"), Gt(0, 1))
@@ -89,13 +89,13 @@ def test_a_level_above_a_constant_is_a_code_above_a_constant(theta: int) -> None
 
 
 def test_a_comparison_with_unsorted_levels_is_a_table() -> None:
-    ops = Builder()
+    ops = Folder()
     fires = ops.gt(ops.lookup(ops.input("input"), (5, 1, 9)), ops.const(4))
     assert lean(ops, fires, 3) == (Input("input"), Lookup(0, (1, 0, 1)))
 
 
 def test_a_comparison_folds_further() -> None:
-    ops = Builder()
+    ops = Folder()
     level = ops.lookup(ops.input("input"), LEVELS)
     fires = ops.gt(level, ops.const(20))
     assert isinstance(ops.ops[fires], Gt)
@@ -106,13 +106,13 @@ def test_a_comparison_folds_further() -> None:
 
 
 def test_constants_alone_are_a_table() -> None:
-    ops = Builder()
+    ops = Folder()
     assert ops.ops[ops.shl(ops.table((3, 4), "theta"), 1)].values == (6, 8)  # type: ignore[union-attr]
     assert ops.ops[ops.sub(ops.table((3, 4)), ops.table((1, 2)))].values == (2,)  # type: ignore[union-attr]
 
 
 def test_what_differs_from_neuron_to_neuron_or_reads_two_codes_stays_as_it_is() -> None:
-    ops = Builder()
+    ops = Folder()
     x = ops.input("input")
     level = ops.lookup(x, LEVELS)
     for other in (ops.table((1, 2)), ops.lookup(ops.step(x, (1, 2)), LEVELS), ops.lookup(x, LEVELS[1:]), x):
@@ -122,7 +122,7 @@ def test_what_differs_from_neuron_to_neuron_or_reads_two_codes_stays_as_it_is() 
 
 
 def test_what_32_bits_cannot_hold_is_left_for_the_proof_to_refuse() -> None:
-    ops = Builder()
+    ops = Folder()
     product = ops.shr(ops.mul(ops.lookup(ops.input("input"), LEVELS), ops.const(2**26)), 26)
     with pytest.raises(BadInput) as error:
         prove(network_of(ops, product))
@@ -134,7 +134,7 @@ def test_what_32_bits_cannot_hold_is_left_for_the_proof_to_refuse() -> None:
 
 def test_a_code_outside_a_second_table_is_left_for_the_proof_to_refuse() -> None:
     for levels in ((5, -1), (5, 2), (5, 9)):
-        ops = Builder()
+        ops = Folder()
         read = ops.lookup(ops.lookup(ops.input("input"), levels), (7, 8))
         with pytest.raises(BadInput) as error:
             prove(network_of(ops, read, 2))
@@ -142,7 +142,7 @@ def test_a_code_outside_a_second_table_is_left_for_the_proof_to_refuse() -> None
 
 
 def test_lowering_drops_the_ops_and_the_weights_that_nothing_reads() -> None:
-    ops = Builder()
+    ops = Folder()
     kept, _ = ops.matvec("kept", ops.input("input")), ops.matvec("dropped", ops.input("input"))
     weights = {"kept": np.ones((1, 1), np.int8), "dropped": np.ones((1, 1), np.int8)}
     layer = replace(network_of(ops, kept).layers[0], weights=weights)
@@ -174,7 +174,7 @@ def test_a_table_state_decays_resets_and_fires_without_a_product_or_a_choice(bit
 Statement = tuple[int, int, int, int, int]
 
 
-def said(ops: Builder, r: Random, pick: Callable[[], int]) -> int:
+def said(ops: Folder, r: Random, pick: Callable[[], int]) -> int:
     """The value of one statement of a random program."""
     number = r.randint(-60, 60)
     match r.randint(0, 9):
@@ -201,7 +201,7 @@ def said(ops: Builder, r: Random, pick: Callable[[], int]) -> int:
             return ops.lookup(r.choice([0, 1]), sorted(LEVELS) if r.randint(0, 1) else LEVELS[::-1])
 
 
-def program(ops: Builder, seed: int, length: int) -> list[int]:
+def program(ops: Folder, seed: int, length: int) -> list[int]:
     """The values of a random program on two codes, those of the input and of a state."""
     r = Random(seed)
     made = [ops.input("input"), ops.state("u"), ops.lookup(0, LEVELS), ops.lookup(1, LEVELS)]
@@ -210,7 +210,7 @@ def program(ops: Builder, seed: int, length: int) -> list[int]:
     return made
 
 
-def evaluated(ops: Builder, x: Ints, u: Ints) -> list[Ints]:
+def evaluated(ops: Folder, x: Ints, u: Ints) -> list[Ints]:
     """Every value of the ops on an input and a state."""
     results: list[Ints] = []
     for op in ops.ops:
@@ -221,7 +221,7 @@ def evaluated(ops: Builder, x: Ints, u: Ints) -> list[Ints]:
 @given(st.integers(0, 2**32), st.integers(1, 15))
 @settings(max_examples=300, deadline=None)
 def test_folding_changes_no_value(seed: int, length: int) -> None:
-    builder, plain = Builder(), Plain()
+    builder, plain = Folder(), Plain()
     pairs = list(zip(program(builder, seed, length), program(plain, seed, length), strict=True))
     x, u = (codes.reshape(-1, 1) for codes in np.meshgrid(CODES, CODES))
     folded, said_ = evaluated(builder, x, u), evaluated(plain, x, u)
@@ -232,7 +232,7 @@ def test_folding_changes_no_value(seed: int, length: int) -> None:
 def test_the_random_programs_fold() -> None:
     folded = 0
     for seed in range(50):
-        ops = Builder()
+        ops = Folder()
         made = [ops.ops[value] for value in program(ops, seed, 8)]
         folded += sum(isinstance(op, Lookup) and op.a in (0, 1) for op in made[4:])
     assert folded > 50

@@ -16,11 +16,11 @@ from export import fixed, interpret, intervals
 from export.check import check
 from export.errors import BadInput
 from export.fixed import Ints
+from export.fold import Folder
 from export.intervals import Interval, evaluate, find_invariants, prove
 from export.ir import (
     OPS,
     Add,
-    Builder,
     Clamp,
     Gt,
     Input,
@@ -230,7 +230,7 @@ def test_every_partial_sum_in_every_order_lies_in_the_products_interval(seed: in
 
 def membrane(decay: int, bits: int, maximum: int) -> Network:
     """One leaky integrator of 16 bits, as qat records it, on one input in [0, maximum] with weight 1."""
-    ops = Builder()
+    ops = Folder()
     current = ops.matvec("w", ops.input("input"))
     p = Params(None, ops.const(decay), bits, ShiftGrid(0, -(2**15), 2**15 - 1))
     output, after = neurons.li(ops, current, {"u": ops.state("u")}, p)
@@ -270,30 +270,30 @@ def test_a_state_that_does_not_settle_keeps_the_range_of_its_format() -> None:
 # ---- the builder leaves out what costs nothing to leave out
 
 
-class Plain(Builder):
+class Plain(Folder):
     """Records every op as it is said."""
 
-    def _record(self, op: Op) -> int:
+    def record(self, op: Op) -> int:
         self.ops.append(op)
         return len(self.ops) - 1
 
     def table(self, values: Iterable[int], name: str = "table") -> int:
-        return self._record(Table(tuple(values), name))
+        return self.record(Table(tuple(values), name))
 
     def add(self, a: int, b: int) -> int:
-        return self._record(Add(a, b))
+        return self.record(Add(a, b))
 
     def sub(self, a: int, b: int) -> int:
-        return self._record(Sub(a, b))
+        return self.record(Sub(a, b))
 
     def shr(self, a: int, shift: int) -> int:
-        return self._record(Shr(a, shift))
+        return self.record(Shr(a, shift))
 
     def shl(self, a: int, shift: int) -> int:
-        return self._record(Shl(a, shift))
+        return self.record(Shl(a, shift))
 
 
-def value_of(ops: Builder, value: int, u: Ints) -> Ints:
+def value_of(ops: Folder, value: int, u: Ints) -> Ints:
     layer = Layer("l", 1, {}, tuple(ops.ops), (), {}, value, "out")
     network = Network("n", 1, -(2**15), 2**15 - 1, {}, (layer,))
     return np.broadcast_to(one_step(network, {}, u[:, None])[0][value], (len(u), 1))[:, 0]
@@ -303,7 +303,7 @@ def value_of(ops: Builder, value: int, u: Ints) -> Ints:
 def test_a_pure_shift_leak_multiplies_nothing_and_equals_the_product_for_every_16_bit_value(k: int) -> None:
     for a in range(1, k + 1):
         m = (1 << k) - (1 << (k - a))
-        ops = Builder()
+        ops = Folder()
         leak = ops.shr(ops.mul(ops.input("input"), ops.const(m)), k)
         assert np.array_equal(value_of(ops, leak, ALL), fixed.shr(ALL * m, k)), a
         layer = Layer("l", 1, {}, tuple(ops.ops), (), {}, leak, "out")
@@ -313,13 +313,13 @@ def test_a_pure_shift_leak_multiplies_nothing_and_equals_the_product_for_every_1
 
 @pytest.mark.parametrize(("m", "k"), [(0, 3), (5, 3), (8, 3), (9, 3), (-8, 3), (3, 1)])
 def test_other_factors_keep_their_product(m: int, k: int) -> None:
-    ops = Builder()
+    ops = Folder()
     product_ = ops.shr(ops.mul(ops.input("input"), ops.const(m)), k)
     assert isinstance(ops.ops[product_], Shr)
     assert np.array_equal(value_of(ops, product_, ALL), fixed.shr(ALL * m, k))
 
 
-def said(ops: Builder, kind: int, a: int, b: int, number: int) -> int:
+def said(ops: Folder, kind: int, a: int, b: int, number: int) -> int:
     """The value of one statement of a random program."""
     k = number % 5
     match kind:
@@ -345,7 +345,7 @@ def said(ops: Builder, kind: int, a: int, b: int, number: int) -> int:
 @settings(deadline=None)
 def test_the_builder_simplifies_without_changing_a_value(program: list[tuple[int, int, int, int]]) -> None:
     results = []
-    for ops in (Builder(), Plain()):
+    for ops in (Folder(), Plain()):
         values = [ops.input("input"), ops.const(0)]
         for kind, i, j, number in program:
             values.append(said(ops, kind, values[i % len(values)], values[j % len(values)], number))
@@ -356,7 +356,7 @@ def test_the_builder_simplifies_without_changing_a_value(program: list[tuple[int
 
 
 def test_the_builder_records_equal_ops_once_and_no_shift_by_zero() -> None:
-    ops = Builder()
+    ops = Folder()
     u, zero = ops.input("input"), ops.const(0)
     assert ops.shr(u, 0) == ops.shl(u, 0) == ops.add(u, zero) == ops.sub(u, zero) == ops.detach(u) == u
     assert ops.input("input") == u
