@@ -19,8 +19,7 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,6 +30,7 @@ from torch import Tensor
 from export.executors.toolchain import cache_folder
 from export.render import render
 from qat.adjoint import Language, Plan, backward_lines, forward_lines
+from qat.exact import exact_products
 
 SAMPLES = 16  # a program's in a recurrent layer: the fewest rows that tensor cores multiply
 CELLS = 512  # samples times neurons of a program in another
@@ -231,19 +231,6 @@ def _imported(source: str) -> ModuleType:
     return module
 
 
-@contextmanager
-def _exact_products() -> Iterator[None]:
-    """Products of float32 in float32: TF32 would round their factors."""
-    matmul = torch.backends.cuda.matmul
-    name, exact = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
-    before = getattr(matmul, name)
-    setattr(matmul, name, exact)
-    try:
-        yield
-    finally:
-        setattr(matmul, name, before)
-
-
 class _TimeLoop(torch.autograd.Function):
     """(steps, batch, inputs) → (steps, batch, size)."""
 
@@ -260,8 +247,7 @@ class _TimeLoop(torch.autograd.Function):
         *tables: Tensor,
     ) -> Tensor:
         x = x.contiguous()
-        with _exact_products():
-            product = x if codes is None else x @ codes.t()
+        product = x if codes is None else x @ codes.t()
         n = kernel.plan.size
         constants = torch.stack([table.expand(n) for table in tables]) if tables else product.new_empty(0, n)
         steps, batch, _ = product.shape
@@ -294,7 +280,7 @@ class _TimeLoop(torch.autograd.Function):
             grads[0].contiguous(), to_product, grad_tables,
         )  # fmt: skip
         grad_recurrent = None
-        with _exact_products():
+        with exact_products(x.device):
             grad_x: Tensor | None = to_product
             grad_codes: Tensor | None = None
             if codes is not None:

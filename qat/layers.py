@@ -17,6 +17,7 @@ from export.errors import BadInput
 from qat import engine, engine_cuda, neurons, planes
 from qat.adjoint import Plan
 from qat.config import Layer as LayerConfig
+from qat.exact import exact_products, nearest_exponent
 from qat.grids import Grid, ShiftGrid, SoftGrid, TableGrid
 from qat.neurons import NEURONS, UNQUANTIZED, Params, StateRange
 from qat.normalization import CURRENT_NORMS, CurrentNorm, PspNorm
@@ -268,12 +269,12 @@ class SpikingLayer(nn.Module):
         finest = min(fan_in, back, state)
         if self.config.state_quantizer != "shared":  # whose states and weights count in the same units, as published
             finest = min(finest, reach / _THRESHOLD_UNITS)
-        shifts = [round(math.log2(size / finest)) for size in (fan_in, back, state)]
+        shifts = [nearest_exponent(size / finest) for size in (fan_in, back, state)]
         start = scale * 2.0 ** -shifts[0]
         if self.added is not None:  # in whose units this layer counts, or in finer ones, by a power of two
-            self.added_shift.fill_(max(0, round(math.log2(float(self.added.unit.mean()) / finest))))
+            self.added_shift.fill_(max(0, nearest_exponent(float(self.added.unit.mean()) / finest)))
             start = self.added.unit * 2.0 ** -int(self.added_shift)
-            shifts = [max(0, round(math.log2(size / float(start.mean())))) for size in (fan_in, back, state)]
+            shifts = [max(0, nearest_exponent(size / float(start.mean()))) for size in (fan_in, back, state)]
         self.unit_start.copy_(start)
         self.shifts.copy_(torch.tensor(shifts))
         if table is not None:
@@ -384,8 +385,9 @@ class SpikingLayer(nn.Module):
         half = 2 ** (int(self.config.states) - 1)
         if self.norm is not None:  # the unit of the currents that it leaves has gone into that shift
             return ShiftGrid(int(self.shifts[2]), -half, half - 1)
-        far = self.config.threshold * self.config.state_range / float(self.unit_start.mean())
-        return ShiftGrid(max(0, round(math.log2(far / half))), -half, half - 1)
+        units = self.unit_start.flatten().tolist()
+        far = self.config.threshold * self.config.state_range * len(units) / math.fsum(units)
+        return ShiftGrid(max(0, nearest_exponent(far / half)), -half, half - 1)
 
     def _grid(self, shift: int) -> tuple[Grid, Tensor | None]:
         """The grid of the states, and what each of its levels rises by with each of its ranges, (ranges, levels)."""
@@ -426,6 +428,17 @@ class SpikingLayer(nn.Module):
         records; without `record` the fused engine, which is equal to it, runs where it can. `currents` has that of
         config.add; where this layer's own name is there, it leaves its own.
         """
+        with exact_products(x.device):
+            return self._steps(x, ops, record, {} if carried is None else carried, currents)
+
+    def _steps(
+        self,
+        x: Tensor,
+        ops: TorchOps,
+        record: dict[str, Tensor] | None,
+        carried: dict[str, Tensor],
+        currents: dict[str, Tensor] | None,
+    ) -> Tensor:
         integers = self.integers(x if self.training else None).mapped(
             lambda codes: codes.to(x.dtype),
             lambda _, table: self.of_neurons(table.to(x.dtype)),
@@ -443,7 +456,6 @@ class SpikingLayer(nn.Module):
                 if record is not None:
                     record[f"{current_name(self.config.name)}.current"] = current
         states = self.states(integers.params)
-        carried = {} if carried is None else carried
         for name, s in states.items():
             carried.setdefault(name, x.new_full((x.shape[1], self.config.size), s.init))
         fused = None

@@ -13,6 +13,7 @@ from export.windows import Window
 from qat import planes
 from qat.config import MOST_SHARP, Config, Layer
 from qat.encoding import encoded_channels, encoded_maximum
+from qat.exact import exact_products
 from qat.layers import SpikingLayer
 from qat.normalization import MOMENTUM
 from qat.ops import TorchOps
@@ -40,7 +41,8 @@ class Pool(nn.Module):
 
     def forward(self, x: Tensor, record: dict[str, Tensor] | None = None) -> Tensor:
         """See the class; with `record`, also there."""
-        sums = planes.pooled(x, self.window)
+        with exact_products(x.device):
+            sums = planes.pooled(x, self.window)
         if record is not None:
             record[f"{self.config.name}.sum"] = sums
         return sums

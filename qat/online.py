@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from qat import neurons
+from qat.exact import exact_products
 from qat.layers import Integers, SpikingLayer
 from qat.network import SpikingNetwork
 from qat.ops import TorchOps
@@ -124,7 +125,8 @@ def gradients(
     layers = [OnlineLayer(layer, network.ops, len(x), x.dtype) for layer in network.stack]
     for t in range(steps):
         graded = every_step or t == steps - 1
-        output = _forward(layers, x[:, t], graded).detach().requires_grad_()
+        with exact_products(x.device):
+            output = _forward(layers, x[:, t], graded).detach().requires_grad_()
         if graded:
             logits = output * network.logit_unit(steps)
             share = loss(logits) / (steps if every_step else 1)

@@ -7,11 +7,14 @@ ranges, and the ranges, where there are any, are learned.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from qat import exact
 from qat.ops import round_half_up
 
 _DENSITY = {1: 0.05, 2: 0.1, 3: 0.3, 4: 0.5, 5: 0.7, 6: 0.9, 7: 0.925, 8: 0.95}
@@ -50,10 +53,16 @@ class StateQuantizer:
             levels.data[self.above :].clamp_(min=reference + 1)
         borders = torch.ceil((levels[1:] + levels[:-1]) / 2).detach()
         if self.middles is not None:  # a sigmoid becomes a step that is strict, as x > b
-            borders = torch.floor(self.middles.to(ranges.device) * (ranges[-1].double().exp() * reference)).detach() + 1
+            borders = (
+                torch.floor(self.middles.to(ranges.device) * (exact.exp(float(ranges[-1].detach())) * reference)) + 1
+            )
         if self.above is not None:
             borders[self.above - 1] = reference + 1  # a neuron fires strictly above its threshold
         return levels, borders
+
+
+def _float64(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _fixed(levels: Tensor) -> StateQuantizer:
@@ -83,13 +92,18 @@ def squat(bits: int, centre: float | None, lower: float = 0.0, upper: float = 0.
     """
     count, least, most = 1 << bits, -(1 + lower), 1 + upper
     if centre is None:
-        return _fixed(torch.linspace(least, most, count, dtype=torch.float64))
+        return _fixed(_float64([least + (most - least) * k / (count - 1) for k in range(count)]))
     below = int(count * (centre - least) / (most - least))
-    ratios = _DENSITY[bits] ** torch.arange(count, dtype=torch.float64)
+    ratios = list(accumulate([_DENSITY[bits]] * (count - 1), mul, initial=1.0))
     # Gaps shrink towards the centre from below and grow away from it above; below, the last step reaches the centre.
-    down, up = ratios[:below], ratios[: count - below].flip(0)
-    lower_levels = least + (centre - least) * (down.cumsum(0) - down) / down.sum()
-    return _fixed(torch.cat([lower_levels, centre + (most - centre) * up.cumsum(0) / up.sum()]))
+    down, up = ratios[:below], ratios[: count - below][::-1]
+    lower_levels = [least + (centre - least) * share for share in (0.0, *_shares(down))][:below]
+    return _fixed(_float64(lower_levels + [centre + (most - centre) * share for share in _shares(up)]))
+
+
+def _shares(gaps: list[float]) -> list[float]:
+    """How far one has come after each of the gaps, of all that they span."""
+    return [done / math.fsum(gaps) for done in accumulate(gaps)]
 
 
 def aligned(bits: int) -> StateQuantizer:
@@ -104,7 +118,7 @@ def aligned(bits: int) -> StateQuantizer:
     fixed, basis = torch.zeros(count, dtype=torch.float64), torch.zeros(count, 3, dtype=torch.float64)
     basis[:lower, 0] = -torch.arange(lower, 0, -1) / max(1, lower)
     basis[lower + 1 : lower + 1 + inner, 1] = torch.arange(1, inner + 1) / max(1, inner)
-    steps = (torch.arange(1, upper + 1, dtype=torch.float64) / upper) ** 1.7
+    steps = _float64([exact.power(k / upper, 1.7) for k in range(1, upper + 1)])
     basis[count - upper :, 2], fixed[count - upper :] = steps, 1 - steps
     # What trained best where a quarter of the levels is one or two of them: close to the threshold.
     first = {1: (0.4, 0.5, 1.2), 2: (0.4, 2 / 3, 1.2), 3: (0.5, 0.75, 1.3)}.get(bits, (1.0, inner / (inner + 1), 1.5))

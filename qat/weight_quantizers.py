@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from qat.calibration import kmeans_borders, mquant, tquant
+from qat.exact import row_sums
 from qat.ops import round_half_up
 
 
@@ -130,8 +131,8 @@ def standardized(w: Tensor) -> Tensor:
 
     So a row's variance becomes 1 / fan_in. Axes and constants are a reconstruction: the paper does not give them.
     """
-    variance, mean = torch.var_mean(w, dim=1, keepdim=True, correction=0)
-    return (w - mean) / torch.sqrt(w.shape[1] * variance + 1e-4)
+    centred = w.double() - row_sums(w) / w.shape[1]
+    return (centred / torch.sqrt(row_sums(centred.square()) + 1e-4)).to(w.dtype)
 
 
 class _Reaching(WeightQuantizer):

@@ -1,0 +1,76 @@
+"""What decides an integer is computed alike on every machine, whatever the user's process asks of torch.
+
+Single additions, products, quotients and square roots of floats are alike everywhere. Sums differ by their order,
+logarithms and powers by the library, and products of matrices by what torch is allowed to round.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_BACKENDS = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+_BY_BACKEND = all(hasattr(backend, "fp32_precision") for backend in _BACKENDS)  # since torch 2.9
+
+Precision = tuple[str, ...]
+EXACT: Precision = ("ieee", "ieee") if _BY_BACKEND else ("highest",)
+
+
+def precision() -> Precision:
+    """How torch may round the factors of a product of float32: a word for each setting there is."""
+    if _BY_BACKEND:
+        return tuple(str(backend.fp32_precision) for backend in _BACKENDS)  # type: ignore[union-attr]
+    return (torch.get_float32_matmul_precision(),)
+
+
+def _set(words: Precision) -> None:
+    if _BY_BACKEND:
+        for backend, word in zip(_BACKENDS, words, strict=True):
+            backend.fp32_precision = word  # type: ignore[union-attr]
+    else:
+        torch.set_float32_matmul_precision(words[0])
+
+
+@contextmanager
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Multiplies float32 as float32 on that device; afterwards everything is set as it was.
+
+    torch.set_float32_matmul_precision and its newer siblings let torch round factors to TF32 or bfloat16, and autocast
+    makes bfloat16 or float16 of them.
+    """
+    before = precision()
+    _set(EXACT)
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        _set(before)
+
+
+def row_sums(x: Tensor) -> Tensor:
+    """x (rows, n) → the sum of each row, (rows, 1), in float64: its second half added to its first, and so on."""
+    x = x.double()
+    while (n := x.shape[1]) > 1:
+        half = (n + 1) // 2
+        x = x[:, :half] + functional.pad(x[:, half:], (0, 2 * half - n))
+    return x
+
+
+def exp(x: float) -> float:
+    """e^x, rounded once."""
+    return float(Decimal(x).exp())
+
+
+def power(x: float, y: float) -> float:
+    """x^y, of x at least 0, in decimals."""
+    return float(Decimal(x) ** Decimal(y))
+
+
+def nearest_exponent(x: float) -> int:
+    """The integer nearest log₂ x."""
+    mantissa, exponent = math.frexp(x)  # x = mantissa · 2^exponent, ½ ≤ mantissa < 1
+    return exponent if mantissa * mantissa > 0.5 else exponent - 1
