@@ -175,11 +175,11 @@ def test_every_value_that_torch_computes_is_recorded_and_the_float_holds_it(
 
 def test_a_table_of_states_that_decays_needs_float64_though_nothing_is_left_that_does() -> None:
     """12 inputs up to 4095 and a threshold of 200, with 8-bit aligned states: a level times its decay passes 2^24."""
-    layer = config.Layer("hidden", 8, state_quantizer="aligned", states=8, threshold=200.0, reset="none")
+    layer = config.Layer("hidden", 8, state_quantizer="aligned", states=8, threshold=200.0, reset="none", gain=3.0)
     network = random_network(layer, config.Layer("o", 3, neuron="li"), channels=12, maximum=4095, seed=0)
     with torch.no_grad():
         network.stack[0].decay.fill_(63 / 64)
-        network.stack[0].ranges.copy_(torch.tensor([8.0, 0.98, 8.0]))
+        network.stack[0].ranges.copy_(torch.tensor([4.0, 0.98, 4.0]))
     lowered = lower(network, "n")
     left = max(abs(end) for interval in prove(lowered)[0] for end in interval.hull)
     assert largest_of_steps(network) >= 2**24 > left
