@@ -22,6 +22,7 @@ from qat.weight_quantizers import Learned
 
 LOGIT_RANGE = 12.0
 TARGET_MARGIN = 1.25
+_CHECKED = 65_536  # values of the input that are checked at a time, so that they stay in a processor's cache
 
 
 def relay_name(source: str, delay: int) -> str:
@@ -115,7 +116,7 @@ class SpikingNetwork(nn.Module):
         the spikes (steps, batch, size) of all layers but the readout. `carried`, empty at first, takes each layer's
         states over to the next call, which goes on with the same samples (see SpikingLayer.forward).
         """
-        flow = Flow(self, x.transpose(0, 1), record, carried)
+        flow = Flow(self, x, record, carried)
         for node in self.nodes:
             value = flow.run(node)
             if sent is not None and isinstance(node, SpikingLayer) and node is not self.nodes[-1]:
@@ -124,6 +125,29 @@ class SpikingNetwork(nn.Module):
             for name in record:
                 record[name] = record[name].transpose(0, 1)
         return value.transpose(0, 1)
+
+    def entering(self, x: Tensor) -> Tensor:
+        """x (batch, steps, inputs) as the first layers see it, (steps, batch, inputs).
+
+        Raises BadInput unless it has a step and holds integers 0 … `input_maximum`, as float32 or float64. On a GPU
+        this waits for x: a fault that is found later, the driver tells, and takes the process with it.
+        """
+        if x.ndim != 3 or x.shape[2] != self.inputs or not x.shape[1]:
+            raise BadInput(f"input: expected (samples, steps from 1, {self.inputs} inputs), got {tuple(x.shape)}")
+        if x.dtype not in (torch.float32, torch.float64):
+            kind = str(x.dtype).removeprefix("torch.")
+            raise BadInput(f"input: expected integers as float32 or float64, got {kind}")
+        some = max(1, len(x) if x.is_cuda else _CHECKED // x[0].numel() if len(x) else 0)
+        for first in range(0, len(x), some):
+            part = x.detach()[first : first + some]
+            kept = part.clamp(0, self.input_maximum).floor_()
+            if not torch.equal(kept, part):  # as NaN does not equal itself
+                sample, step, channel = (kept != part).nonzero()[0].tolist()
+                raise BadInput(
+                    f"input: expected integers 0..{self.input_maximum}, got {float(part[sample, step, channel]):g} "
+                    f"at sample {first + sample}, step {step}, channel {channel}"
+                )
+        return x.transpose(0, 1)
 
     def connections(self, layer: Layer) -> list[tuple[str, int]]:
         """What the layer sees, in the order of its columns: (a layer's name, how many steps late)."""
@@ -203,7 +227,7 @@ class SpikingNetwork(nn.Module):
 
         Before training, which then moves the moments; an optimizer is to be made afterwards.
         """
-        flow = Flow(self, x.transpose(0, 1))
+        flow = Flow(self, x)
         for node in self.nodes:
             if isinstance(node, SpikingLayer):
                 for norm in (node.norm, node.psp):
@@ -247,7 +271,7 @@ class SpikingNetwork(nn.Module):
 
 
 class Flow:
-    """One pass over a network: what its layers have said so far of x (steps, batch, inputs), node by node.
+    """One pass over a network: what its layers have said so far of x (batch, steps, inputs), node by node.
 
     record and carried: see SpikingNetwork.forward.
     """
@@ -260,6 +284,7 @@ class Flow:
         carried: dict[str, dict[str, Tensor]] | None = None,
     ):
         self.network, self.record, self.carried = network, record, {} if carried is None else carried
+        x = network.entering(x)
         self.values = {"input": x}
         self.currents = {
             layer.add: x for layer in network.config.layers if layer.add
@@ -335,7 +360,7 @@ def hard_trace(network: SpikingNetwork, x: np.ndarray, dtype: torch.dtype) -> di
     record: dict[str, Tensor] = {}
     device = next(network.parameters()).device
     with torch.no_grad():
-        record["output"] = network(torch.as_tensor(x.astype(np.int64)).to(device, dtype), record)
+        record["output"] = network(torch.as_tensor(x).to(device, dtype), record)
     order = [name for name in record if name != "output"] + ["output"]
     return {name: _integers(record[name], name) for name in order}
 
