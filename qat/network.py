@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from export.errors import BadInput
 from export.windows import Window
-from qat import planes
+from qat import engine, planes
 from qat.config import MOST_SHARP, Config, Layer
 from qat.encoding import encoded_channels, encoded_maximum
 from qat.layers import SpikingLayer
@@ -126,27 +126,26 @@ class SpikingNetwork(nn.Module):
                 record[name] = record[name].transpose(0, 1)
         return value.transpose(0, 1)
 
-    def entering(self, x: Tensor) -> Tensor:
+    def entering(self, x: Tensor, fused: bool = True) -> Tensor:
         """x (batch, steps, inputs) as the first layers see it, (steps, batch, inputs).
 
         Raises BadInput unless it has a step and holds integers 0 … `input_maximum`, as float32 or float64. On a GPU
-        this waits for x: a fault that is found later, the driver tells, and takes the process with it.
+        this waits for x: a fault that is found later, the driver tells, and takes the process with it. `fused`: whether
+        the engine is made for this pass anyway, which then looks at x too.
         """
         if x.ndim != 3 or x.shape[2] != self.inputs or not x.shape[1]:
             raise BadInput(f"input: expected (samples, steps from 1, {self.inputs} inputs), got {tuple(x.shape)}")
         if x.dtype not in (torch.float32, torch.float64):
             kind = str(x.dtype).removeprefix("torch.")
             raise BadInput(f"input: expected integers as float32 or float64, got {kind}")
-        some = max(1, len(x) if x.is_cuda else _CHECKED // x[0].numel() if len(x) else 0)
-        for first in range(0, len(x), some):
-            part = x.detach()[first : first + some]
-            kept = part.clamp(0, self.input_maximum).floor_()
-            if not torch.equal(kept, part):  # as NaN does not equal itself
-                sample, step, channel = (kept != part).nonzero()[0].tolist()
-                raise BadInput(
-                    f"input: expected integers 0..{self.input_maximum}, got {float(part[sample, step, channel]):g} "
-                    f"at sample {first + sample}, step {step}, channel {channel}"
-                )
+        values, most = x.detach(), self.input_maximum
+        compiled = fused and not x.is_cuda and engine.available()
+        if not (engine.whole(values, most) if compiled else _whole(values, most)):
+            sample, step, channel = (values.clamp(0, most).floor_() != values).nonzero()[0].tolist()
+            raise BadInput(
+                f"input: expected integers 0..{most}, got {float(values[sample, step, channel]):g} "
+                f"at sample {sample}, step {step}, channel {channel}"
+            )
         return x.transpose(0, 1)
 
     def connections(self, layer: Layer) -> list[tuple[str, int]]:
@@ -284,7 +283,7 @@ class Flow:
         carried: dict[str, dict[str, Tensor]] | None = None,
     ):
         self.network, self.record, self.carried = network, record, {} if carried is None else carried
-        x = network.entering(x)
+        x = network.entering(x, record is None)
         self.values = {"input": x}
         self.currents = {
             layer.add: x for layer in network.config.layers if layer.add
@@ -330,6 +329,13 @@ class Flow:
                     self.record[f"{name}.line"] = value
                 self.record[f"{name}.value"] = self.values[name]
             before = delay
+
+
+def _whole(x: Tensor, most: int) -> bool:
+    """Whether x holds integers 0 … most alone; on the CPU a few samples at a time."""
+    some = len(x) if x.is_cuda else _CHECKED // max(1, x.shape[1] * x.shape[2])
+    # NaN does not equal itself
+    return all(torch.equal(part.clamp(0, most).floor_(), part) for part in x.split(max(1, some)))
 
 
 def read_tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -113,16 +113,25 @@ def test_integers_that_ride_in_floats_pass_up_to_both_ends(dtype: torch.dtype) -
     assert given.grad is not None
 
 
-def test_a_wrong_value_is_found_wherever_it_is() -> None:
-    """Many samples are looked at a few at a time."""
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_wrong_value_is_found_wherever_it_is(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples are looked at a few at a time, by more than one thread, compiled or in torch."""
+    if not compiled:
+        monkeypatch.setattr(engine, "available", lambda: False)
     network = network_of()
-    x = torch.zeros(9, 2000, CHANNELS)
-    for place in ((0, 0, 0), (4, 1999, 0), (8, 1999, CHANNELS - 1)):
-        x[place] = 0.25
-        with pytest.raises(BadInput) as error:
-            network(x)
-        one_line(error, "got 0.25", "sample {}, step {}, channel {}".format(*place))
-        x[place] = 0
+    x = torch.zeros(70, 400, CHANNELS)
+    network.entering(x)
+    for place in ((0, 0, 0), (33, 399, 0), (69, 399, CHANNELS - 1)):
+        for value in (0.25, 1e-30, -1e-30, 2.9999998, 3.0000002, -1, 4, 2.0**31, -(2.0**63), torch.inf, torch.nan):
+            x[place] = value
+            for given in (x, x.double(), x.mT.contiguous().mT):
+                with pytest.raises(BadInput) as error:
+                    network.entering(given)
+                one_line(error, "sample {}, step {}, channel {}".format(*place))
+            network.entering(x[:, 1:399])
+        for value in (0.0, -0.0, 1, 3):
+            x[place] = value
+            network.entering(x)
 
 
 @pytest.mark.parametrize("options", [{}, {"recurrent": True}, {"state_quantizer": "aligned", "states": 4}], ids=str)
