@@ -335,7 +335,7 @@ def _whole(x: Tensor, most: int) -> bool:
     """Whether x holds integers 0 … most alone; on the CPU a few samples at a time."""
     some = len(x) if x.is_cuda else _CHECKED // max(1, x.shape[1] * x.shape[2])
     # NaN does not equal itself
-    return all(torch.equal(part.clamp(0, most).floor_(), part) for part in x.split(max(1, some)))
+    return all(torch.equal(part.clamp(0, most).floor_(), part) for part in torch.split(x, max(1, some)))
 
 
 def read_tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 from export import interpret
 from export.errors import BadInput
-from qat import engine, online
+from qat import engine, engine_cuda, online
 from qat.config import Layer
 from qat.network import SpikingNetwork, hard_trace
 from qat.warm_start import warm_start
@@ -134,11 +135,14 @@ def test_a_wrong_value_is_found_wherever_it_is(compiled: bool, monkeypatch: pyte
             network.entering(x)
 
 
+@pytest.mark.parametrize("which", [engine, engine_cuda], ids=lambda module: module.__name__)
 @pytest.mark.parametrize("options", [{}, {"recurrent": True}, {"state_quantizer": "aligned", "states": 4}], ids=str)
-def test_the_engine_reads_nothing_that_is_not_there(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_reads_nothing_that_is_not_there(
+    options: dict[str, Any], which: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever calls it: each of its tensors a row shorter, a row longer, in another float, or away."""
     network, taken = network_of(**options), []
-    ordinary = engine.time_loop
+    ordinary, start = engine.time_loop, which.time_loop
 
     def noted(*given: Any) -> Tensor:
         taken.append(given)
@@ -153,7 +157,7 @@ def test_the_engine_reads_nothing_that_is_not_there(options: dict[str, Any], mon
     def refused(x: Any = x, codes: Any = codes, recurrent: Any = recurrent, **other: Any) -> None:
         given = {"tables": tables, "grid": grid, "carried": dict(carried), **other}
         with pytest.raises(BadInput) as error:
-            ordinary(plan, x, codes, recurrent, given["tables"], given["grid"], given["carried"])
+            start(plan, x, codes, recurrent, given["tables"], given["grid"], given["carried"])
         one_line(error, "expected")
 
     def changed(tensor: Tensor) -> list[Tensor]:
