@@ -1,12 +1,18 @@
 # make demo: the whole way on real data, in a minute. make test: lint, types, tests. make bench: the README's figures.
+# make test-machines: the tests as other x86 processors would run them, older ones and one with more threads.
 # Each sets up its own virtual environment in .venv; nothing outside this folder changes but the caches of pip and of compilers.
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= build/demo
 DATA ?= data
+SUITE := $(BIN)/python -m pytest -n 2 --durations 10
+# What torch, its libraries and the compiled engine may take to be there.
+BASIC := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 OPENBLAS_CORETYPE=Prescott \
+  QUANTAL_TARGET=x86-64
+AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell QUANTAL_TARGET=x86-64-v3
 
-.PHONY: demo test bench golden format clean
+.PHONY: demo test test-machines bench golden format clean
 
 demo: .venv/ready-verify
 	rm -rf $(DEMO)
@@ -16,7 +22,13 @@ test: .venv/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --durations 10
+	$(SUITE)
+
+test-machines: .venv/ready-dev
+	$(SUITE)
+	env $(BASIC) $(SUITE)
+	env $(AVX2) $(SUITE)
+	env OMP_NUM_THREADS=4 $(SUITE)
 
 bench: .venv/ready-verify
 	$(BIN)/python benchmarks/presets.py --data $(DATA) --out build/bench

@@ -4,20 +4,19 @@ Prints what was resident before the data, and at most. Give it limits to see tha
 """
 
 import argparse
-import resource
 import sys
 
 import torch
 from torch.nn import functional
 
+from export import portable
 from qat import config
 from qat.network import SpikingNetwork
 
 
 def resident() -> float:
     """The most memory that was resident until now, in MiB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    return portable.peak_memory() / 2**20
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ The exit code is 1 unless SAF takes at most 0.75 of torch's tensors at 6 steps a
 import argparse
 import itertools
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
+from export import portable
 from qat import config, engine, online
 from qat.cli import preset, train_run
 from qat.data import load
@@ -85,22 +85,17 @@ def peak_bytes(step: Callable[[], None]) -> int:
     return max(itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
 
 
-def resident() -> int:
-    """The most bytes that were resident until now."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def measure(method: str, steps: int) -> dict[str, Any]:
     """A turn: the milliseconds of each step, and the memory."""
     torch.set_num_threads(1)
     engine.set_threads(1)
     step = trained_step(method, steps)
-    before, times = resident(), []
+    before, times = portable.peak_memory(), []
     for _ in range(1 + TIMED):
         start = time.process_time()
         step()
         times.append(1e3 * (time.process_time() - start))
-    grown = resident() - before
+    grown = portable.peak_memory() - before
     return {"ms": times[1:], "resident": grown, "tensors": peak_bytes(step)}
 
 

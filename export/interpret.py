@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from export import ir
+from export.errors import BadInput
 from export.fixed import Ints
 from export.ir import Layer, Network, Op
 
@@ -57,7 +58,15 @@ def step(network: Network, states: Trace, x: Ints) -> tuple[Trace, Trace]:
 
 
 def run(network: Network, x: Ints) -> Trace:
-    """The whole network on x (batch, steps, inputs): every record and the output, each (batch, steps, neurons)."""
+    """The whole network on x (batch, steps, inputs): every record and the output, each (batch, steps, neurons).
+
+    Raises BadInput unless x has a step and holds integers within what was proven.
+    """
+    lo, hi = network.input_lo, network.input_hi
+    whole = x.dtype.kind in "biu" and x.ndim == 3 and x.shape[1] > 0 and x.shape[2] == network.inputs
+    if not whole or (x.size and not lo <= x.min() <= x.max() <= hi):
+        expected = f"integers (samples, steps from 1, {network.inputs}) in [{lo}, {hi}]"
+        raise BadInput(f"input: expected {expected}, got {x.dtype} {x.shape}")
     states = initial_states(network, len(x))
     steps = []
     for t in range(x.shape[1]):

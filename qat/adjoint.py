@@ -5,7 +5,9 @@ CLAMP and SELECT, a surrogate for GT, products for MUL. So a new neuron has its 
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from export import ir
 from export.builder import Builder
@@ -113,6 +115,34 @@ class Plan:
         """Those of the tables that are learned ranges of the state grid: only their gradients are wanted."""
         return tuple(name for name in self.tables if name.startswith("range"))
 
+    def check(
+        self, x: Any, codes: Any, recurrent: Any, tables: Sequence[Any], grid: Sequence[Any], carried: Mapping[str, Any]
+    ) -> None:
+        """Raises BadInput unless each tensor has the shape, the float and the device that its kernels take for granted.
+
+        See `engine.time_loop`. Kernels know no sizes but their own: what is smaller they would read beyond its end.
+        """
+        size = self.size
+        expected: list[tuple[str, Any, tuple[int, ...] | None]] = [
+            ("x", x, (x.shape[0], x.shape[1], size if self.given else self.inputs)),
+            ("codes", codes, None if self.given else (size, self.inputs)),
+            ("recurrent", recurrent, (size, size) if self.recurrent else None),
+            *(
+                (name, table, tuple(table.shape) if table.numel() == 1 else (size,))
+                for name, table in zip(self.tables, tables, strict=True)
+            ),
+            *((name, carried[name], (x.shape[1], size)) for name, _ in self.states),
+        ]
+        if self.levels:
+            shapes = ((self.levels - 1,), (self.levels,), (len(self.ranges), self.levels), ())
+            names = ("borders", "levels", "rises", "sharpness")
+            expected += list(zip(names, grid, shapes, strict=True))
+        for name, tensor, shape in expected:
+            wanted = None if shape is None else (shape, f"torch.{self.real}", x.device)
+            found = None if tensor is None else (tuple(tensor.shape), str(tensor.dtype), tensor.device)
+            if found != wanted:
+                raise BadInput(f"{name}: expected {_worded(wanted)}, got {_worded(found)}")
+
     def kept(self, recorded: Recorded) -> dict[str, str]:
         """The states that backward needs beside the output, and the type that each is kept in."""
         return {name: narrowest(s, self.real) for name, s in self.states if recorded.after[name] != recorded.output}
@@ -131,6 +161,11 @@ class Plan:
         output, after = self.neuron.step(ops, current, state, params)
         after |= {"spike": output} if feedback is not None else {}
         return Recorded(tuple(ops.ops), output, after, self.surrogate, self.ranges)
+
+
+def _worded(tensor: tuple[tuple[int, ...], str, Any] | None) -> str:
+    """(shape, dtype, device), or None where there is no tensor, in words."""
+    return "none" if tensor is None else f"{tensor[0]} of {tensor[1].removeprefix('torch.')} on {tensor[2]}"
 
 
 def narrowest(state: StateRange, real: str) -> str:

@@ -1,6 +1,5 @@
 """The commands that need torch: train, prune, export, demo, and the reference of `verify --run`."""
 
-import resource
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,6 +11,7 @@ import click
 import torch
 
 from export import cli as export_cli
+from export import portable
 from export.build import Build, write_build
 from export.check import check_identifier
 from export.cli import progress
@@ -70,13 +70,15 @@ def _say(line: str) -> None:
 
 
 def _say_peak_memory() -> None:
-    """The most memory that was resident since this process began; of several processes, in the one that took most."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = parallel.largest(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
-    line = f"peak memory {peak / 2**20:.0f} MiB"
-    if peak := parallel.largest(torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0):
-        line += f", on the GPU {peak / 2**20:.0f} MiB"
-    _say(line + (" a process" if parallel.size() > 1 else ""))
+    """The most memory that was resident since this process began; of several processes, in the one that took most.
+
+    Where the system does not say, nothing.
+    """
+    here = parallel.largest(portable.peak_memory())
+    there = parallel.largest(torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0)
+    peaks = [f"{where}{peak / 2**20:.0f} MiB" for where, peak in (("", here), ("on the GPU ", there)) if peak]
+    if peaks:
+        _say(f"peak memory {', '.join(peaks)}" + (" a process" if parallel.size() > 1 else ""))
 
 
 def _alone(command: str) -> None:

@@ -10,7 +10,6 @@ alone and gradients are added in the groups' order: results do not depend on the
 import ctypes
 import functools
 import hashlib
-import os
 import platform
 import sys
 import tempfile
@@ -24,7 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from export import portable
 from export.errors import BadInput
+from export.executors import toolchain
 from export.executors.toolchain import CompileError, cache_folder, compile_host
 from export.render import render
 from qat.adjoint import C, Plan, Recorded, backward_lines, forward_lines
@@ -32,7 +33,7 @@ from qat.adjoint import C, Plan, Recorded, backward_lines, forward_lines
 LANES = 16  # rows of the kernels' arrays are padded to whole vectors
 GROUP_SAMPLES, GROUPS = 8, 8  # at least so many samples a group, unless that makes more groups than these
 DENSE_RATE = 0.5  # above this share of entries that are not 0 a dense product is faster: benchmarks/crossover.py
-_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC")
+_FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-shared", "-fPIC")
 _POINTERS = (
     "out", "weights_back", "recurrent_back", "grad_out", "grad_x", "grad_weights", "grad_recurrent", "grad_tables",
 )  # fmt: skip
@@ -51,8 +52,7 @@ def set_threads(count: int) -> None:
 
 def threads() -> int:
     """How many threads the engine uses."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return _threads or (len(affinity(0)) if affinity else os.cpu_count() or 1)
+    return _threads or portable.processors()
 
 
 class Kernel:
@@ -162,10 +162,29 @@ def available() -> bool:
     return True
 
 
+def whole(x: Tensor, most: int) -> bool:
+    """Whether x (samples, steps, inputs) holds integers 0 … most alone: one pass, where torch would take three."""
+    if x.stride(2) != 1 or x.stride(1) != x.shape[2]:  # a sample's steps lie one after the other
+        x = x.contiguous()
+    check = _compiled(render("whole.c.j2"), x.dtype == torch.float64).whole
+    count, width, stride = len(x), x.shape[1] * x.shape[2], x.stride(0)
+    size = max(GROUP_SAMPLES, -(-count // GROUPS))
+    right: list[bool] = []
+
+    def look(group: int) -> None:
+        rows = x[group * size : (group + 1) * size]
+        sizes = map(ctypes.c_int64, (len(rows), width, stride))
+        right.append(bool(check(ctypes.c_void_p(rows.data_ptr()), *sizes, ctypes.c_double(most))))
+
+    _each(look, -(-count // size))
+    return all(right)
+
+
 @functools.cache
 def _compiled(source: str, double: bool) -> ctypes.CDLL:
-    flags = (*_FLAGS, *(["-DDOUBLE"] if double else []))
-    name = hashlib.sha256("\0".join((source, *flags, _processor())).encode()).hexdigest()
+    flags = (*_FLAGS, f"-march={toolchain.target()}", *(["-DDOUBLE"] if double else []))
+    made_of = (source, *toolchain.host_compiler(), *flags, _processor())
+    name = hashlib.sha256("\0".join(made_of).encode()).hexdigest()
     path = cache_folder("engine") / f"{name}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -192,18 +211,68 @@ def _pool(size: int) -> ThreadPoolExecutor:
 
 
 def _each(work: Callable[[int], Any], count: int) -> None:
-    """Runs work(0) … work(count − 1), this thread among those that do; compiled code holds no lock."""
+    """Runs work(0) … work(count − 1), this thread among those that do; compiled code holds no lock.
+
+    Returns, or raises, only when no thread works any more: what they write to is freed then.
+    """
     left = iter(range(count))
+    errors: list[BaseException] = []
+    changed = threading.Condition()
+    helping, over, failed = 0, False, False
 
     def take() -> None:
         for index in left:
+            if failed:
+                return
             work(index)
 
+    def help_out() -> None:
+        nonlocal helping, failed
+        with changed:
+            if over:
+                return
+            helping += 1
+        try:
+            take()
+        except BaseException as error:
+            errors.append(error)
+            failed = True
+        finally:
+            with changed:
+                helping -= 1
+                changed.notify_all()
+
+    def end() -> None:
+        nonlocal over
+        with changed:
+            over = True
+            changed.wait_for(lambda: helping == 0)
+
     helpers = min(threads(), count) - 1
-    others = [_pool(helpers).submit(take) for _ in range(helpers)]
-    take()
-    for other in others:
-        other.result()
+    try:
+        for _ in range(helpers):
+            _pool(helpers).submit(help_out)
+        take()
+    except BaseException:
+        failed = True
+        raise
+    finally:
+        _uninterrupted(end)
+    if errors:
+        raise errors[0]
+
+
+def _uninterrupted(wait: Callable[[], None]) -> None:
+    """Waits to the end, however often Ctrl-C is pressed meanwhile, and raises it then."""
+    interrupt: KeyboardInterrupt | None = None
+    while True:
+        try:
+            wait()
+            break
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def _groups(job: Any) -> int:
@@ -293,7 +362,9 @@ def time_loop(
     Without codes, x (steps, batch, size) is what the products are (Plan.given).
     `grid`: what the state grid is made of (Integers.grid_tables), or nothing where it has no table. `carried`: the
     plan's states (batch, size) before the first step; takes those after the last, through which no gradient passes.
+    Raises BadInput where one of them has another size.
     """
+    plan.check(x, codes, recurrent, tables, grid, carried)
     given = (kernel_for(plan), x, codes, recurrent, grid, carried, *tables)
     out: Tensor = _TimeLoop.apply(*given)  # type: ignore[no-untyped-call]
     return out

@@ -310,7 +310,9 @@ def time_loop(
     Without codes, x (steps, batch, size) is what the products are (Plan.given).
     `grid`: what the state grid is made of (Integers.grid_tables), or nothing where it has no table. `carried`: the
     plan's states (batch, size) before the first step; takes those after the last, through which no gradient passes.
+    Raises BadInput where one of them has another size.
     """
+    plan.check(x, codes, recurrent, tables, grid, carried)
     # Without recurrence a step is so short that one is not enough to read the next meanwhile.
     stages = 4 if not plan.recurrent else 2 if shared_bytes(plan, 2) <= _chip_bytes(x.device) else 1
     inputs = (x, *(part for part in (codes, recurrent) if part is not None), *tables)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from export.errors import BadInput
 from export.windows import Window
-from qat import planes
+from qat import engine, planes
 from qat.config import MOST_SHARP, Config, Layer
 from qat.encoding import encoded_channels, encoded_maximum
 from qat.exact import exact_products
@@ -23,6 +23,7 @@ from qat.weight_quantizers import Learned
 
 LOGIT_RANGE = 12.0
 TARGET_MARGIN = 1.25
+_CHECKED = 65_536  # values of the input that are checked at a time, so that they stay in a processor's cache
 
 
 def relay_name(source: str, delay: int) -> str:
@@ -117,7 +118,7 @@ class SpikingNetwork(nn.Module):
         the spikes (steps, batch, size) of all layers but the readout. `carried`, empty at first, takes each layer's
         states over to the next call, which goes on with the same samples (see SpikingLayer.forward).
         """
-        flow = Flow(self, x.transpose(0, 1), record, carried)
+        flow = Flow(self, x, record, carried)
         for node in self.nodes:
             value = flow.run(node)
             if sent is not None and isinstance(node, SpikingLayer) and node is not self.nodes[-1]:
@@ -126,6 +127,28 @@ class SpikingNetwork(nn.Module):
             for name in record:
                 record[name] = record[name].transpose(0, 1)
         return value.transpose(0, 1)
+
+    def entering(self, x: Tensor, fused: bool = True) -> Tensor:
+        """x (batch, steps, inputs) as the first layers see it, (steps, batch, inputs).
+
+        Raises BadInput unless it has a step and holds integers 0 … `input_maximum`, as float32 or float64. On a GPU
+        this waits for x: a fault that is found later, the driver tells, and takes the process with it. `fused`: whether
+        the engine is made for this pass anyway, which then looks at x too.
+        """
+        if x.ndim != 3 or x.shape[2] != self.inputs or not x.shape[1]:
+            raise BadInput(f"input: expected (samples, steps from 1, {self.inputs} inputs), got {tuple(x.shape)}")
+        if x.dtype not in (torch.float32, torch.float64):
+            kind = str(x.dtype).removeprefix("torch.")
+            raise BadInput(f"input: expected integers as float32 or float64, got {kind}")
+        values, most = x.detach(), self.input_maximum
+        compiled = fused and not x.is_cuda and engine.available()
+        if not (engine.whole(values, most) if compiled else _whole(values, most)):
+            sample, step, channel = (values.clamp(0, most).floor_() != values).nonzero()[0].tolist()
+            raise BadInput(
+                f"input: expected integers 0..{most}, got {float(values[sample, step, channel]):g} "
+                f"at sample {sample}, step {step}, channel {channel}"
+            )
+        return x.transpose(0, 1)
 
     def connections(self, layer: Layer) -> list[tuple[str, int]]:
         """What the layer sees, in the order of its columns: (a layer's name, how many steps late)."""
@@ -205,7 +228,7 @@ class SpikingNetwork(nn.Module):
 
         Before training, which then moves the moments; an optimizer is to be made afterwards.
         """
-        flow = Flow(self, x.transpose(0, 1))
+        flow = Flow(self, x)
         for node in self.nodes:
             if isinstance(node, SpikingLayer):
                 for norm in (node.norm, node.psp):
@@ -249,7 +272,7 @@ class SpikingNetwork(nn.Module):
 
 
 class Flow:
-    """One pass over a network: what its layers have said so far of x (steps, batch, inputs), node by node.
+    """One pass over a network: what its layers have said so far of x (batch, steps, inputs), node by node.
 
     record and carried: see SpikingNetwork.forward.
     """
@@ -262,6 +285,7 @@ class Flow:
         carried: dict[str, dict[str, Tensor]] | None = None,
     ):
         self.network, self.record, self.carried = network, record, {} if carried is None else carried
+        x = network.entering(x, record is None)
         self.values = {"input": x}
         self.currents = {
             layer.add: x for layer in network.config.layers if layer.add
@@ -309,6 +333,13 @@ class Flow:
             before = delay
 
 
+def _whole(x: Tensor, most: int) -> bool:
+    """Whether x holds integers 0 … most alone; on the CPU a few samples at a time."""
+    some = len(x) if x.is_cuda else _CHECKED // max(1, x.shape[1] * x.shape[2])
+    # NaN does not equal itself
+    return all(torch.equal(part.clamp(0, most).floor_(), part) for part in torch.split(x, max(1, some)))
+
+
 def read_tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors in `path`, which must have the names, shapes and types of `expected` and be finite."""
     try:
@@ -337,7 +368,7 @@ def hard_trace(network: SpikingNetwork, x: np.ndarray, dtype: torch.dtype) -> di
     record: dict[str, Tensor] = {}
     device = next(network.parameters()).device
     with torch.no_grad():
-        record["output"] = network(torch.as_tensor(x.astype(np.int64)).to(device, dtype), record)
+        record["output"] = network(torch.as_tensor(x).to(device, dtype), record)
     order = [name for name in record if name != "output"] + ["output"]
     return {name: _integers(record[name], name) for name in order}
 

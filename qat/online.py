@@ -123,10 +123,10 @@ def gradients(
     """
     steps, total = x.shape[1], 0.0
     layers = [OnlineLayer(layer, network.ops, len(x), x.dtype) for layer in network.stack]
-    for t in range(steps):
+    for t, now in enumerate(network.entering(x)):
         graded = every_step or t == steps - 1
         with exact_products(x.device):
-            output = _forward(layers, x[:, t], graded).detach().requires_grad_()
+            output = _forward(layers, now, graded).detach().requires_grad_()
         if graded:
             logits = output * network.logit_unit(steps)
             share = loss(logits) / (steps if every_step else 1)

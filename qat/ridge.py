@@ -57,7 +57,7 @@ def fit(network: SpikingNetwork, batches: Batches, penalty: float) -> float:
     kappa, biased = answer(readout, steps), readout.bias is not None
 
     def spikes(x: Tensor) -> Tensor:
-        value = x.transpose(0, 1)
+        value = network.entering(x)
         for layer in network.stack[:-1]:
             value = layer(value, network.ops)
         return value.double()

@@ -33,7 +33,7 @@ def warm_start(network: SpikingNetwork, source: SpikingNetwork, x: Tensor, metho
     Raises BadInput where the networks differ in more than their precision.
     """
     _check(network, source, method, final)
-    ours, theirs = Flow(network, x.transpose(0, 1)), Flow(source, x.transpose(0, 1))
+    ours, theirs = Flow(network, x), Flow(source, x)
     for layer, teacher in zip(network.nodes, source.nodes, strict=True):
         trace: dict[str, Tensor] = {}
         after = theirs.run(teacher, trace)

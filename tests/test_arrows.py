@@ -31,19 +31,19 @@ QAT_TO_EXPORT = {
     "qat.train": {"export.errors", "export.files"},
     "qat.lower": {"export.builder", "export.errors", "export.fold", "export.intervals", "export.ir"},
     "qat.adjoint": {"export.builder", "export.errors", "export.ir"},
-    "qat.engine": {"export.errors", "export.executors.toolchain", "export.render"},
+    "qat.engine": {"export.errors", "export.executors.toolchain", "export.portable", "export.render"},
     "qat.engine_cuda": {"export.executors.toolchain", "export.render"},
     "qat.parallel": {"export.errors"},
     "qat.pruning": {"export.errors"},
     "qat.cli": {
         *("export.build", "export.cli", "export.errors", "export.executors", "export.executors.toolchain"),
-        *("export.check", "export.files", "export.network_file", "export.vectors"),
+        *("export.check", "export.files", "export.network_file", "export.portable", "export.vectors"),
     },
 }
 
 # export, from what knows nothing to what knows all: a module takes only what stands in a row above its own.
 EXPORT_ORDER = [
-    {"export", "export.errors", "export.fixed"},
+    {"export", "export.errors", "export.fixed", "export.portable"},
     {"export.windows"},
     {"export.ir"},
     {"export.builder"},

@@ -1,13 +1,17 @@
 """The fused engine is the torch reading of the step: forward bit for bit, gradients as autograd has them."""
 
 import itertools
+import signal
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 import torch
-from conftest import KINDS, neuron_options, random_network
+from conftest import KINDS, THREADS, neuron_options, random_network
 from hypothesis import assume, given, settings
 from torch import Tensor
 
@@ -272,12 +276,13 @@ def test_between_forward_and_backward_a_state_takes_its_own_bytes(state_quantize
 def test_the_number_of_threads_changes_nothing() -> None:
     layer, network = layer_of(6, 20, 1, recurrent=True)
     x = input_of(7, (25, 150, 20), 1, 0.1, torch.float32)
-    one, _ = both(layer, network, x)
     try:
+        engine.set_threads(1)
+        one, _ = both(layer, network, x)
         engine.set_threads(3)
         two, _ = both(layer, network, x)
     finally:
-        engine.set_threads(1)
+        engine.set_threads(THREADS)
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
@@ -312,3 +317,88 @@ def test_a_cache_that_moves_to_another_processor_serves_none_of_its_code(
         monkeypatch.setattr(engine, "_processor", lambda processor=processor: processor)
         engine._compiled.__wrapped__("int some_code;", False)
         assert len(list(tmp_path.iterdir())) == made
+
+
+# ---- threads
+
+
+def in_three_threads(work: Callable[[int], Any], count: int) -> None:
+    """engine._each with three threads."""
+    try:
+        engine.set_threads(3)
+        engine._each(work, count)
+    finally:
+        engine.set_threads(THREADS)
+
+
+def test_each_is_done_once_by_more_than_one_thread() -> None:
+    done: list[int] = []
+    all_here = threading.Barrier(3, timeout=30)  # nobody goes on before three are at work
+
+    def work(index: int) -> None:
+        if index < 3:
+            all_here.wait()
+        done.append(index)
+
+    in_three_threads(work, 50)
+    assert sorted(done) == list(range(50))
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, RuntimeError, IndexError, StopIteration])
+@pytest.mark.parametrize("where", ["this thread", "a helper"])
+def test_after_a_fault_no_thread_works_any_more(where: str, fault: type[BaseException]) -> None:
+    """What they write to may be freed then."""
+    here, all_here, faulty = threading.get_ident(), threading.Barrier(3, timeout=30), threading.Event()
+    at_work, seen = [0], []
+    lock = threading.Lock()
+
+    def work(index: int) -> None:
+        with lock:
+            at_work[0] += 1
+            seen.append(index)
+        try:
+            all_here.wait()
+            if (threading.get_ident() == here) == (where == "this thread"):
+                faulty.set()
+                raise fault(index)
+            assert faulty.wait(30)
+            time.sleep(0.05)  # goes on for a while after the other has failed
+        finally:
+            with lock:
+                at_work[0] -= 1
+
+    with pytest.raises(fault):
+        in_three_threads(work, 50)
+    assert at_work == [0]
+    assert len(seen) == 3  # nobody took more
+    in_three_threads(seen.append, 9)  # and the threads serve again
+    assert len(seen) == 3 + 9
+
+
+def test_ctrl_c_waits_for_helpers_however_often_it_is_pressed() -> None:
+    main, all_here, pressed = threading.main_thread(), threading.Barrier(2, timeout=30), threading.Event()
+    assert threading.current_thread() is main
+    ended: list[int] = []
+
+    def press() -> None:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.02)
+        pressed.set()
+
+    def work(index: int) -> None:
+        all_here.wait()
+        if threading.current_thread() is main:
+            threading.Thread(target=press).start()
+            while True:
+                time.sleep(0.005)
+        assert pressed.wait(30)
+        ended.append(index)
+
+    try:
+        engine.set_threads(2)
+        with pytest.raises(KeyboardInterrupt):
+            engine._each(work, 2)
+    finally:
+        engine.set_threads(THREADS)
+    assert len(ended) == 1

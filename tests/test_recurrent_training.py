@@ -76,6 +76,7 @@ def test_the_configuration_chooses_the_damping() -> None:
 
 
 def test_decays_learn_at_their_share_of_the_rate(tmp_path: Path) -> None:
+    """A tenth of the rate moves them 0.09 to 0.12 times as far, with seeds 0 to 19."""
     moved = {}
     for share in (0.0, 0.1, 1.0):
         before, after = trained(tmp_path / str(share), decay_rate=share)

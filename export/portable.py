@@ -1,0 +1,42 @@
+"""What differs between operating systems, each behind a function: no other module asks which system this is."""
+
+import importlib
+import os
+import stat
+import sys
+from pathlib import Path
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has held; 0 where the system does not say, as Windows."""
+    try:
+        resource = importlib.import_module("resource")
+    except ImportError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def user() -> str:
+    """What tells this user's folders from those of others, in a folder that all share."""
+    number = getattr(os, "getuid", None)
+    return str(number()) if number else os.environ.get("USERNAME", "user")
+
+
+def own(folder: Path) -> bool:
+    """Whether `folder` is a folder, no link, of this user, in which nobody else may write.
+
+    Windows has no such modes: there a folder of the user's profile is the user's.
+    """
+    found = folder.lstat()
+    number = getattr(os, "getuid", None)
+    if number is None:
+        return stat.S_ISDIR(found.st_mode)
+    others = stat.S_IWGRP | stat.S_IWOTH
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == number() and not found.st_mode & others
