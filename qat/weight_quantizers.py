@@ -32,6 +32,11 @@ class WeightQuantizer(nn.Module, ABC):
         super().__init__()
         self.bits = bits
 
+    @property
+    def table(self) -> tuple[int, ...]:
+        """What codes stand for, where they are not the levels themselves, as all integers between two ends are."""
+        return () if self.levels == tuple(range(-len(self.levels) // 2 + 1, len(self.levels) // 2 + 1)) else self.levels
+
     @abstractmethod
     def first_scale(self, w: Tensor) -> Tensor:
         """The scale to start from, (rows, 1), for weights (rows, fan_in)."""

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # What of export each module of qat takes. Every other module of qat takes nothing.
 QAT_TO_EXPORT = {
-    "qat.allocation": {"export.errors"},
+    "qat.allocation": {"export.errors", "export.packing"},
     "qat.config": {"export.windows"},
     "qat.config_file": {"export.errors"},
     "qat.data": {"export.errors"},
@@ -49,6 +49,7 @@ EXPORT_ORDER = [
     {"export.files", "export.interpret", "export.intervals", "export.render", "export.executors.toolchain"},
     {"export.check"},
     {"export.network_file", "export.vectors", "export.executors.emulator"},
+    {"export.packing"},
     {"export.emit_c_weights"},
     {"export.emit_c", "export.emit_onnx", "export.emit_python"},
     {"export.build"},
@@ -68,7 +69,7 @@ EXPORT_PACKAGES = {
     "fxpmath": {"export.fixed"},
     "numpy": {
         *("export.build", "export.emit_c", "export.emit_c_weights", "export.emit_onnx", "export.fixed"),
-        *("export.check", "export.interpret", "export.intervals", "export.windows"),
+        *("export.check", "export.interpret", "export.intervals", "export.packing", "export.windows"),
         *("export.ir", "export.network_file", "export.vectors", "export.verify"),
         *("export.executors.host", "export.executors.python"),
     },
