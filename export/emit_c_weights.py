@@ -46,7 +46,8 @@ def synapses(
 
     groups: of a convolution, else 0 (see packing.py). `table` and `base` are the names of what they may need.
     """
-    inputs, bits = codes.shape[1], packing(*codes.shape, code_bits(codes, signed=not levels), groups).bits
+    inputs = codes.shape[1]
+    bits = packing(len(codes), inputs, code_bits(codes, signed=not levels), groups).bits
     codes = by_group(codes, groups) if groups else codes
     neurons, rows = len(codes), packed(codes, bits)
     code = ["row[i]"] if bits == 8 else [_field(bits, k) for k in range(8 // bits)]

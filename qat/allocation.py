@@ -27,11 +27,12 @@ def weight_bytes(network: SpikingNetwork) -> int:
 def _bytes(network: SpikingNetwork, layer: SpikingLayer, bits: int) -> int:
     """What the weights of the layer take at most with codes of `bits` bits, and the levels that these stand for."""
     table, products = layer.quantizer.table, len(network.connections(layer.config))
-    total = packing(*layer.weight.shape, bits, layer.config.groups if layer.window is not None else 0).bytes
+    rows, inputs = layer.weight.shape
+    total = packing(rows, inputs, bits, layer.config.groups if layer.window is not None else 0).bytes
     if layer.recurrent is not None and layer.config.recurrence == "diagonal":  # constants of its neurons, no codes
         total += table_bytes(layer.rows, *_LEVELS)
     elif layer.recurrent is not None:
-        total, products = total + packing(*layer.recurrent.shape, bits).bytes, products + 1
+        total, products = total + packing(rows, rows, bits).bytes, products + 1
     return total + products * table_bytes(len(table), *_LEVELS)
 
 
