@@ -360,10 +360,7 @@ class SpikingLayer(nn.Module):
         if self.threshold is not None:
             threshold = table(self.threshold)
         if self.threshold is not None and threshold is not None and config.states != "float":
-            # at least one code must lie above it, or the neuron is dead for good
-            open_ended = config.after_reset or self.neuron.stateless
-            highest = None if open_ended else (int(grid.hi) * 2**state_shift - 1) // (2 * config.spikes - 1)
-            threshold = threshold.clamp(1, highest)
+            threshold = self._within_reach(threshold, grid, state_shift)
         return Integers(
             codes=codes,
             recurrent=recurrent,
@@ -376,6 +373,23 @@ class SpikingLayer(nn.Module):
             ),
             rises=rises,
         )  # fmt: skip
+
+    def _within_reach(self, threshold: Tensor, grid: Grid, shift: int) -> Tensor:
+        """Thresholds from 1 up with a code above them, or the neuron is dead for good; 0 where there is no other.
+
+        Raises BadInput where a threshold of 0 is to be subtracted, or to be told from several times itself.
+        """
+        config = self.config
+        if config.after_reset or self.neuron.stateless:  # they fire before the membrane is quantized
+            return threshold.clamp(min=1)
+        highest = (int(grid.hi) * 2**shift - 1) // (2 * config.spikes - 1)
+        if highest < 1 and (config.reset == "subtract" or config.spikes > 1):
+            what = "subtracting it resets nothing" if config.spikes == 1 else "one spike is as many as several"
+            raise BadInput(
+                f"layer {config.name}: states: {config.states} bits of {config.state_quantizer} end at "
+                f"{int(grid.hi) * 2**shift}, so the threshold is 0 and {what}; try more bits"
+            )
+        return threshold.clamp(min(1, highest), highest)
 
     def _trace_grid(self) -> ShiftGrid:
         """That of currents and adaptation: as the membrane's at first, were it evenly spaced."""

@@ -106,7 +106,10 @@ class Run:
 
     def write_new(self, data: Dataset) -> None:
         """Writes the run's folder, which must not exist yet, or must be empty."""
-        self.exact_dtype()  # a network without a proof is refused before anything is written
+        with torch.no_grad():
+            for layer in self.network.stack:
+                layer.integers()  # states that cannot work are refused before anything is written
+        self.exact_dtype()  # and so is a network without a proof
         first = self.encoded(Split(data.test.x[:SAMPLES], data.test.y[:SAMPLES]))
         parallel.wait()  # while one may still be refused, or look whether the folder is there, none is made
         if parallel.rank() == 0:
