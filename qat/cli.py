@@ -163,6 +163,8 @@ def train(
             config = replace(config, training=replace(config.training, seed=seed))
         config_check.check(config, str(network or preset_name or task))
         dataset = load_data(config, data)
+        for note in dataset.notes:
+            _say(note)
         start = None if source is None else Start(Run.open(source), calibration or "mse")
         run = Run.create(out, config, dataset, start, None if teacher is None else Run.open(teacher))
     engine.set_threads(max(1, engine.threads() // parallel.neighbours()))

@@ -78,7 +78,7 @@ EXPORT_PACKAGES = {
 NO_TORCH = {
     *("qat", "qat.grids", "qat.neurons", "qat.adjoint", "qat.encoding"),
     *("qat.data", "qat.data_common", "qat.data_ecg", "qat.data_events", "qat.data_gestures", "qat.data_npz"),
-    *("qat.data_series", "qat.data_spikes"),
+    *("qat.data_series", "qat.data_spikes", "qat.data_times"),
 }
 
 

@@ -143,9 +143,9 @@ def test_every_state_precision_is_equal_and_kept_to(quantizer: str, states: int,
     for seed, state_range in product(range(2), (1.0, 8.0)):
         refused = states == 1 and quantizer not in AFTER_RESET  # one bit that is reset at once
         reset = "none" if refused and timing != "snntorch" else "subtract"
-        if states <= 3 and quantizer in ("uniform", "shared") and timing == "delayed":
+        if quantizer == "shared" and states == 2 and timing == "delayed":
             reset = "zero"
-        if quantizer == "uniform" and reset == "subtract":
+        if quantizer == "uniform" and timing != "delayed":
             state_range = min(state_range, 2.0 ** (states - 1))
         layer = hidden(timing=timing, reset=reset, recurrent=True, state_range=state_range, gain=4.0, **options)
         readout = Layer("readout", 3, neuron="li", state_range=state_range, gain=4.0, **options)
@@ -297,7 +297,7 @@ def works(layer: Layer) -> bool:
     if not fires or layer.after_reset or NEURONS[layer.neuron].stateless:
         return True
     if layer.state_quantizer == "uniform":
-        return not subtracted or layer.state_range < 2 ** int(layer.states)
+        return not subtracted or layer.timing == "delayed" or layer.state_range < 2 ** int(layer.states)
     needed = 2 * layer.spikes if subtracted or layer.spikes > 1 else 0
     return layer.state_quantizer != "shared" or 2 ** (int(layer.states) - 1) - 1 >= needed
 

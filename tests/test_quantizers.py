@@ -482,16 +482,18 @@ def test_shared_states_have_the_scale_of_the_weights(scale: str, recurrent: bool
 
 
 def fires_and_resets(layer: SpikingLayer) -> bool:
-    """Whether some level is above each threshold, and to subtract that from the highest level leaves a lower one."""
+    """Whether some level is above each threshold, which is not 0, and to subtract it at once leaves a lower level."""
     with torch.no_grad():
         params = layer.integers().params
         grid, threshold = params.grid, params.threshold.double()
         if grid.after_reset:  # it fires before its membrane is quantized
             return bool((threshold >= 1).all())
         top, highest = grid.decode(OPS, torch.full_like(threshold, grid.hi)), (2 * params.spikes - 1) * threshold
-        told = bool((top > highest).all()) and (params.spikes == 1 or bool((threshold >= 1).all()))
+        told = bool((top > highest).all()) and bool((threshold >= (params.reset == "subtract")).all())
         left = grid.encode(OPS, top - highest)
-        return told and (params.reset != "subtract" or bool((left < grid.hi).all()))
+        if params.spikes > 1:
+            return told and bool((threshold >= 1).all())
+        return told and (params.reset != "subtract" or params.timing == "delayed" or bool((left < grid.hi).all()))
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
@@ -537,12 +539,13 @@ def test_states_without_room_for_a_threshold_are_refused(
 
 
 @pytest.mark.parametrize(("states", "state_range"), [(2, 4.0), (3, 8.0), (4, 100.0)])
-def test_levels_two_thresholds_apart_are_refused(states: int, state_range: float) -> None:
+def test_levels_two_thresholds_apart_are_refused_where_a_reset_is_at_once(states: int, state_range: float) -> None:
     with pytest.raises(BadInput) as error:
-        tiny(states=states, state_range=state_range)
-    one_line(error, "layer[0]: state_range", f"{states} bits", "rounded back")
-    tiny(states=states, state_range=state_range, reset="zero")
-    assert fires_and_resets(tiny(states=states, state_range=0.99 * 2**states).stack[0])
+        tiny(states=states, state_range=state_range, timing="immediate")
+    one_line(error, "layer[0]: state_range", f"{states} bits", "rounded away")
+    tiny(states=states, state_range=state_range, timing="immediate", reset="zero")
+    tiny(states=states, state_range=state_range)  # with the current it is rounded, and counts
+    assert fires_and_resets(tiny(states=states, state_range=0.99 * 2**states, timing="immediate").stack[0])
 
 
 @pytest.mark.parametrize("states", [2, 4, 8, "float"])
