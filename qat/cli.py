@@ -176,6 +176,8 @@ def train(
         there = resume and folder.exists()
         other = Run.open(folder) if there else Run.create(folder, twin(config), dataset, None, run.teacher)
         full = train_run(other, dataset, epochs)
+    for finding in run.findings(dataset.test) if parallel.rank() == 0 else ():
+        _say(finding)
     _say_peak_memory()
     for name, rate in run.rates(dataset.test).items():
         _say(f"spikes of {name}: {rate:.4f} a neuron and step")

@@ -40,6 +40,9 @@ _THRESHOLD_UNITS = 64
 Thresholds, biases and decayed membranes are rounded to units: these must not get coarse with weights and states.
 """
 
+_LEAST_SPAN = 2.0**-12
+"""Of the configured range, what states span at least: finer levels than these take shifts that no 32 bits hold."""
+
 _LEAST = 1 / 64
 """What a gain or a threshold may fall to, of what it was at first: neither may reach 0."""
 
@@ -251,20 +254,22 @@ class SpikingLayer(nn.Module):
 
         The unit is as fine as weights, states and thresholds need it. scale: of the input's weights, (size, 1) or
         (1, 1); back: of the recurrent weights, one for all; span: what the states are to reach from and to, as far as
-        their grid leaves that open, where it is not what they have at first.
+        their grid leaves that open, where it is not what they have at first. A silent layer's span is no span.
         """
         growth = 1.0 if self.norm is None else self.norm.growth  # a unit is worth so much more after it
         fan_in, back = float(scale.mean()) * growth, back * growth
         reach, states, table = self.state_reach, self.config.states, self.state_quantizer
         state = fan_in
+        if span is not None and not 0 < max(-span[0], span[1]) < math.inf:
+            span = None
         if table is not None:  # fine enough to tell the levels of any table apart
             state = reach / 2 ** (int(states) + 5)
             if span is not None and table.spanning is not None and self.ranges is not None:
                 self.ranges.copy_(table.spanning(span[0] / reach, span[1] / reach, self.ranges))
         elif states != "float" and self.config.state_quantizer == "uniform" and not self.neuron.stateless:
             far = self.config.threshold * self.config.state_range
-            lo, hi = (-far, far) if span is None else span
-            state = max(-lo, hi) / 2 ** (int(states) - 1)
+            reached = far if span is None else max(-span[0], span[1], _LEAST_SPAN * far)
+            state = reached / 2 ** (int(states) - 1)
         finest = min(fan_in, back, state)
         if self.config.state_quantizer != "shared":  # whose states and weights count in the same units, as published
             finest = min(finest, reach / _THRESHOLD_UNITS)

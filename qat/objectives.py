@@ -18,6 +18,8 @@ from qat.data import Dataset
 from qat.data_common import bad
 from qat.network import LOGIT_RANGE, SpikingNetwork
 
+LARGEST_TARGET = 1e100
+
 
 def loss_for(y: np.ndarray) -> str:
     """The loss that labels or targets of this shape and type ask for."""
@@ -32,6 +34,12 @@ def check(loss: str, data: Dataset, task: str) -> None:
     if loss != wanted:
         has = {"last": "a class a sample", "steps": "a class a step", "regression": "real targets"}[wanted]
         raise bad("training", "loss", f"{wanted!r}, as task {task} has {has}, got {loss!r}")
+    if loss == "regression":
+        largest = max(float(np.abs(part.y).max(initial=0)) for part in (data.train, data.test))
+        if largest > LARGEST_TARGET:
+            raise bad(
+                task, "targets", f"at most {LARGEST_TARGET:g} in size, whose squares are added up, got {largest:g}"
+            )
 
 
 def summed_loss(network: SpikingNetwork, logits: Tensor, y: Tensor, whole: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ from torch.nn import functional
 from qat.calibration import kmeans_borders, mquant, tquant
 from qat.ops import round_half_up
 
+_LEAST_REACH = 1e-8
+"""A row of zeros fits any reach."""
+
 
 class WeightQuantizer(nn.Module, ABC):
     """What a layer asks of a weight quantizer; `bits` are those of a code.
@@ -145,6 +148,7 @@ class _Reaching(WeightQuantizer):
     reach_start: Tensor
 
     def _begin(self, reach: Tensor, per_row: bool) -> None:
+        reach = reach.clamp(min=_LEAST_REACH)
         start = reach if per_row else reach.mean(dim=0, keepdim=True)
         self.register_buffer("reach_start", start)
         self.reach_gain = nn.Parameter(torch.ones_like(start))
@@ -226,12 +230,13 @@ class Differentiable(_Reaching):
         self.levels, self.clustered = levels, clustered
 
     def _first_reach(self, w: Tensor) -> Tensor:
-        return w.abs().amax(dim=1, keepdim=True).clamp(min=1e-6) / (1.25 * self.levels[-1])
+        return (w.abs().amax(dim=1, keepdim=True) / (1.25 * self.levels[-1])).clamp(min=_LEAST_REACH)
 
     def first_scale(self, w: Tensor) -> Tensor:
         """See WeightQuantizer."""
         codes = sum_of_sigmoids(w / self._first_reach(w), self.borders, self.gaps, self.sharpness, soft=False)
-        return (w * codes).sum(1, keepdim=True) / codes.square().sum(1, keepdim=True)
+        squares = codes.square().sum(1, keepdim=True)
+        return torch.where(squares > 0, (w * codes).sum(1, keepdim=True) / squares, 0.0)  # of zeros there are none
 
     def begin(self, w: Tensor, per_row: bool) -> None:
         """See WeightQuantizer."""

@@ -27,6 +27,7 @@ QAT_TO_EXPORT = {
     "qat.config_graph": {"export.check", "export.errors", "export.windows"},
     "qat.config_check": {"export.errors"},
     "qat.reservoir": {"export.errors"},
+    "qat.ridge": {"export.errors"},
     "qat.warm_start": {"export.errors"},
     "qat.train": {"export.errors", "export.files"},
     "qat.lower": {"export.errors", "export.intervals", "export.ir"},
