@@ -244,6 +244,13 @@ def test_what_a_loss_cannot_have_is_refused(files: dict[str, Path], tmp_path: Pa
     with pytest.raises(BadInput) as error:
         Run.create(tmp_path / "run", configured("regression", 2), same)
     one_line(error, "targets", "differ")
+    for size in (1e300, -1e308, 1.01e100):
+        for large in ("train", "test"):
+            part = getattr(constant, large)
+            huge = replace(constant, **{large: Split(part.x, np.where(part.y == part.y.max(), size, part.y))})
+            with pytest.raises(BadInput) as error:
+                Run.create(tmp_path / "run", configured("regression", 2), huge)
+            one_line(error, "npz: targets: expected at most 1e+100 in size", f"got {abs(size):g}")
     assert not (tmp_path / "run").exists()
 
 
