@@ -242,12 +242,11 @@ class _LayerWriter:
         """(the table of weights, its type, how they are added)."""
         name, codes = f"{self.private}_{op.weights}", self.layer.weights[op.weights].astype(np.int64)
         dtype = fixed.dtype_name(int(codes.min()), int(codes.max()))
-        one, base = "an input", f"base_{index}"
-        if isinstance(op, ir.Conv):  # each channel's share of kernels, the outputs of its group along a row
-            share = codes.reshape(op.groups, len(codes) // op.groups, op.shape[0] // op.groups, -1)
-            codes = share.transpose(1, 0, 2, 3).reshape(share.shape[1], -1)
-            one, base = "a channel and a place in its kernels", ""
-        how = synapses(codes, op.levels, self.hulls[op.x], self.hulls[index], f"{self.private}_{index}_weights", base)
+        one, groups = (
+            ("a channel and a place in its kernels", op.groups) if isinstance(op, ir.Conv) else ("an input", 0)
+        )
+        table, base = f"{self.private}_{index}_weights", f"base_{index}"
+        how = synapses(codes, groups, op.levels, self.hulls[op.x], self.hulls[index], table, base)
         packing = f", {len(how.terms)} codes a byte from its lowest bits up" if len(how.terms) > 1 else ""
         rows = ",\n".join("    {\n" + wrapped(row, "        ") + "\n    }" for row in how.rows.tolist())
         row_type = "uint8_t" if packing or op.levels else "int8_t"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from export.fixed import Ints
+from export.packing import by_group, code_bits, packed, packing
 
 _FEW_LEVELS = 16  # up to here, and up to the number of neurons, an event multiplies them all beforehand
 
@@ -39,18 +40,16 @@ class Synapses:
 
 
 def synapses(
-    codes: Ints, levels: tuple[int, ...], x: tuple[int, int], total: tuple[int, int], table: str, base: str
+    codes: Ints, groups: int, levels: tuple[int, ...], x: tuple[int, int], total: tuple[int, int], table: str, base: str
 ) -> Synapses:
     """The synapses of codes (neurons × inputs) on an input in the interval x; the product lies in the interval total.
 
-    `table` and `base` are the names of what they may need; without a base every sum is of other inputs, and rows are of
-    whole bytes, for what follows them is another sum.
+    groups: of a convolution, else 0 (see packing.py). `table` and `base` are the names of what they may need.
     """
-    neurons, inputs = codes.shape
-    bits = code_bits(codes, signed=not levels)
-    if not base:
-        bits = next(b for b in (1, 2, 4, 8) if b >= bits and neurons % (8 // b) == 0)
-    rows = packed(codes, bits)
+    inputs = codes.shape[1]
+    bits = packing(len(codes), inputs, code_bits(codes, signed=not levels), groups).bits
+    codes = by_group(codes, groups) if groups else codes
+    neurons, rows = len(codes), packed(codes, bits)
     code = ["row[i]"] if bits == 8 else [_field(bits, k) for k in range(8 // bits)]
     spikes = x[0] >= 0 and x[1] <= 1
     times_x = "" if spikes else " * x"
@@ -60,7 +59,7 @@ def synapses(
         return Synapses(rows, [w + times_x for w in weight], *total)
     used = levels[: int(codes.max()) + 1]
     first, step = used[0], used[-1] - used[0]
-    if base and bits == 1 and inputs * max(abs(end) for end in x) * max(abs(first), abs(step)) < 2**31:
+    if not groups and bits == 1 and inputs * max(abs(end) for end in x) * max(abs(first), abs(step)) < 2**31:
         ones = int(codes.sum(axis=1).max())  # Σ levels[code]·x = first·Σ x + step·Σ code·x
         return Synapses(
             rows, [f"({c}){times_x}" for c in code], ones * min(x[0], 0), ones * max(x[1], 0),
@@ -77,25 +76,6 @@ def synapses(
 def added(total: tuple[int, int]) -> Synapses:
     """The synapses of inputs that are added up as they are; the sum lies in the interval total."""
     return Synapses(np.zeros((1, 1), np.int64), ["x"], *total)
-
-
-def code_bits(codes: Ints, *, signed: bool) -> int:
-    """The least of 1, 2, 4 and 8 bits that hold all codes, in two's complement where they are signed."""
-    lo, hi = int(codes.min()), int(codes.max())
-    return next(b for b in (1, 2, 4, 8) if (-(1 << b >> 1) <= lo and hi < 1 << b >> 1 if signed else hi < 1 << b))
-
-
-def packed(codes: Ints, bits: int) -> Ints:
-    """The bytes of each input's row, from codes (neurons × inputs): the first neuron's code in the lowest bits.
-
-    The last neuron's code is repeated to the end of the last byte. Codes of 8 bits stay what they are.
-    """
-    if bits == 8:
-        return codes.T
-    per_byte = 8 // bits
-    filled = np.pad(codes.T, ((0, 0), (0, -len(codes) % per_byte)), mode="edge") & ((1 << bits) - 1)
-    whole: Ints = (filled.reshape(len(filled), -1, per_byte) << (bits * np.arange(per_byte))).sum(axis=2)
-    return whole
 
 
 def _field(bits: int, k: int) -> str:

@@ -4,27 +4,36 @@ Quantizing a weight to w + e costs the loss about ½ F e², F being the mean squ
 Fisher information (as in HAWQ, arXiv 1905.03696, and its successors); Adam keeps an average of just that.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from export.errors import BadInput
+from export.packing import packing, table_bytes
 from qat.layers import SpikingLayer
 from qat.network import SpikingNetwork
 from qat.weight_quantizers import Learned
 
+_LEVELS = -128, 127  # within which all quantizers' levels lie
+
 
 def weight_bytes(network: SpikingNetwork) -> int:
-    """What the network's packed codes take."""
-    return sum(_bytes(layer, layer.weight_bits) for layer in network.stack)
+    """What the network's weights take in the header at most, whatever their codes are."""
+    return sum(_bytes(network, layer, layer.weight_bits) for layer in network.stack)
 
 
-def _bytes(layer: SpikingLayer, bits: int) -> int:
-    """As the header packs them: rows, one an input, of whole bytes; 1, 2, 4 or 8 bits a code."""
-    packed = next(width for width in (1, 2, 4, 8) if bits <= width)
-    groups = layer.config.groups
-    return sum(groups * inputs * -(-rows // groups * packed // 8) for rows, inputs in (m.shape for m in layer.matrices))
+def _bytes(network: SpikingNetwork, layer: SpikingLayer, bits: int) -> int:
+    """What the weights of the layer take at most with codes of `bits` bits, and the levels that these stand for."""
+    table, products = layer.quantizer.table, len(network.connections(layer.config))
+    rows, inputs = layer.weight.shape
+    total = packing(rows, inputs, bits, layer.config.groups if layer.window is not None else 0).bytes
+    if layer.recurrent is not None and layer.config.recurrence == "diagonal":  # constants of its neurons, no codes
+        total += table_bytes(layer.rows, *_LEVELS)
+    elif layer.recurrent is not None:
+        total, products = total + packing(rows, rows, bits).bytes, products + 1
+    return total + products * table_bytes(len(table), *_LEVELS)
 
 
 @torch.no_grad()
@@ -32,7 +41,8 @@ def allocate(network: SpikingNetwork, squares: Mapping[Tensor, Tensor], budget: 
     """Settles every learned width, anew. `squares`: the mean squared gradients of the weight matrices.
 
     From the fewest bits up: again and again the wider width that spares the loss most for each byte that it takes, of
-    those that still fit. Raises BadInput where not even the fewest do.
+    those that still fit; first of all one that takes none, as where rows have whole bytes anyway. Raises BadInput where
+    not even the fewest bits do.
     """
     learned = [(layer, q) for layer in network.stack if isinstance(q := layer.quantizer, Learned)]
     for _, quantizer in learned:
@@ -45,9 +55,10 @@ def allocate(network: SpikingNetwork, squares: Mapping[Tensor, Tensor], budget: 
         for number, (layer, quantizer) in enumerate(learned):
             now = int(quantizer.width)
             for wide in Learned.widths:
-                taken = _bytes(layer, wide) - _bytes(layer, now)
+                taken = _bytes(network, layer, wide) - _bytes(network, layer, now)
                 if wide > now and taken <= left:
-                    steps.append(((cost[number][now] - cost[number][wide]) / taken, -number, wide))
+                    spared = cost[number][now] - cost[number][wide]
+                    steps.append((spared / taken if taken else math.inf, -number, wide))
         if not steps:
             return
         _, number, wide = max(steps)

@@ -165,6 +165,8 @@ def train(
             config = replace(config, training=replace(config.training, seed=seed))
         config_check.check(config, str(network or preset_name or task))
         dataset = load_data(config, data)
+        for note in dataset.notes:
+            _say(note)
         start = None if source is None else Start(Run.open(source), calibration or "mse")
         run = Run.create(out, config, dataset, start, None if teacher is None else Run.open(teacher))
     engine.set_threads(max(1, engine.threads() // parallel.neighbours()))
@@ -176,6 +178,8 @@ def train(
         there = resume and folder.exists()
         other = Run.open(folder) if there else Run.create(folder, twin(config), dataset, None, run.teacher)
         full = train_run(other, dataset, epochs)
+    for finding in run.findings(dataset.test) if parallel.rank() == 0 else ():
+        _say(finding)
     _say_peak_memory()
     for name, rate in run.rates(dataset.test).items():
         _say(f"spikes of {name}: {rate:.4f} a neuron and step")

@@ -147,6 +147,10 @@ def check_precision(layer: Layer, place: str) -> None:
     least, most = (1, 8) if tabled else (2, 16)
     if not least <= int(layer.states) <= most:
         raise BadInput(f"{place}: states: {layer.state_quantizer} comes in {least} to {most} bits, got {layer.states}")
+    at_once = NEURONS[layer.neuron].fires and layer.reset == "subtract" and layer.timing != "delayed"
+    if at_once and layer.state_quantizer == "uniform" and layer.state_range >= 2 ** int(layer.states):
+        wide = f"{layer.state_range:g} thresholds in {layer.states} bits are two or more a level"
+        raise BadInput(f"{place}: state_range: {wide}: subtracting one at once is rounded away; try more bits")
     if layer.state_gradient != "clip" and not layer.state_quantizer.startswith(("squat", "aligned")):
         raise BadInput(f"{place}: state_gradient: {layer.state_quantizer} states have their own alone")
     if layer.states == 1 and layer.resets_at_once and layer.state_quantizer not in AFTER_RESET:

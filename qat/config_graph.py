@@ -33,6 +33,9 @@ def check_graph(config: Config, where: str) -> None:
             raise BadInput(f"{place}: delays: expected ascending numbers of steps, got {list(layer.delays)}")
         if layer.delays[-1] > MOST_DELAY:
             raise BadInput(f"{place}: delays: expected at most {MOST_DELAY} steps, got {layer.delays[-1]}")
+        if layer.delays[-1] >= config.encoder.steps:
+            late = f"expected fewer than the {config.encoder.steps} steps of a sample, got {layer.delays[-1]}"
+            raise BadInput(f"{place}: delays: {late}: so late, it sees nothing")
         if layer.add:
             _check_added(config, layer, place)
         _check_connection(layer, sources, place)

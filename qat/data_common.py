@@ -34,6 +34,7 @@ class Dataset:
 
     With real targets `classes` is how many a sample has. plane: where x count events, (polarities, height, width), of
     which channel is (polarity * height + y) * width + x, or (channels, 1, 1) if they have no place; None elsewhere.
+    notes: what a user should know of how the data were read, a line each.
     """
 
     train: Split
@@ -41,6 +42,7 @@ class Dataset:
     classes: int
     maximum: int
     plane: tuple[int, int, int] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def bad(where: object, field: str, expected: str) -> BadInput:

@@ -1,18 +1,20 @@
 """Loaders of what event cameras and touch sensors recorded: sequences (N, T, C)."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from qat.data_common import Dataset, Split, bad, fifths, folder_of, integers, read, read_npz, split
+from qat.data_times import Clock
 from qat.encoding import LIMIT, whole
 
 SIDE = 34  # pixels of N-MNIST's camera, either way
 TAXELS = 12  # the places where Braille's fingertip feels
 
 
-def _binned(path: Path, steps: int, pool: int, maximum: int, duration_us: int) -> np.ndarray:
+def _binned(path: Path, clock: Clock, pool: int, maximum: int) -> np.ndarray:
     """A recording's events as counts uint8 (steps, channels). An event: x, y, then polarity << 23 | microseconds."""
     raw = read(path)
     if not raw or len(raw) % 5:
@@ -21,10 +23,12 @@ def _binned(path: Path, steps: int, pool: int, maximum: int, duration_us: int) -
     x, y, word = events[:, 0], events[:, 1], events[:, 2] << 16 | events[:, 3] << 8 | events[:, 4]
     if (largest := events[:, :2].max()) >= SIDE:
         raise bad(path, "coordinates", f"0..{SIDE - 1}, got {largest}")
-    step, side = (word & 0x7FFFFF) * steps // duration_us, -(-SIDE // pool)
-    places = ((step * 2 + (word >> 23)) * side + y // pool) * side + x // pool
-    counts = np.bincount(places[step < steps], minlength=steps * 2 * side**2)
-    return np.minimum(counts, maximum).astype(np.uint8).reshape(steps, -1)
+    kept, step = clock.steps_of(word & 0x7FFFFF)
+    side, places = -(-SIDE // pool), (word >> 23, y // pool, x // pool)
+    polarity, down, across = (place[kept] for place in places)
+    where = ((step * 2 + polarity) * side + down) * side + across
+    counts = np.bincount(where, minlength=clock.steps * 2 * side**2)
+    return np.minimum(counts, maximum).astype(np.uint8).reshape(clock.steps, -1)
 
 
 def _labelled(folder: Path) -> dict[Path, int]:
@@ -83,21 +87,25 @@ def nmnist(
     folder = folder_of(data, "nmnist")
     plane = 2, -(-SIDE // pool), -(-SIDE // pool)
 
-    def recorded(labels: dict[Path, int]) -> Split:
+    def recorded(labels: dict[Path, int], clock: Clock) -> Split:
         x = np.empty((len(labels), steps, 2 * (-(-SIDE // pool)) ** 2), np.uint8)
         for n, path in enumerate(labels):
-            x[n] = _binned(path, steps, pool, maximum, duration_us)
+            x[n] = _binned(path, clock, pool, maximum)
         return Split(x, np.array([*labels.values()], np.int64))
 
     if any((folder / name).is_dir() for name in ("Train", "Test")):
         train, test = (_in_class_folders(folder / name) for name in ("Train", "Test"))
-        return Dataset(recorded(train), recorded(test), classes=10, maximum=maximum, plane=plane)
+        clocks = [Clock(folder / part, steps, duration_us) for part in ("Train", "Test")]
+        splits = recorded(train, clocks[0]), recorded(test, clocks[1])
+        notes = tuple(line for clock in clocks for line in clock.said())
+        return Dataset(*splits, classes=10, maximum=maximum, plane=plane, notes=notes)
     labels = _labelled(folder)
     chosen = fifths(np.array([*labels.values()]))
     if not chosen.any():
         raise bad(folder / "labels.txt", "labels", "five of some class at least, to test on each fifth")
-    both = recorded(labels)
-    return split(both.x, both.y, chosen, classes=10, maximum=maximum, plane=plane)
+    clock = Clock(folder, steps, duration_us)
+    both = recorded(labels, clock)
+    return replace(split(both.x, both.y, chosen, classes=10, maximum=maximum, plane=plane), notes=clock.said())
 
 
 def braille(data: Path | None, *, steps: int | None = None, baseline: str = "lowest", test_from: int = 32) -> Dataset:

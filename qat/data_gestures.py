@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from qat.data_common import Dataset, Split, bad, folder_of, read
+from qat.data_times import Clock
 from qat.encoding import LIMIT, whole
 
 SIDE = 128  # pixels of the camera, either way
@@ -15,7 +16,7 @@ WORDS = ("size", "offset", "overflow", "capacity", "number", "valid")
 PACKET = np.dtype([("type", "<i2"), ("source", "<i2"), *((word, "<i4") for word in WORDS)])
 POLARITY = 1  # the packets' type for brightness changes
 Events = np.ndarray
-"""(events, 4) int64: x, y, polarity, microseconds."""
+"""(events, 4), none negative: x, y, polarity, and the time in the unit of the format."""
 
 
 def _events(path: Path) -> Events:
@@ -103,19 +104,19 @@ def _converted(folder: Path) -> Iterator[tuple[Path, int, Events]]:
             raise bad(path, "events", "numbers (events, 4)")
         if not len(events) or not np.isfinite(events).all() or (events < 0).any():
             raise bad(path, "events", "at least one, all of them finite and none negative")
-        yield path, int(path.stem), (events.astype(np.float64) * [1, 1, 1, 1000]).astype(np.int64)
+        yield path, int(path.stem), events
 
 
-def _binned(path: Path, events: Events, steps: int, pool: int, maximum: int, duration_us: int) -> np.ndarray:
+def _binned(path: Path, events: Events, clock: Clock, pool: int, maximum: int) -> np.ndarray:
     x, y, polarity, time = events.T
     if max(x.max(), y.max()) >= SIDE or polarity.max() > 1:
         got = f"{x.max()}, {y.max()}, {polarity.max()}"
         raise bad(path, "events", f"x and y 0..{SIDE - 1} and polarities 0 and 1, got up to {got}")
-    step, side = time * steps // duration_us, -(-SIDE // pool)
-    kept = step < steps
+    kept, step = clock.steps_of(time)
+    side, (x, y, polarity) = -(-SIDE // pool), (column[kept].astype(np.int64) for column in (x, y, polarity))
     places = ((step * 2 + polarity) * side + y // pool) * side + x // pool
-    counts = np.bincount(places[kept], minlength=steps * 2 * side**2)
-    return np.minimum(counts, maximum).astype(np.uint8).reshape(steps, -1)
+    counts = np.bincount(places, minlength=clock.steps * 2 * side**2)
+    return np.minimum(counts, maximum).astype(np.uint8).reshape(clock.steps, -1)
 
 
 def dvs_gesture(
@@ -134,19 +135,23 @@ def dvs_gesture(
     whole("dvs-gesture", "duration_us", duration_us, 1, 1 << 31)
     folder = folder_of(data, "dvs-gesture")
     if any((folder / name).is_dir() for name in ("ibmGestureTrain", "ibmGestureTest")):
-        found = _converted(folder / "ibmGestureTrain"), _converted(folder / "ibmGestureTest")
+        parts = [folder / name for name in ("ibmGestureTrain", "ibmGestureTest")]
+        clocks = [Clock(part, steps, duration_us, "milliseconds", us=1000) for part in parts]
+        found = [_converted(part) for part in parts]
     else:
-        found = _recorded(folder, "train"), _recorded(folder, "test")
+        clocks = [Clock(folder / f"trials_to_{part}.txt", steps, duration_us) for part in ("train", "test")]
+        found = [_recorded(folder, part) for part in ("train", "test")]
 
-    def counted(gestures: Iterator[tuple[Path, int, Events]]) -> Split:
+    def counted(gestures: Iterator[tuple[Path, int, Events]], clock: Clock) -> Split:
         rows, labels = [], []
         for path, label, events in gestures:
-            rows.append(_binned(path, events, steps, pool, maximum, duration_us))
+            rows.append(_binned(path, events, clock, pool, maximum))
             labels.append(label)
         if not rows:
             raise bad(folder, "labels", "a gesture at least")
         return Split(np.stack(rows), np.array(labels, np.int64))
 
     side = -(-SIDE // pool)
-    train, test = map(counted, found)
-    return Dataset(train, test, CLASSES, maximum, plane=(2, side, side))
+    train, test = map(counted, found, clocks)
+    notes = tuple(line for clock in clocks for line in clock.said())
+    return Dataset(train, test, CLASSES, maximum, plane=(2, side, side), notes=notes)

@@ -6,21 +6,20 @@ from typing import Any
 import numpy as np
 
 from qat.data_common import Dataset, Split, bad, folder_of, read
+from qat.data_times import Clock
 from qat.encoding import LIMIT, whole
 
 UNITS = 700  # of the cochlea model, from the highest frequency to the lowest
 
 
-def _binned(times: np.ndarray, units: np.ndarray, x: np.ndarray, pool: int, maximum: int, duration_us: int) -> None:
+def _binned(times: np.ndarray, units: np.ndarray, x: np.ndarray, clock: Clock, pool: int, maximum: int) -> None:
     """Counts a recording's spikes, in seconds and units, into x (steps, channels)."""
-    steps, channels = x.shape
-    step = times.astype(np.float64) * 1e6 * steps // duration_us  # exact: a half has 11 bits, the product under 53
-    kept = step < steps
-    places = step[kept].astype(np.int64) * channels + units[kept].astype(np.int64) // pool
+    kept, step = clock.steps_of(times)  # exact: a half has 11 bits, its product with microseconds and steps under 53
+    places = step * x.shape[1] + units[kept].astype(np.int64) // pool
     x[:] = np.minimum(np.bincount(places, minlength=x.size), maximum).reshape(x.shape)
 
 
-def _recordings(path: Path, classes: int, steps: int, pool: int, maximum: int, duration_us: int) -> Split:
+def _recordings(path: Path, classes: int, clock: Clock, pool: int, maximum: int) -> Split:
     try:
         import h5py  # of the extra: only these tasks need it
     except ModuleNotFoundError:
@@ -39,7 +38,7 @@ def _recordings(path: Path, classes: int, steps: int, pool: int, maximum: int, d
         raise bad(path, "labels", f"integers 0..{classes - 1}, got {got}")
     if not len(times) == len(units) == len(labels):
         raise bad(path, "spikes", f"one row for each of the {len(labels)} labels, got {len(times)} and {len(units)}")
-    x = np.zeros((len(labels), steps, -(-UNITS // pool)), np.uint8)
+    x = np.zeros((len(labels), clock.steps, -(-UNITS // pool)), np.uint8)
     for n, (when, where) in enumerate(zip(times, units, strict=True)):
         row = f"row {n}"
         if len(when) != len(where):
@@ -48,7 +47,7 @@ def _recordings(path: Path, classes: int, steps: int, pool: int, maximum: int, d
             raise bad(path, "spikes/times", f"seconds from 0 on in {row}, got {when[~(when >= 0) | np.isinf(when)][0]}")
         if len(where) and (where.min() < 0 or where.max() >= UNITS):
             raise bad(path, "spikes/units", f"0..{UNITS - 1} in {row}, got {where.min()}..{where.max()}")
-        _binned(when, where, x[n], pool, maximum, duration_us)
+        _binned(when, where, x[n], clock, pool, maximum)
     return Split(x, labels.astype(np.int64))
 
 
@@ -74,8 +73,10 @@ def _spoken(
     whole(task, "maximum", maximum, 1, 255)
     whole(task, "duration_us", us, 1, 1 << 23)
     folder = folder_of(data, task)
-    train, test = (_recordings(folder / name, classes, steps, pool, maximum, us) for name in files)
-    return Dataset(train, test, classes, maximum, plane=(1, 1, train.x.shape[2]))
+    clocks = [Clock(folder / name, steps, us, "seconds", us=1_000_000) for name in files]
+    train, test = (_recordings(clock.where, classes, clock, pool, maximum) for clock in clocks)
+    notes = tuple(line for clock in clocks for line in clock.said())
+    return Dataset(train, test, classes, maximum, plane=(1, 1, train.x.shape[2]), notes=notes)
 
 
 def shd(

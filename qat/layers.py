@@ -41,6 +41,9 @@ _THRESHOLD_UNITS = 64
 Thresholds, biases and decayed membranes are rounded to units: these must not get coarse with weights and states.
 """
 
+_LEAST_SPAN = 2.0**-12
+"""Of the configured range, what states span at least: finer levels than these take shifts that no 32 bits hold."""
+
 _LEAST = 1 / 64
 """What a gain or a threshold may fall to, of what it was at first: neither may reach 0."""
 
@@ -252,20 +255,22 @@ class SpikingLayer(nn.Module):
 
         The unit is as fine as weights, states and thresholds need it. scale: of the input's weights, (size, 1) or
         (1, 1); back: of the recurrent weights, one for all; span: what the states are to reach from and to, as far as
-        their grid leaves that open, where it is not what they have at first.
+        their grid leaves that open, where it is not what they have at first. A silent layer's span is no span.
         """
         growth = 1.0 if self.norm is None else self.norm.growth  # a unit is worth so much more after it
         fan_in, back = float(scale.mean()) * growth, back * growth
         reach, states, table = self.state_reach, self.config.states, self.state_quantizer
         state = fan_in
+        if span is not None and not 0 < max(-span[0], span[1]) < math.inf:
+            span = None
         if table is not None:  # fine enough to tell the levels of any table apart
             state = reach / 2 ** (int(states) + 5)
             if span is not None and table.spanning is not None and self.ranges is not None:
                 self.ranges.copy_(table.spanning(span[0] / reach, span[1] / reach, self.ranges))
         elif states != "float" and self.config.state_quantizer == "uniform" and not self.neuron.stateless:
             far = self.config.threshold * self.config.state_range
-            lo, hi = (-far, far) if span is None else span
-            state = max(-lo, hi) / 2 ** (int(states) - 1)
+            reached = far if span is None else max(-span[0], span[1], _LEAST_SPAN * far)
+            state = reached / 2 ** (int(states) - 1)
         finest = min(fan_in, back, state)
         if self.config.state_quantizer != "shared":  # whose states and weights count in the same units, as published
             finest = min(finest, reach / _THRESHOLD_UNITS)
@@ -361,10 +366,7 @@ class SpikingLayer(nn.Module):
         if self.threshold is not None:
             threshold = table(self.threshold)
         if self.threshold is not None and threshold is not None and config.states != "float":
-            # at least one code must lie above it, or the neuron is dead for good
-            open_ended = config.after_reset or self.neuron.stateless
-            highest = None if open_ended else (int(grid.hi) * 2**state_shift - 1) // (2 * config.spikes - 1)
-            threshold = threshold.clamp(1, highest)
+            threshold = self._within_reach(threshold, grid, state_shift)
         return Integers(
             codes=codes,
             recurrent=recurrent,
@@ -377,6 +379,23 @@ class SpikingLayer(nn.Module):
             ),
             rises=rises,
         )  # fmt: skip
+
+    def _within_reach(self, threshold: Tensor, grid: Grid, shift: int) -> Tensor:
+        """Thresholds from 1 up with a code above them, or the neuron is dead for good; 0 where there is no other.
+
+        Raises BadInput where a threshold of 0 is to be subtracted, or to be told from several times itself.
+        """
+        config = self.config
+        if config.after_reset or self.neuron.stateless:  # they fire before the membrane is quantized
+            return threshold.clamp(min=1)
+        highest = (int(grid.hi) * 2**shift - 1) // (2 * config.spikes - 1)
+        if highest < 1 and (config.reset == "subtract" or config.spikes > 1):
+            what = "subtracting it resets nothing" if config.spikes == 1 else "one spike is as many as several"
+            raise BadInput(
+                f"layer {config.name}: states: {config.states} bits of {config.state_quantizer} end at "
+                f"{int(grid.hi) * 2**shift}, so the threshold is 0 and {what}; try more bits"
+            )
+        return threshold.clamp(min(1, highest), highest)
 
     def _trace_grid(self) -> ShiftGrid:
         """That of currents and adaptation: as the membrane's at first, were it evenly spaced."""

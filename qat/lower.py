@@ -119,9 +119,7 @@ def _lower_layer(layer: SpikingLayer, network: SpikingNetwork, current_wanted: b
         what = "weights" if config.weights == "float" else "states"
         raise BadInput(f"layer {config.name}: {what}: full precision is for comparison and cannot be exported")
     ops = Builder()
-    levels = layer.quantizer.levels
-    if levels == tuple(range(-len(levels) // 2 + 1, len(levels) // 2 + 1)):
-        levels = ()  # all integers between two ends are their own codes
+    levels = layer.quantizer.table
 
     def codes(weights: Tensor) -> np.ndarray:
         values = weights.detach().cpu().numpy() / (1 << layer.quantizer.coarse)

@@ -90,4 +90,8 @@ class PspNorm(_Norm):
         if x is not None:
             moment = x.square().flatten(0, -2).mean(dim=0)
             self._keep(moment=moment)
-        return self.gain / torch.sqrt(moment + self.least)
+        return self.gain / self.root(moment)
+
+    def root(self, moment: Tensor) -> Tensor:
+        """√(m₂ + λ) of each input, (inputs,)."""
+        return torch.sqrt(moment + self.least)

@@ -18,6 +18,8 @@ from qat.data import Dataset
 from qat.data_common import bad
 from qat.network import LOGIT_RANGE, SpikingNetwork
 
+LARGEST_TARGET = 1e100
+
 
 def loss_for(y: np.ndarray) -> str:
     """The loss that labels or targets of this shape and type ask for."""
@@ -32,6 +34,12 @@ def check(loss: str, data: Dataset, task: str) -> None:
     if loss != wanted:
         has = {"last": "a class a sample", "steps": "a class a step", "regression": "real targets"}[wanted]
         raise bad("training", "loss", f"{wanted!r}, as task {task} has {has}, got {loss!r}")
+    if loss == "regression":
+        largest = max(float(np.abs(part.y).max(initial=0)) for part in (data.train, data.test))
+        if largest > LARGEST_TARGET:
+            raise bad(
+                task, "targets", f"at most {LARGEST_TARGET:g} in size, whose squares are added up, got {largest:g}"
+            )
 
 
 def summed_loss(network: SpikingNetwork, logits: Tensor, y: Tensor, whole: Tensor) -> Tensor:
@@ -48,23 +56,28 @@ def summed_loss(network: SpikingNetwork, logits: Tensor, y: Tensor, whole: Tenso
 
 def nothing(network: SpikingNetwork) -> list[float]:
     """The tally of no samples."""
-    return [0.0] * (network.config.layers[-1].size if network.config.training.loss == "regression" else 1)
+    return [0.0] * (network.config.layers[-1].size if network.config.training.loss == "regression" else 2)
 
 
 @torch.no_grad()
 def tally(network: SpikingNetwork, logits: Tensor, y: Tensor) -> list[float]:
-    """What `measured` takes of these samples, to be added up: how many are right, or each output's squared error."""
+    """What `measured` takes of these samples, to be added up.
+
+    (how many labels are met, how many there are): those that a step has, which may be others than the data set's, for
+    augmentation moves them. Or each output's squared error.
+    """
     if network.config.training.loss != "regression":
-        return [int((logits.argmax(dim=-1) == y).sum())]
+        return [int((logits.argmax(dim=-1) == y).sum()), int((y >= 0).sum())]
     value = network.target_mean + network.target_reach * (logits.double() / LOGIT_RANGE)
     errors: list[float] = (value - y).square().sum(dim=0).tolist()
     return errors
 
 
 def measured(tallies: list[float], y: np.ndarray) -> dict[str, float]:
-    """The measures of all samples, which have these y: accuracy, or rmse and r2, which is NaN where y is constant."""
+    """The measures of all samples: accuracy, or rmse and r2 of real targets y, NaN where these are constant."""
     if y.dtype.kind != "f":
-        return {"accuracy": tallies[0] / max(1, int((y >= 0).sum()))}
+        right, labels = tallies
+        return {"accuracy": right / max(1, labels)}
     deviations = np.square(y - y.mean(axis=0)).sum(axis=0)
     r2 = [1 - error / total if total else np.nan for error, total in zip(tallies, deviations, strict=True)]
     return {"rmse": float(np.sqrt(sum(tallies) / y.size)), "r2": float(np.mean(r2))}

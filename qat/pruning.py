@@ -4,7 +4,8 @@
 kept give those of all by least squares: φ ≈ A_J φ_J, A_J = Σ_{:,J}(Σ_JJ + τ)⁻¹. What that leaves of Σ is
 R_J = Σ − Σ_{:,J}(Σ_JJ + τ)⁻¹Σ_{J,:}. With W_o the weights of the layer that is fed and W_h the recurrent ones, J is
 chosen greedily for a small Tr R_J + Tr(W_o R_J W_oᵀ) + Tr(W_h R_J W_hᵀ) = Tr(M R_J), M = I + W_oᵀW_o + W_hᵀW_h. Then
-W_h ← W_h[J,:]A_J, W_o ← W_o A_J, and of all else that each neuron has J's is taken. What is left is dense.
+W_h ← W_h[J,:]A_J, W_o ← W_o A_J, and of all else that each neuron has J's is taken (see axes.py). Of a layer whose
+spikes a psp norm scales, W_o is what the norm makes of its weights. What is left is dense.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from export.errors import BadInput
+from qat.axes import OWN, SEEN, taken
 from qat.config import Config
 from qat.config_check import CHAINED
 from qat.data import Dataset
@@ -63,7 +65,7 @@ class Cut:
 def cut(layer: SpikingLayer, after: SpikingLayer, sigma: Tensor, count: int) -> Cut:
     """Which `count` neurons of `layer` are kept, and how they stand for all; `after` is the layer that it feeds."""
     metric = torch.eye(len(sigma), dtype=sigma.dtype)
-    for weights in (after.weight, layer.recurrent):
+    for weights in (after.weights()[0], layer.recurrent):
         if weights is not None:
             real = weights.detach().to(sigma)
             metric += real.t() @ real
@@ -103,21 +105,37 @@ def rewrite(network: SpikingNetwork, cuts: Mapping[str, Cut], pruned: SpikingNet
     before = None
     for layer, smaller in zip(network.stack, pruned.stack, strict=True):
         own, tensors = cuts.get(layer.config.name), layer.state_dict()
-        for name, sender in (("weight", before), ("recurrent", own)):
-            if sender is not None and name in tensors:
-                tensors[name] = (tensors[name].double() @ sender.mix).to(tensors[name])
-        for name, tensor in smaller.state_dict().items():  # what has another shape there has a row for each neuron
-            if own is not None and tensors[name].shape != tensor.shape:
-                tensors[name] = tensors[name][own.kept]
-        smaller.load_state_dict(tensors)
+        if before is not None:
+            tensors |= _fed_by(layer, before)
+        if own is not None and layer.recurrent is not None:
+            tensors["recurrent"] = (layer.recurrent.double() @ own.mix).to(layer.recurrent)
+        rows = {} if own is None else {OWN: own.kept}
+        entries = rows if before is None else rows | {SEEN: before.kept}
+        smaller.load_state_dict(
+            {name: taken(name, tensor, rows if name == "weight" else entries) for name, tensor in tensors.items()}
+        )
         before = own
+
+
+def _fed_by(layer: SpikingLayer, before: Cut) -> dict[str, Tensor]:
+    """Its weights on the neurons that are kept of the layer before, and the gains of its psp norm, of all of them.
+
+    The kept ones stand for the others in what a norm makes of the weights; what it makes of theirs is taken out again.
+    A gain of 0, which lets nothing through and cannot be taken out, becomes 1.
+    """
+    if layer.psp is None:
+        return {"weight": (layer.weight.double() @ before.mix).to(layer.weight)}
+    root, gain = layer.psp.root(layer.psp.moment).double(), layer.psp.gain
+    passing = gain.where(gain != 0, 1.0)
+    mixed = (layer.weight * (gain / root)) @ before.mix * (root / passing)[before.kept]
+    return {"weight": mixed.to(layer.weight), "psp.gain": passing}
 
 
 def sizes(config: Config, keep: int | float, names: tuple[str, ...]) -> dict[str, int]:
     """How many neurons the named layers keep, of none named all but the readout: so many, or that share of their own.
 
-    Raises BadInput where there is no such layer, where it is the readout, where it has fewer neurons, and where some
-    weights are codes of standardized rows, which no longer are what they were when rows are rewritten.
+    Raises BadInput where there is no such layer, where it is the readout, where it has fewer neurons, and where rows
+    are standardized, which are no longer what they were once they are rewritten.
     """
     *hidden, readout = config.layers
     own, kept = {layer.name: layer.size for layer in hidden}, {}
@@ -135,6 +153,8 @@ def sizes(config: Config, keep: int | float, names: tuple[str, ...]) -> dict[str
                 raise BadInput(f"layer {layer.name}: {name}: only chains of dense layers are pruned")
         if layer.weights != "float" and layer.weight_quantizer == "maqd":
             raise BadInput(f"layer {layer.name}: weight_quantizer: maqd's rows are standardized: prune full precision")
+        if layer.standardize:
+            raise BadInput(f"layer {layer.name}: standardize: the rows that pruning writes would be standardized again")
     return kept
 
 

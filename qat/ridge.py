@@ -14,6 +14,7 @@ from scipy.linalg import toeplitz
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from export.errors import BadInput
 from qat.layers import SpikingLayer
 from qat.network import SpikingNetwork
 from qat.warm_start import fit_codes, weight_scale
@@ -50,10 +51,13 @@ def fit(network: SpikingNetwork, batches: Batches, penalty: float) -> float:
 
     penalty: of the squares of W; 0 for the one of PENALTIES with the least squared error on training samples that are
     left out one at a time. Returns it. What is fitted is scaled so that the membrane keeps within its states' range.
+    Raises BadInput where there is one class.
     """
     from sklearn.linear_model import Ridge, RidgeCV  # takes a second to import, and only this needs it
 
     readout, steps = network.stack[-1], network.config.encoder.steps
+    if readout.config.size < 2:
+        raise BadInput(f"layer {readout.config.name}: size: ridge tells classes apart, and the data have one")
     kappa, biased = answer(readout, steps), readout.bias is not None
 
     def spikes(x: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from qat import augmentation, config_file, objectives, online, parallel, ridge
 from qat.allocation import allocate
 from qat.config import Config, Training
 from qat.data import Dataset, Split, load, takes_steps
+from qat.diagnosis import findings
 from qat.encoding import LIMIT, encode, encoded_channels
 from qat.learning import Lesson
 from qat.lower import exact_dtype, lower
@@ -106,7 +107,10 @@ class Run:
 
     def write_new(self, data: Dataset) -> None:
         """Writes the run's folder, which must not exist yet, or must be empty."""
-        self.exact_dtype()  # a network without a proof is refused before anything is written
+        with torch.no_grad():
+            for layer in self.network.stack:
+                layer.integers()  # states that cannot work are refused before anything is written
+        self.exact_dtype()  # and so is a network without a proof
         first = self.encoded(Split(data.test.x[:SAMPLES], data.test.y[:SAMPLES]))
         parallel.wait()  # while one may still be refused, or look whether the folder is there, none is made
         if parallel.rank() == 0:
@@ -346,6 +350,11 @@ class Run:
             here = objectives.tally(self.network, logits, y)
             tallies = [sum(pair) for pair in zip(tallies, here, strict=True)]
         return objectives.measured(parallel.total(*tallies), split.y)
+
+    def findings(self, split: Split) -> list[str]:
+        """What is wrong with the network, if anything, on some samples of `split`, a line each (see diagnosis.py)."""
+        some = _calibration_sample(split)
+        return findings(self.network, self.tensors(some, self.exact_dtype())[0], some.y)
 
     def rates(self, split: Split) -> dict[str, float]:
         """How often a neuron of each reservoir spikes in a step, on average over `split`, by the layer's name."""

@@ -17,6 +17,9 @@ from qat.calibration import kmeans_borders, mquant, tquant
 from qat.exact import row_sums
 from qat.ops import round_half_up
 
+_LEAST_REACH = 1e-8
+"""A row of zeros fits any reach."""
+
 
 class WeightQuantizer(nn.Module, ABC):
     """What a layer asks of a weight quantizer; `bits` are those of a code.
@@ -32,6 +35,11 @@ class WeightQuantizer(nn.Module, ABC):
     def __init__(self, bits: int):
         super().__init__()
         self.bits = bits
+
+    @property
+    def table(self) -> tuple[int, ...]:
+        """What codes stand for, where they are not the levels themselves, as all integers between two ends are."""
+        return () if self.levels == tuple(range(-len(self.levels) // 2 + 1, len(self.levels) // 2 + 1)) else self.levels
 
     @abstractmethod
     def first_scale(self, w: Tensor) -> Tensor:
@@ -141,6 +149,7 @@ class _Reaching(WeightQuantizer):
     reach_start: Tensor
 
     def _begin(self, reach: Tensor, per_row: bool) -> None:
+        reach = reach.clamp(min=_LEAST_REACH)
         start = reach if per_row else reach.mean(dim=0, keepdim=True)
         self.register_buffer("reach_start", start)
         self.reach_gain = nn.Parameter(torch.ones_like(start))
@@ -222,12 +231,13 @@ class Differentiable(_Reaching):
         self.levels, self.clustered = levels, clustered
 
     def _first_reach(self, w: Tensor) -> Tensor:
-        return w.abs().amax(dim=1, keepdim=True).clamp(min=1e-6) / (1.25 * self.levels[-1])
+        return (w.abs().amax(dim=1, keepdim=True) / (1.25 * self.levels[-1])).clamp(min=_LEAST_REACH)
 
     def first_scale(self, w: Tensor) -> Tensor:
         """See WeightQuantizer."""
         codes = sum_of_sigmoids(w / self._first_reach(w), self.borders, self.gaps, self.sharpness, soft=False)
-        return (w * codes).sum(1, keepdim=True) / codes.square().sum(1, keepdim=True)
+        squares = codes.square().sum(1, keepdim=True)
+        return torch.where(squares > 0, (w * codes).sum(1, keepdim=True) / squares, 0.0)  # of zeros there are none
 
     def begin(self, w: Tensor, per_row: bool) -> None:
         """See WeightQuantizer."""

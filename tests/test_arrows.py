@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # What of export each module of qat takes. Every other module of qat takes nothing.
 QAT_TO_EXPORT = {
-    "qat.allocation": {"export.errors"},
+    "qat.allocation": {"export.errors", "export.packing"},
     "qat.config": {"export.windows"},
     "qat.config_file": {"export.errors"},
     "qat.data": {"export.errors"},
@@ -27,6 +27,7 @@ QAT_TO_EXPORT = {
     "qat.config_graph": {"export.check", "export.errors", "export.windows"},
     "qat.config_check": {"export.errors"},
     "qat.reservoir": {"export.errors"},
+    "qat.ridge": {"export.errors"},
     "qat.warm_start": {"export.errors"},
     "qat.train": {"export.errors", "export.files"},
     "qat.lower": {"export.builder", "export.errors", "export.fold", "export.intervals", "export.ir"},
@@ -51,6 +52,7 @@ EXPORT_ORDER = [
     {"export.files", "export.interpret", "export.intervals", "export.render", "export.executors.toolchain"},
     {"export.check"},
     {"export.network_file", "export.vectors", "export.executors.emulator"},
+    {"export.packing"},
     {"export.emit_c_weights"},
     {"export.emit_c", "export.emit_onnx", "export.emit_python"},
     {"export.build"},
@@ -70,7 +72,7 @@ EXPORT_PACKAGES = {
     "fxpmath": {"export.fixed"},
     "numpy": {
         *("export.build", "export.emit_c", "export.emit_c_weights", "export.emit_onnx", "export.fixed"),
-        *("export.check", "export.interpret", "export.intervals", "export.windows"),
+        *("export.check", "export.interpret", "export.intervals", "export.packing", "export.windows"),
         *("export.fold", "export.ir", "export.network_file", "export.vectors", "export.verify"),
         *("export.executors.host", "export.executors.python"),
     },
@@ -79,7 +81,7 @@ EXPORT_PACKAGES = {
 NO_TORCH = {
     *("qat", "qat.grids", "qat.neurons", "qat.adjoint", "qat.encoding"),
     *("qat.data", "qat.data_common", "qat.data_ecg", "qat.data_events", "qat.data_gestures", "qat.data_npz"),
-    *("qat.data_series", "qat.data_spikes"),
+    *("qat.data_series", "qat.data_spikes", "qat.data_times"),
 }
 
 

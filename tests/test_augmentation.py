@@ -1,5 +1,6 @@
 """Event augmentation: equal to its definition, of the training split and the seed alone, refused where senseless."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,20 @@ def test_labels_of_steps_move_along(data: Dataset) -> None:
         assert got.y[n].tolist() == expected
     real = np.ones((20, STEPS)) * 0.5
     np.testing.assert_array_equal(taken(replace(data, train=Split(x, real)), shift_time=3).y, real)
+
+
+def test_labels_that_a_shift_has_moved_out_are_none_that_a_network_misses(data: Dataset, tmp_path: Path) -> None:
+    """A silent network says class 0 at every step, which here is right at every step that has a label."""
+    labels = np.zeros((20, STEPS), np.int64)
+    config = configured(shift_time=STEPS - 1)
+    config = replace(config, training=replace(config.training, loss="steps", rate=0.0, epochs=1))
+    run = Run.create(
+        tmp_path / "run", config, replace(data, train=Split(data.train.x, labels), test=Split(data.test.x, labels[:10]))
+    )
+    for parameter in run.network.stack[-1].matrices:
+        parameter.data.zero_()
+    run.train(replace(data, train=Split(data.train.x, labels)), 1, SILENT)
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["train_accuracy"] == 1.0
 
 
 ALL = {"shift_space": 1, "shift_time": 2, "jitter": 1, "drop": 0.1}

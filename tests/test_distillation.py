@@ -42,7 +42,7 @@ def test_the_loss_is_the_labels_and_the_teachers(data: Dataset, teacher: Run, tm
     for share in (0.0, 0.3, 1.0):
         config = configured(teacher_share=share, teacher_temperature=3.0)
         run = Run.create(tmp_path / f"run{share}", config, data, teacher=teacher)
-        losses[share], _ = run.gradients(data.train, chosen, torch.float32)
+        losses[share], *_ = run.gradients(data.train, chosen, torch.float32)
     x, y = run.tensors(Split(data.train.x[:40], data.train.y[:40]), torch.float32)
     with torch.no_grad():
         own, wanted = (network.logits(x).double() for network in (run.network, teacher.network))

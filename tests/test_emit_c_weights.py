@@ -13,11 +13,12 @@ from test_header import IN_C, implementation
 
 from export import interpret
 from export.emit_c import emit_header
-from export.emit_c_weights import _powers, _product, code_bits, packed, synapses
+from export.emit_c_weights import _powers, _product, synapses
 from export.executors import EXECUTORS
 from export.executors.toolchain import CORES, compile_host, compile_object, section_sizes
 from export.fixed import Ints
 from export.ir import Add, Clamp, Input, Layer, MatVec, Network, State, StateVar
+from export.packing import code_bits, packed
 
 LEVEL = st.integers(-(2**15), 2**15 - 1)
 
@@ -84,7 +85,7 @@ def test_a_level_of_at_most_two_powers_of_two_is_multiplied_by_nothing() -> None
 
 
 def way(codes: Ints, levels: tuple[int, ...], x: tuple[int, int]) -> str:
-    how = synapses(codes, levels, x, (-9, 9), "table", "base")
+    how = synapses(codes, 0, levels, x, (-9, 9), "table", "base")
     assert all(("products[" in t) == bool(how.event and not how.base) for t in how.terms)
     assert all(("table[" in t) == bool(how.table) for t in how.terms)
     multiplied = {" * x" in term for term in how.terms}

@@ -138,9 +138,15 @@ def test_every_weight_precision_is_equal(quantizer: str, bits: int, scale: str) 
 def test_every_state_precision_is_equal_and_kept_to(quantizer: str, states: int, timing: str) -> None:
     options: dict[str, Any] = {"state_quantizer": quantizer, "states": states}
     tabled, moved = quantizer in TABLED, set()
+    if quantizer == "shared" and states == 2 and timing != "immediate":
+        timing = "delayed"  # whose threshold is 0, so that it cannot be subtracted
     for seed, state_range in product(range(2), (1.0, 8.0)):
         refused = states == 1 and quantizer not in AFTER_RESET  # one bit that is reset at once
         reset = "none" if refused and timing != "snntorch" else "subtract"
+        if quantizer == "shared" and states == 2 and timing == "delayed":
+            reset = "zero"
+        if quantizer == "uniform" and timing != "delayed":
+            state_range = min(state_range, 2.0 ** (states - 1))
         layer = hidden(timing=timing, reset=reset, recurrent=True, state_range=state_range, gain=4.0, **options)
         readout = Layer("readout", 3, neuron="li", state_range=state_range, gain=4.0, **options)
         network = random_network(layer, readout, channels=4, maximum=4, seed=states + 100 * seed)
@@ -259,7 +265,7 @@ def layers(draw: st.DrawFn, name: str, neurons: list[str], recurrent: st.SearchS
     size = draw(st.integers(1, 5))
     standardize = weight_quantizer != "maqd" and draw(st.booleans())
     standardized = standardize or weight_quantizer == "maqd"  # of a single weight nothing is left
-    return Layer(
+    layer = Layer(
         name=name,
         size=size,
         neuron=neuron,
@@ -281,6 +287,19 @@ def layers(draw: st.DrawFn, name: str, neurons: list[str], recurrent: st.SearchS
         gain=draw(st.sampled_from([0.5, 2.0, 20.0])),
         **draw(neuron_options(neuron, state_quantizer, states)),
     )
+    assume(works(layer))
+    return layer
+
+
+def works(layer: Layer) -> bool:
+    """Whether its states have room for its thresholds: else it is refused, see test_quantizers.py."""
+    fires, subtracted = NEURONS[layer.neuron].fires, layer.reset == "subtract"
+    if not fires or layer.after_reset or NEURONS[layer.neuron].stateless:
+        return True
+    if layer.state_quantizer == "uniform":
+        return not subtracted or layer.timing == "delayed" or layer.state_range < 2 ** int(layer.states)
+    needed = 2 * layer.spikes if subtracted or layer.spikes > 1 else 0
+    return layer.state_quantizer != "shared" or 2 ** (int(layer.states) - 1) - 1 >= needed
 
 
 HIDDEN = st.integers(0, 2).flatmap(

@@ -30,7 +30,7 @@ LABELLED = {12: 7, 3: 7, 5: 2, 1: 7, 9: 7, 2: 2, 4: 7, 8: 2, 6: 2, 7: 2, 11: 2}
 def flat(tmp_path: Path) -> Path:
     """Eleven recordings, of classes 7 and 2: an event in the first step, at x = the sample's number."""
     for sample in LABELLED:
-        (tmp_path / f"{sample}.bs2").write_bytes(event(sample, 0, 0, 0))
+        (tmp_path / f"{sample}.bs2").write_bytes(event(sample, 0, 0, 3000))
     write_labels(tmp_path, LABELLED)
     (tmp_path / "README.md").write_text("not a recording")
     return tmp_path
@@ -53,7 +53,7 @@ def test_nmnist_as_it_is_distributed(tmp_path: Path) -> None:
         for label in range(10):
             (tmp_path / place / str(label)).mkdir(parents=True)
             for n in range(count):
-                content = event(10 * n + label, len(place), 1, 0)
+                content = event(10 * n + label, len(place), 1, 3000)
                 (tmp_path / place / str(label) / f"{n:05}.bin").write_bytes(content)
     dataset = load("nmnist", tmp_path, pool=1, maximum=3)
     check(dataset)

@@ -45,7 +45,7 @@ def gradients(batch: int) -> dict[str, np.ndarray]:
     data = load("digits", None)
     run = Run(Path("run"), config_file.loads(NETWORK, "net.toml"), data.train.x.shape[-1], data.maximum)
     run.network.double()
-    loss, right = parallel.total(*run.gradients(data.train, np.arange(batch), torch.float64))
+    loss, *right = parallel.total(*run.gradients(data.train, np.arange(batch), torch.float64))
     found = {name: p.grad.numpy() for name, p in run.network.named_parameters()}
     return found | {"loss": np.array(loss), "right": np.array(right)}
 

@@ -34,6 +34,8 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "learned bits": {"weights": 3, "weight_quantizer": "dq", "states": 6},
     "a table": {"states": 4, "state_quantizer": "aligned", "threshold_per": "auto"},
     "a norm": {"norm": "layer-batch"},
+    "a norm of spikes": {"norm": "psp"},
+    "a norm of spikes, in full precision": FLOAT | {"norm": "psp"},
     "three spikes": {"spikes": 3},
 }
 OPTIONS = PRECISIONS | {
@@ -72,6 +74,7 @@ def lively(options: dict[str, Any], silent: bool = False) -> tuple[SpikingNetwor
     options: of the two hidden layers; silent: each of these has two neurons that never fire.
     """
     own = FLOAT if options.get("weights") == "float" else {}
+    own = own | ({"norm": "psp"} if options.get("norm") == "psp" else {})
     first, second = (Layer(name, size, **{"gain": 4.0} | options) for name, size in (("first", 8), ("second", 6)))
     layers = first, replace(second, recurrent=True), Layer("out", 4, neuron="li", state_range=16.0, **own)
     for seed in range(20):
@@ -178,6 +181,30 @@ def test_a_neuron_counts_by_what_it_feeds() -> None:
             weights.zero_()
             weights[:, column] = 1.0
     assert pruning.cut(hidden, readout, torch.eye(6, dtype=torch.float64), 2).kept.tolist() == [4, 5]
+
+
+def test_a_neuron_counts_by_what_a_norm_of_spikes_makes_of_its_weights() -> None:
+    layers = Layer("hidden", 6, **FLOAT), Layer("out", 2, neuron="li", norm="psp", **FLOAT)
+    hidden, readout = random_network(*layers, channels=3, maximum=1, seed=0).stack
+    with torch.no_grad():
+        readout.weight.fill_(1.0)
+        readout.psp.gain.fill_(0.1)
+        readout.psp.gain[torch.tensor([1, 3])] = torch.tensor([9.0, -9.0])
+        readout.psp.moment.fill_(1.0)
+    assert pruning.cut(hidden, readout, torch.eye(6, dtype=torch.float64), 2).kept.tolist() == [1, 3]
+
+
+def test_weights_behind_a_norm_of_spikes_are_mixed_as_it_makes_them() -> None:
+    network, x = lively(FLOAT | {"norm": "psp"})
+    second = network.stack[1]
+    with torch.no_grad():
+        second.psp.gain[3] = 0.0  # lets nothing through, and cannot be divided by
+    sigma, kept = pruning.second_moments(network, [torch.from_numpy(x).double()])["first"], torch.tensor([0, 2, 3, 6])
+    cut, smaller = Cut(kept, pruning.reconstruction(sigma, kept, 1e-3), 1.0), like(network, {"first": 4})
+    pruning.rewrite(network, {"first": cut}, smaller)
+    columns = [layer.weights()[0].double() for layer in (second, smaller.stack[1])]
+    assert (columns[1] - columns[0] @ cut.mix).abs().max() <= 1e-6 * columns[0].abs().max()
+    assert bool(columns[1].isfinite().all())
 
 
 # ---- nothing is lost where nothing is needed
@@ -350,6 +377,11 @@ def test_a_readout_alone_and_standardized_rows_are_refused() -> None:
     with pytest.raises(BadInput) as error:
         pruning.sizes(small_config(Layer("hidden", 4, weight_quantizer="maqd"), readout), 0.5, ())
     one_line(error, "layer hidden: weight_quantizer: maqd")
+    for precision in ({}, FLOAT):
+        rows = small_config(Layer("hidden", 4, standardize=True, **precision), replace(readout, **precision))
+        with pytest.raises(BadInput) as error:
+            pruning.sizes(rows, 0.5, ())
+        one_line(error, "layer hidden: standardize")
     full = small_config(Layer("hidden", 4, weight_quantizer="maqd", **FLOAT), replace(readout, **FLOAT))
     assert pruning.sizes(full, 0.5, ()) == {"hidden": 2}
 

@@ -1,6 +1,7 @@
 """Quantizers of weights and states: levels, borders, gradients and starts, against the formulas they are known by."""
 
 import inspect
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import KINDS, random_input, small_config
+from conftest import KINDS, one_line, random_input, small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snntorch.functional.quant import state_quant
@@ -16,12 +17,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from export import network_file
+from export.errors import BadInput
 from qat import engine
 from qat.config import Layer
+from qat.data import load
 from qat.grids import SoftGrid, TableGrid
+from qat.layers import SpikingLayer
 from qat.lower import exact_dtype, lower
 from qat.network import SpikingNetwork, hard_trace
-from qat.neurons import NEURONS, Params
+from qat.neurons import NEURONS, RESETTING, Params
 from qat.normalization import NORMS
 from qat.ops import TorchOps
 from qat.state_quantizers import (
@@ -33,6 +37,7 @@ from qat.state_quantizers import (
     differentiable,
     squat,
 )  # fmt: skip
+from qat.train import Run
 from qat.weight_quantizers import WEIGHT_QUANTIZERS, Differentiable, standardized, sum_of_sigmoids
 
 OPS = TorchOps()
@@ -477,6 +482,73 @@ def test_shared_states_have_the_scale_of_the_weights(scale: str, recurrent: bool
         assert state_shift == fan_in_shift == layer.integers().params.grid.shift
     lowered = lower(network, "network")
     assert all(-8 <= state.lo <= state.hi < 8 for state in (layer.state("u") for layer in lowered.layers))
+
+
+def fires_and_resets(layer: SpikingLayer) -> bool:
+    """Whether some level is above each threshold, which is not 0, and to subtract it at once leaves a lower level."""
+    with torch.no_grad():
+        params = layer.integers().params
+        grid, threshold = params.grid, params.threshold.double()
+        if grid.after_reset:  # it fires before its membrane is quantized
+            return bool((threshold >= 1).all())
+        top, highest = grid.decode(OPS, torch.full_like(threshold, grid.hi)), (2 * params.spikes - 1) * threshold
+        told = bool((top > highest).all()) and bool((threshold >= (params.reset == "subtract")).all())
+        left = grid.encode(OPS, top - highest)
+        if params.spikes > 1:
+            return told and bool((threshold >= 1).all())
+        return told and (params.reset != "subtract" or params.timing == "delayed" or bool((left < grid.hi).all()))
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize(
+    ("quantizer", "bits"), [(name, b) for name in STATE_QUANTIZERS for b in (*range(1, 9), 12, 16)]
+)
+def test_states_that_are_taken_fire_and_are_reset(quantizer: str, bits: int, recurrent: bool) -> None:
+    taken = 0
+    for (reset, timing), spikes, wide in itertools.product(RESETTING, (1, 2, 15), (1.0, 8.0, 300.0)):
+        options = {"states": bits, "state_quantizer": quantizer, "reset": reset, "timing": timing, "spikes": spikes}
+        try:
+            layer = tiny(recurrent=recurrent, state_range=wide, **options).stack[0]
+            layer.integers()
+        except BadInput:
+            continue
+        taken += 1
+        if (quantizer, bits) not in (("squat", 1), ("squat-threshold", 1)):  # as published, a reset is not enough
+            assert reset == "none" or fires_and_resets(layer), (options, wide)
+    table = STATE_QUANTIZERS[quantizer] is not None
+    assert taken or (bits > 8 if table else bits == 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"states": 2}, ["layer hidden: states: 2 bits of shared", "threshold is 0", "resets nothing"]),
+        ({"states": 2, "timing": "snntorch"}, ["resets nothing"]),
+        ({"states": 3, "spikes": 2, "reset": "zero"}, ["one spike is as many as several"]),
+    ],
+)
+def test_states_without_room_for_a_threshold_are_refused(
+    options: dict[str, Any], words: list[str], tmp_path: Path
+) -> None:
+    for precision in ({}, {"weights": "float"}):
+        hidden = Layer("hidden", 4, state_quantizer="shared", **precision, **options)
+        config = small_config(hidden, Layer("readout", 10, neuron="li", **precision))
+        with pytest.raises(BadInput) as error:
+            Run.create(tmp_path / "run", config, load("digits", None))
+        one_line(error, *words)
+        assert not (tmp_path / "run").exists()
+    alike = tiny(state_quantizer="shared", states=2, reset="zero")
+    assert not alike.stack[0].integers().params.threshold.any()  # and only the higher one of two levels fires
+
+
+@pytest.mark.parametrize(("states", "state_range"), [(2, 4.0), (3, 8.0), (4, 100.0)])
+def test_levels_two_thresholds_apart_are_refused_where_a_reset_is_at_once(states: int, state_range: float) -> None:
+    with pytest.raises(BadInput) as error:
+        tiny(states=states, state_range=state_range, timing="immediate")
+    one_line(error, "layer[0]: state_range", f"{states} bits", "rounded away")
+    tiny(states=states, state_range=state_range, timing="immediate", reset="zero")
+    tiny(states=states, state_range=state_range)  # with the current it is rounded, and counts
+    assert fires_and_resets(tiny(states=states, state_range=0.99 * 2**states, timing="immediate").stack[0])
 
 
 @pytest.mark.parametrize("states", [2, 4, 8, "float"])

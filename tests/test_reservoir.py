@@ -26,6 +26,7 @@ from qat.network import SpikingNetwork, hard_trace
 from qat.reservoir import TOLERANCE
 from qat.ridge import HEADROOM, PENALTIES, fit
 from qat.train import Run, _calibration_sample
+from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
 HIDDEN = Layer("hidden", 60, recurrent=True, reservoir=True, rate=0.1)
 READOUT = Layer("readout", 10, neuron="li", decay=1.0, states=16)
@@ -235,6 +236,25 @@ def test_other_quantizers_of_the_readout_learn_too(tmp_path: Path, data: Dataset
     readout = replace(READOUT, weights=2, weight_quantizer=quantizer)
     run = Run.create(tmp_path / "run", config_of(HIDDEN, readout), data)
     assert run.accuracy(data.test, Progress(disable=True)) > 0.25
+
+
+@pytest.mark.parametrize("quantizer", WEIGHT_QUANTIZERS)
+def test_of_silence_every_readout_is_learned(tmp_path: Path, data: Dataset, quantizer: str) -> None:
+    """Of features that are all 0 the weights are too, which any scale and any reach fit."""
+    silent = replace(data, train=replace(data.train, x=data.train.x * 0))
+    for bias, bits in ((True, WEIGHT_QUANTIZERS[quantizer][1][0]), (False, WEIGHT_QUANTIZERS[quantizer][1][-1])):
+        readout = replace(READOUT, weights=bits, weight_quantizer=quantizer, bias=bias)
+        run = Run.create(tmp_path / str(bias), config_of(readout), silent)
+        assert bool(run.network.stack[0].integers().codes.isfinite().all())
+        lower(run.network, "net")
+
+
+def test_one_class_is_refused(tmp_path: Path, data: Dataset) -> None:
+    one = Dataset(*(Split(part.x, part.y * 0) for part in (data.train, data.test)), classes=1, maximum=data.maximum)
+    with pytest.raises(BadInput) as error:
+        Run.create(tmp_path / "run", config_of(replace(READOUT, size=1)), one)
+    one_line(error, "layer readout: size", "ridge", "the data have one")
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_a_reservoir_the_readout_sees_the_input(tmp_path: Path, data: Dataset) -> None:

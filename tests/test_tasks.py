@@ -107,7 +107,7 @@ def test_the_loss_is_its_definition_also_in_parts(
     with torch.no_grad():
         output = run.network(torch.as_tensor(x, dtype=torch.float64)).numpy()
         logits = output * torch.as_tensor(run.network.logit_unit(STEPS)).double().numpy()
-    losses, expected = [], np.zeros(OUTPUTS[loss] if loss == "regression" else 1)
+    losses, expected = [], np.zeros(OUTPUTS[loss] if loss == "regression" else 2)
     reach = 1.25 * np.abs(data.train.y - data.train.y.mean(axis=0)).max(axis=0)
     offset, unit = run.network.real_values() if loss == "regression" else (0.0, 0.0)
     for n, label in enumerate(y):
@@ -119,7 +119,7 @@ def test_the_loss_is_its_definition_also_in_parts(
         steps = [(t, c) for t, c in enumerate(label) if c >= 0] if loss == "steps" else [(STEPS - 1, label)]
         each = [math.log(np.exp(logits[n, t]).sum()) - logits[n, t, c] for t, c in steps]
         losses.append(sum(each) / max(1, len(steps)))
-        expected += sum(int(output[n, t].argmax() == c) for t, c in steps)
+        expected += sum(int(output[n, t].argmax() == c) for t, c in steps), len(steps)
     assert got == pytest.approx(np.mean(losses), rel=1e-6)
     assert tallies == pytest.approx(expected.tolist(), rel=1e-9)
     assert max(float(p.grad.abs().max()) for p in run.network.parameters() if p.grad is not None) > 0
@@ -137,8 +137,8 @@ def test_steps_that_do_not_count_have_no_gradient(files: dict[str, Path], tmp_pa
 
 
 def test_the_measures_are_their_definition() -> None:
-    assert objectives.measured([3], np.array([0, 1, 2, 0])) == {"accuracy": 0.75}
-    assert objectives.measured([3], np.array([[0, -1], [2, 0]])) == {"accuracy": 1.0}
+    assert objectives.measured([3, 4], np.array([0, 1, 2, 0])) == {"accuracy": 0.75}
+    assert objectives.measured([3, 3], np.array([[0, -1], [2, 0]])) == {"accuracy": 1.0}
     y = np.array([[1.0, 0.0], [3.0, 8.0]])
     assert objectives.measured([1.0, 8.0], y) == {"rmse": 1.5, "r2": (1 - 1 / 2 + 1 - 8 / 32) / 2}
     assert math.isnan(objectives.measured([1.0], np.ones((3, 1)))["r2"])
@@ -244,6 +244,13 @@ def test_what_a_loss_cannot_have_is_refused(files: dict[str, Path], tmp_path: Pa
     with pytest.raises(BadInput) as error:
         Run.create(tmp_path / "run", configured("regression", 2), same)
     one_line(error, "targets", "differ")
+    for size in (1e300, -1e308, 1.01e100):
+        for large in ("train", "test"):
+            part = getattr(constant, large)
+            huge = replace(constant, **{large: Split(part.x, np.where(part.y == part.y.max(), size, part.y))})
+            with pytest.raises(BadInput) as error:
+                Run.create(tmp_path / "run", configured("regression", 2), huge)
+            one_line(error, "npz: targets: expected at most 1e+100 in size", f"got {abs(size):g}")
     assert not (tmp_path / "run").exists()
 
 

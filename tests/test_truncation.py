@@ -204,10 +204,10 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(
             returned = run.gradients(data.train, np.arange(16), torch.float64)
         return returned, {name: p.grad.double() for name, p in run.network.named_parameters() if p.grad is not None}
 
-    (loss, right), whole = gradients()
+    (loss, *right), whole = gradients()
     assert max(held) == 20  # a part has at least as many steps as all of them
     monkeypatch.setattr(learning, "PART_STEPS", 5)
-    (part_loss, part_right), parts = gradients()
+    (part_loss, *part_right), parts = gradients()
     assert max(held) == (6 if penalty else 2)  # the least multiple of 3 from 5 on; what that leaves at the end
     assert (part_loss, part_right) == (pytest.approx(loss, rel=1e-6), right)
     assert_equal(parts, whole, exact=False)
