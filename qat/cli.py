@@ -141,6 +141,11 @@ def train(
         "--teacher": teacher,
         "--seed": seed,
     }
+
+    def alone() -> None:
+        """Until the command ends, no other reads or writes the run."""
+        click.get_current_context().with_resource(Run.alone(out))
+
     if calibration is not None and source is None:
         raise BadInput("--calibration: needs --from, the run to calibrate on")
     if resume:
@@ -149,6 +154,7 @@ def train(
             raise BadInput(
                 f"{given[0]}: --resume takes the network from the run; only --epochs and --data may be given"
             )
+        alone()
         run = Run.open(out)
         config, dataset = run.config, load_data(run.config, data)
         run.check(dataset)
@@ -165,6 +171,7 @@ def train(
         dataset = load_data(config, data)
         start = None if source is None else Start(Run.open(source), calibration or "mse")
         run = Run.create(out, config, dataset, start, None if teacher is None else Run.open(teacher))
+        alone()
     engine.set_threads(max(1, engine.threads() // parallel.neighbours()))
     epochs = config.training.epochs if epochs is None else epochs
     measures = train_run(run, dataset, epochs)
@@ -279,7 +286,8 @@ def export_run(run: Run, out: Path, name: str) -> None:
 
 def _list_files(folder: Path) -> None:
     for file in sorted(folder.iterdir()):
-        click.echo(f"{file.stat().st_size:>12,} {file}")
+        if file.is_file():
+            click.echo(f"{file.stat().st_size:>12,} {file}")
 
 
 def reference(

@@ -31,8 +31,9 @@ QAT_TO_EXPORT = {
     "qat.train": {"export.errors", "export.files"},
     "qat.lower": {"export.errors", "export.intervals", "export.ir"},
     "qat.adjoint": {"export.errors", "export.ir"},
-    "qat.engine": {"export.errors", "export.executors.toolchain", "export.render"},
-    "qat.engine_cuda": {"export.executors.toolchain", "export.render"},
+    "qat.lock": {"export.errors"},
+    "qat.engine": {"export.errors", "export.executors.toolchain", "export.files", "export.render"},
+    "qat.engine_cuda": {"export.executors.toolchain", "export.files", "export.render"},
     "qat.parallel": {"export.errors"},
     "qat.pruning": {"export.errors"},
     "qat.cli": {
