@@ -352,8 +352,7 @@ def demo(out: Path) -> None:
     reports, failed = export_cli.run_executors(
         build, tuple(EXECUTORS), *export_cli.reference_for(build, None, None, None)
     )
-    export_cli.show_reports(reports)
-    say(f"cost {out}/build")
-    export_cli.show_costs(export_cli.measure_costs(build, list(CORES)))
-    if failed:
-        sys.exit(1)
+    with export_cli.answer(failed):
+        export_cli.show_reports(reports)
+        say(f"cost {out}/build")
+        export_cli.show_costs(export_cli.measure_costs(build, list(CORES)))
