@@ -36,7 +36,7 @@ def on_host(build: Build) -> Iterator[Callable[[Ints], Trace]]:
     """NAME_test.c, streaming samples through standard input and records through standard output."""
     records, inputs = record_dtype(build.network), input_dtype(build.network)
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
-        program, inputs_file = Path(folder) / "test", Path(folder) / "inputs"
+        program, inputs_file = Path(folder) / "test.exe", Path(folder) / "inputs"  # Windows wants the ending
         try:
             _compile(build.test_program, program)
         except CompileError as error:
