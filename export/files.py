@@ -21,19 +21,7 @@ ALWAYS_THERE = {"lost+found"}  # in the root of a file system that is empty
 
 def write(path: Path, content: bytes | str) -> None:
     """Writes the file `path`: whole, or not at all. Raises BadInput with the reason."""
-    with _named(path):
-        target = path.resolve() if path.is_symlink() else path  # the link stays
-        temporary = _temporary(target)
-        try:
-            temporary.unlink(missing_ok=True)  # of a process that was killed
-            with temporary.open("xb", buffering=0) as file:
-                _put(file, content)
-                _take_over(target, temporary)
-            temporary.replace(target)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        _flush_folder(target.parent)
+    _flush_folder(_place(path, content).parent)
 
 
 @contextmanager
@@ -84,12 +72,14 @@ def write_folder(path: Path, files: Mapping[str, bytes | str], *, last: str) -> 
                 raise BadInput(f"{path}: already exists; choose another output folder or remove it")
         for name in (*(name for name in files if name != last), last):
             file = path / name
+            if name == last:  # what it says is true by then
+                for folder in {path, *folders, *(made.parent for made in folders)}:
+                    _flush_folder(folder)
             with _named(file):
                 _make(file.parent, folders)
             begun.append(file)
-            write(file, files[name])
-        for folder in {made.parent for made in folders}:
-            _flush_folder(folder)
+            _place(file, files[name])
+        _flush_folder(path)
     except BaseException:
         for remove in (*(file.unlink for file in begun), *(folder.rmdir for folder in reversed(folders))):
             with suppress(OSError):
@@ -114,6 +104,23 @@ def check_whole(path: Path, marker: str) -> None:
     """Raises BadInput where the folder `path` lacks its marker, the file that is written last."""
     if not (path / marker).is_file():
         raise BadInput(f"{path / marker}: No such file: it is written last, so {path} is not whole; make it again")
+
+
+def _place(path: Path, content: bytes | str) -> Path:
+    """Puts a whole file in its place; where that is, if `path` is a link."""
+    with _named(path):
+        target = path.resolve() if path.is_symlink() else path  # the link stays
+        temporary = _temporary(target)
+        try:
+            temporary.unlink(missing_ok=True)  # of a process that was killed
+            with temporary.open("xb", buffering=0) as file:
+                _put(file, content)
+                _take_over(target, temporary)
+            temporary.replace(target)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    return target
 
 
 def _occupied(path: Path) -> set[str]:

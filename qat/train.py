@@ -309,9 +309,7 @@ class Run:
             with files.appended(self.path / METRICS_FILE, json.dumps(metrics) + "\n"):
                 files.write(self.path / CHECKPOINT_FILE, self.checkpoint())
         except BadInput as error:
-            raise BadInput(
-                f"{error}; make it possible, and --resume goes on after {self.epochs_done - 1} epochs"
-            ) from None
+            raise BadInput(f"{error}; --resume goes on after epoch {self.epochs_done - 1}") from None
 
     def gradients(self, split: Split, chosen: np.ndarray, dtype: torch.dtype) -> tuple[float, ...]:
         """Gives the parameters the gradients of the mean loss on the `chosen` samples, which the processes share.

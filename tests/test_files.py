@@ -170,13 +170,13 @@ def test_a_folder_without_its_marker_is_not_whole(place: Path, folder: str, mark
 
 def test_the_marker_is_the_last_to_be_there(place: Path) -> None:
     seen = []
-    ordinary = files.write
+    ordinary = files._place
 
-    def noting(path: Path, content: bytes | str) -> None:
-        ordinary(path, content)
+    def noting(path: Path, content: bytes | str) -> Path:
         seen.append(str(path))
+        return ordinary(path, content)
 
-    with mock.patch("export.files.write", noting):
+    with mock.patch("export.files._place", noting):
         succeed(*EXPORT.split())
         succeed("train", "--network", "net.toml", "--epochs", 0, "--teacher", "run", "--out", "again")
     build, run = seen[:7], seen[7:]
@@ -190,7 +190,7 @@ def test_the_marker_is_the_last_to_be_there(place: Path) -> None:
 
 @contextmanager
 def disk_full_at(number: int) -> Iterator[list[int]]:
-    """The disk is full at the `number`-th time that something is put on it, of which half is there by then."""
+    """The disk is full at the `number`-th time that something is put on it, whose last bytes are not there then."""
     calls, ordinary = [], os.fsync
 
     def fsync(handle: int) -> None:
@@ -198,7 +198,7 @@ def disk_full_at(number: int) -> Iterator[list[int]]:
         if stat.S_ISREG(status.st_mode):
             calls.append(handle)
             if len(calls) == number:
-                os.ftruncate(handle, status.st_size // 2)
+                os.ftruncate(handle, max(0, status.st_size - 20))
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         ordinary(handle)
 
@@ -330,7 +330,7 @@ def test_what_a_killed_process_left_is_in_nobodys_way(place: Path) -> None:
 
 
 def test_a_run_that_needs_no_epoch_is_not_written(place: Path) -> None:
-    with mock.patch("export.files.write", side_effect=AssertionError):
+    with mock.patch("export.files._place", side_effect=AssertionError):
         succeed("train", "--resume", "--out", "run")
 
 
