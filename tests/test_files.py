@@ -110,7 +110,6 @@ def test_a_file_that_is_replaced_keeps_its_group(tmp_path: Path) -> None:
     ("made", "why"),
     [
         (lambda path: path.write_text("x"), "new: already exists"),
-        (lambda path: path.symlink_to("nowhere"), "new: already exists"),
         (lambda path: (path / "below").mkdir(parents=True), "new: already exists"),
         (lambda path: (path.mkdir(), (path / ".hidden").write_text("x")), "new: already exists"),
         (lambda path: (path.mkdir(), (path / ".MANIFEST.json.part").write_text("")), "new: not whole: another process"),
@@ -123,6 +122,14 @@ def test_what_holds_something_is_left_alone(place: Path, made: Callable[[Path], 
     done = quantal(*command.split())
     assert (done.code, done.err.startswith(f"quantal: {why}"), done.err.count("\n")) == (2, True, 1), done.err
     assert contents(place) == before
+
+
+def test_a_link_to_nowhere_is_left_alone(place: Path) -> None:
+    Path("new").symlink_to("nowhere")
+    done = quantal(*EXPORT.split())
+    assert (done.code, done.err.startswith("quantal: new: already exists")) == (2, True), done.err
+    assert os.readlink("new") == "nowhere"
+    assert not Path("nowhere").exists()
 
 
 def test_of_two_that_write_one_folder_one_does(tmp_path: Path) -> None:
