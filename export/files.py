@@ -93,7 +93,7 @@ def check_free(path: Path) -> None:
         there = os.path.lexists(path)
         names = _occupied(path) if path.is_dir() else set()
         if there and (names or not path.is_dir()):
-            if any(name.endswith(PARTIAL) for name in names):
+            if any(name.startswith(".") and name.endswith(PARTIAL) for name in names):
                 raise _claimed(path)
             raise BadInput(f"{path}: already exists; choose another output folder or remove it")
     except OSError as error:

@@ -68,6 +68,8 @@ def _opened(file: Path, writable: tuple[bool, ...]) -> Iterator[IO[bytes] | None
     """The file, open in the first way that can be; None where it cannot be opened, which whoever reads it says."""
     for writing_too in writable:
         try:
+            if not file.is_file():  # a named pipe would wait for its other end
+                break
             opened = file.open("r+b" if writing_too else "rb")
         except OSError:
             continue

@@ -298,7 +298,7 @@ class Run:
     def _drop_lines(self) -> None:
         """Takes the metrics of epochs that are not in the checkpoint, of a process that was killed."""
         path = self.path / METRICS_FILE
-        found = path.read_bytes() if path.exists() else b""
+        found = path.read_bytes() if path.is_file() else b""
         done = b"".join(found.splitlines(keepends=True)[: self.epochs_done])
         if done != found:
             files.write(path, done)

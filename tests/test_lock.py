@@ -141,6 +141,16 @@ def test_where_there_are_no_locks_it_goes_on_without(place: Path) -> None:
     assert asked.call_count >= 2
 
 
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    """Whoever reads it says what it is."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no named pipes")
+    os.mkfifo(tmp_path / "network.toml")
+    for use in ("lock.reading(file)", "lock.writing(file).__enter__()"):
+        main = f"import sys; from pathlib import Path; from qat import lock; file = Path(sys.argv[1]); {use}"
+        subprocess.run([sys.executable, "-c", main, str(tmp_path / "network.toml")], check=True, timeout=60)
+
+
 def test_of_several_processes_that_share_a_run_one_holds_the_lock(place: Path) -> None:
     """The others are part of the same training."""
     with another(Path("run/network.toml")), mock.patch("qat.parallel.rank", return_value=1):
