@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib
 import torch
 from rich.progress import Progress
+from study import write_figure
 from torch.nn import functional
 
 from qat.cli import preset
@@ -31,8 +32,7 @@ TEMPERATURES = (1, 3, 10, 100)
 
 def save(figure: pyplot.Figure, name: str) -> None:
     """Writes plots/NAME.svg."""
-    PLOTS.mkdir(exist_ok=True)
-    figure.savefig(PLOTS / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
+    write_figure(PLOTS / f"{name}.svg", figure)
 
 
 def draw_function() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from presets import quantal
 
+from export import files
 from qat.cli import preset
 from qat.config import Config, Layer, Training
 
@@ -26,7 +27,7 @@ def without(config: Config, name: str) -> Config:
 def accuracy(config: Config, out: Path, seed: int, data: Path) -> str:
     """The test accuracy of the configuration's run in the folder `out`, or that there is none."""
     network = out.with_suffix(".toml")
-    network.write_text(config.dumps(), encoding="utf-8")
+    files.write(network, config.dumps())
     start = ["--resume"] if out.exists() else ["--network", network, "--seed", seed]
     try:
         return " ".join(quantal("train", *start, "--data", data, "--out", out).split()[-2:])

@@ -23,7 +23,7 @@ import torch
 from deployment import deploy, instructions
 from pruning import FULL, config, trained
 from quantizer_study import dataset
-from study import SILENT, Rows, cell, numbers, parser, table
+from study import SILENT, Rows, cell, numbers, parser, table, write_figure
 from torch import Tensor
 
 from qat.data import Dataset
@@ -106,7 +106,7 @@ def plot() -> None:
             axes.annotate(penalty, place, xytext=(3, 4), textcoords="offset points", fontsize="x-small")
     axes.set(xscale="log", xlabel="synaptic operations a sample", ylabel="test accuracy, %", title="λ at each point")
     axes.legend(fontsize="small")
-    figure.savefig(PLOT, metadata={"Date": None}, bbox_inches="tight")
+    write_figure(PLOT, figure)
 
 
 def main() -> None:

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from export import files
+
 # Where each preset's data stands below --data (digits comes along), and the size of its test set.
 SOURCES: dict[str, tuple[str | None, int]] = {
     "digits": (None, 355),
@@ -66,7 +68,7 @@ def main() -> None:
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     file = chosen.out / "presets.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     done = {(row["preset"], row["seed"]) for row in rows}
     for preset in chosen.preset or SOURCES:
         folder, _ = SOURCES[preset]
@@ -76,8 +78,7 @@ def main() -> None:
         for seed in range(chosen.seeds):
             if (preset, seed) not in done:
                 rows.append(measure(preset, chosen.data, chosen.out, seed))
-                with file.open("a") as stream:
-                    stream.write(json.dumps(rows[-1]) + "\n")
+                files.write(file, "".join(json.dumps(row) + "\n" for row in rows))
     print("| preset | seed | full precision | quantized | values compared | mismatches |")
     print("|---|---|---|---|---|---|")
     for row in rows:

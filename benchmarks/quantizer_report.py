@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from quantizer_study import AT_ONCE, GRIDS, SETTINGS, STUDY, UNCUT
-from study import cell, numbers, table
+from study import cell, numbers, table, write_figure
 
 PLOTS = Path(__file__).with_name("plots")
 BITS = ("8", "4", "3", "2")
@@ -170,7 +170,6 @@ def plot(rows: Found) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "quantal"  # equal rows, equal bytes
     from matplotlib import pyplot
 
-    PLOTS.mkdir(exist_ok=True)
     for task in SETTINGS:
         figure, axes = pyplot.subplots(figsize=(6, 4))
         for grid in GRIDS:
@@ -183,7 +182,7 @@ def plot(rows: Found) -> None:
         axes.axhline(mean, color="black", linestyle=":", label="full precision")
         axes.set(title=task, xlabel="bits of weights and of states", ylabel="test accuracy, %", xticks=[2, 3, 4, 8])
         axes.legend(fontsize="small")
-        figure.savefig(PLOTS / f"quantizers_{task}.svg", metadata={"Date": None}, bbox_inches="tight")
+        write_figure(PLOTS / f"quantizers_{task}.svg", figure)
         pyplot.close(figure)
 
 

@@ -5,6 +5,7 @@ What stands in the CSV is not run again, so that a study that was cut off goes o
 
 import argparse
 import csv
+import io
 import multiprocessing
 import statistics
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
+from export import files
 from qat import engine
 
 Key = tuple[str, ...]
@@ -30,7 +32,7 @@ class Rows:
         self.path, self.key, self.columns = path, tuple(key), (*key, *figures)
         self.found: dict[Key, dict[str, str]] = {}
         if path.exists():
-            with path.open(newline="") as file:
+            with path.open(newline="", encoding="utf-8") as file:
                 self.found = {tuple(row[name] for name in key): row for row in csv.DictReader(file)}
 
     def __contains__(self, key: Iterable[object]) -> bool:
@@ -44,7 +46,7 @@ class Rows:
         row = dict(zip(self.columns, map(str, values), strict=True))
         self.found.setdefault(tuple(row[name] for name in self.key), row)
         lines = sorted(",".join(row[name] for name in self.columns) for row in self)
-        self.path.write_text("\n".join([",".join(self.columns), *lines]) + "\n")
+        files.write(self.path, "\n".join([",".join(self.columns), *lines]) + "\n")
 
     def run(self, work: Callable[..., Iterable[Iterable[object]]], parts: Sequence[tuple[Any, ...]], jobs: int) -> int:
         """Adds the rows that `work` returns for the arguments of each part, `jobs` at a time; how many parts failed."""
@@ -77,6 +79,14 @@ def parser(description: str | None, side_by_side: bool = True) -> argparse.Argum
     if side_by_side:
         found.add_argument("--jobs", type=int, default=2, help="networks trained side by side, a core each")
     return found
+
+
+def write_figure(path: Path, figure: Any) -> None:
+    """A figure of pyplot as an SVG file; equal figures are equal bytes."""
+    memory = io.BytesIO()
+    figure.savefig(memory, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    path.parent.mkdir(exist_ok=True)
+    files.write(path, memory.getvalue())
 
 
 def numbers(rows: Iterable[dict[str, str]], column: str = "accuracy") -> tuple[float, float]:

@@ -16,7 +16,7 @@ from export.emit_c import emit_header, emit_test
 from export.emit_onnx import emit_onnx
 from export.emit_python import emit_simulator
 from export.errors import BadInput
-from export.files import new_folder
+from export.files import check_whole, write_folder
 from export.fixed import Ints
 from export.interpret import Trace
 from export.ir import Network
@@ -39,6 +39,7 @@ class Build:
         if not path.is_dir():
             raise BadInput(f"{path}: no such build folder")
         network = network_file.load(path / NETWORK_FILE, trust_digest=True)
+        check_whole(path, MANIFEST_FILE)
         listed = _read_manifest(path / MANIFEST_FILE)
         for name in (NETWORK_FILE, VECTORS_FILE, *(f"{network.name}{ending}" for ending in EMITTED)):
             if name not in listed:
@@ -79,21 +80,24 @@ class Build:
 
 
 def write_build(path: Path, network: Network, x: Ints, trace: dict[str, np.ndarray]) -> None:
-    """Writes the folder `path`, whole or not at all, from the network and the golden vectors (x, trace)."""
+    """Writes the folder `path` from the network and the golden vectors (x, trace): whole, or not at all."""
     vectors.check_input(network, x, "golden vectors")
-    with new_folder(path) as folder:
-        (folder / NETWORK_FILE).write_text(network_file.dumps(network), encoding="utf-8")
-        (folder / f"{network.name}.h").write_text(emit_header(network, x, trace), encoding="utf-8")
-        (folder / f"{network.name}_test.c").write_text(emit_test(network), encoding="utf-8")
-        (folder / f"{network.name}_sim.py").write_text(emit_simulator(network), encoding="utf-8")
-        (folder / f"{network.name}.onnx").write_bytes(emit_onnx(network))
-        vectors.save(folder / VECTORS_FILE, x, trace)
-        manifest = {
-            "generator": f"quantal {__version__}",
-            "network": network_file.digest(network),
-            "files": {file.name: _sha256(file.read_bytes()) for file in sorted(folder.iterdir())},
-        }
-        (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    made: dict[str, bytes | str] = {
+        NETWORK_FILE: network_file.dumps(network),
+        f"{network.name}.h": emit_header(network, x, trace),
+        f"{network.name}_test.c": emit_test(network),
+        f"{network.name}_sim.py": emit_simulator(network),
+        f"{network.name}.onnx": emit_onnx(network),
+        VECTORS_FILE: vectors.dumps(x, trace),
+    }
+    content = {name: text.encode("utf-8") if isinstance(text, str) else text for name, text in made.items()}
+    manifest = {
+        "generator": f"quantal {__version__}",
+        "network": network_file.digest(network),
+        "files": {name: _sha256(content[name]) for name in sorted(content)},
+    }
+    content[MANIFEST_FILE] = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode("utf-8")
+    write_folder(path, content, last=MANIFEST_FILE)
 
 
 def _sha256(content: bytes) -> str:

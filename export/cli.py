@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ COMMANDS = {
 }
 REFERENCE = "qat.cli:reference"  # what runs torch again for `verify --run`
 BATCH = 250
+UNREAD = 141  # what shells say of a program that ends because nobody reads its output: 128 + SIGPIPE
 
 
 def by_name(where: str) -> Any:
@@ -63,29 +66,109 @@ class LazyGroup(click.Group):
 def quantal() -> None:
     """Trains quantized spiking neural networks and ships them as integers, equal bit for bit.
 
-    Exit code 0: good; 1: a check failed; 2: bad input, with one line that says which.
+    Exit code 0: good; 1: a check failed; 2: bad input, or a file that cannot be written, with one line that says which;
+    141: nobody read the output.
     """
+
+
+class Undelivered(Exception):
+    """Standard output takes nothing more."""
+
+    def __init__(self, error: OSError):
+        super().__init__(f"standard output: {error.strerror}")
+        self.code = UNREAD if isinstance(error, BrokenPipeError) else 2
+
+
+class Stream:
+    """Standard output or error, with an answer of our own to what cannot be written: click and rich exit with 1."""
+
+    def __init__(self, stream: Any, answer: Callable[[OSError], None]):
+        self._stream, self._answer = stream, answer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @property
+    def buffer(self) -> "Stream":
+        """The same in bytes."""
+        return Stream(self._stream.buffer, self._answer)
+
+    def write(self, content: Any) -> int:
+        """Writes the content, if it can be."""
+        try:
+            self._stream.write(content)
+        except OSError as error:
+            self._answer(error)
+        return len(content)
+
+    def flush(self) -> None:
+        """Flushes, if it can be."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._answer(error)
+
+
+@contextmanager
+def streams() -> Iterator[None]:
+    """In the block, what cannot be written is Undelivered of standard output, and dropped of standard error."""
+
+    def undelivered(error: OSError) -> None:
+        raise Undelivered(error) from None
+
+    out, err = sys.stdout, sys.stderr
+    said: Any = out and Stream(out, undelivered)
+    complained: Any = err and Stream(err, lambda error: None)
+    with redirect_stdout(said), redirect_stderr(complained):
+        try:
+            yield
+        finally:  # what the interpreter cannot flush when it ends would change the exit code
+            for stream in filter(None, (out, err)):
+                try:
+                    stream.flush()
+                except OSError:
+                    nowhere = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(nowhere, stream.fileno())
+                    os.close(nowhere)
 
 
 def main() -> None:
     """Runs `quantal`; turns what can go wrong into one line and an exit code."""
+    with streams():
+        try:
+            quantal(args=sys.argv[1:] or ["--help"], prog_name="quantal", standalone_mode=False)
+            click.echo(nl=False)  # the rest is delivered, or not, before the exit code is chosen
+        except click.ClickException as error:
+            complain(error.format_message())
+            sys.exit(2)
+        except Undelivered as error:
+            if error.code != UNREAD:
+                complain(str(error))
+            sys.exit(error.code)
+        except BadInput as error:
+            complain(str(error))
+            sys.exit(2)
+        except OSError as error:
+            complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+            sys.exit(2)
+        except ExecutorError as error:
+            complain(str(error))
+            sys.exit(1)
+        except (click.Abort, KeyboardInterrupt):
+            complain("interrupted")
+            sys.exit(130)
+
+
+@contextmanager
+def answer(failed: bool) -> Iterator[None]:
+    """Ends the command with 1 if a check failed, even where what the block shows cannot be written."""
     try:
-        quantal(args=sys.argv[1:] or ["--help"], prog_name="quantal", standalone_mode=False)
-    except click.ClickException as error:
-        complain(error.format_message())
-        sys.exit(2)
-    except BadInput as error:
-        complain(str(error))
-        sys.exit(2)
-    except OSError as error:
-        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-        sys.exit(2)
-    except ExecutorError as error:
-        complain(str(error))
+        yield
+    except Undelivered:
+        if not failed:
+            raise
+    if failed:
         sys.exit(1)
-    except (click.Abort, KeyboardInterrupt):
-        complain("interrupted")
-        sys.exit(130)
 
 
 def complain(line: str) -> None:
@@ -143,12 +226,11 @@ def verify(
         raise BadInput("--data: torch has to run on these samples; name the training run with --run")
     opened = Build.open(build)
     reports, failed = run_executors(opened, executors, *reference_for(opened, run, data, samples))
-    if as_json:
-        click.echo(json.dumps(reports))
-    else:
-        show_reports(reports)
-    if failed:
-        sys.exit(1)
+    with answer(failed):
+        if as_json:
+            click.echo(json.dumps(reports))
+        else:
+            show_reports(reports)
 
 
 def reference_for(

@@ -15,6 +15,7 @@ from export.errors import ExecutorError
 from export.executors.core import machine_for
 from export.executors.emulator import EmulationError
 from export.executors.toolchain import CORES, CompileError, Sizes, compile_object, section_sizes
+from export.files import scratch
 from export.fixed import Ints
 
 
@@ -41,7 +42,8 @@ def compiled_sizes(build: Build, core_name: str) -> Sizes:
     core, name = CORES[core_name], build.network.name
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         source, compiled = Path(folder) / "model.c", Path(folder) / "model.o"
-        source.write_text(f'#define {name.upper()}_IMPLEMENTATION\n#include "{name}.h"\n{name}_state state_of_one;\n')
+        text = f'#define {name.upper()}_IMPLEMENTATION\n#include "{name}.h"\n{name}_state state_of_one;\n'
+        scratch(source, text)
         try:
             compile_object(core, source, compiled, include=build.path)
         except CompileError as error:

@@ -1,10 +1,12 @@
 """What differs between operating systems, each behind a function: no other module asks which system this is."""
 
+import errno
 import importlib
 import os
 import stat
 import sys
 from pathlib import Path
+from typing import IO
 
 
 def peak_memory() -> int:
@@ -40,3 +42,18 @@ def own(folder: Path) -> bool:
         return stat.S_ISDIR(found.st_mode)
     others = stat.S_IWGRP | stat.S_IWOTH
     return stat.S_ISDIR(found.st_mode) and found.st_uid == number() and not found.st_mode & others
+
+
+def lock(file: IO[bytes], shared: bool) -> None:
+    """Locks the open file until it is closed. Raises OSError where another has it, or there are no locks."""
+    if sys.platform == "win32":  # it knows no shared locks
+        import msvcrt
+
+        os.lseek(file.fileno(), 2**30, os.SEEK_SET)  # a byte far behind the end: what is locked cannot be read there
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        try:
+            import fcntl
+        except ImportError:
+            raise OSError(errno.ENOLCK, "no locks available") from None
+        fcntl.flock(file.fileno(), (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -4,6 +4,7 @@ The file is a plain .npz: "input" (samples, steps, inputs), each record of the n
 its name, e.g. "hidden.u", and "output".
 """
 
+import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,11 +23,12 @@ def record_sizes(network: Network) -> dict[str, int]:
     return sizes | {"output": network.outputs}
 
 
-def save(path: Path, x: Ints, trace: Trace) -> None:
-    """Writes the vectors, in the smallest integer types that hold them. The bytes depend on the values alone."""
+def dumps(x: Ints, trace: Trace) -> bytes:
+    """The vectors as a file, in the smallest integer types that hold them. Its bytes depend on the values alone."""
     arrays = {"input": x} | trace
-    with path.open("wb") as file:
-        np.savez(file, **{name: _smallest(values) for name, values in arrays.items()})  # type: ignore[arg-type]
+    memory = io.BytesIO()
+    np.savez(memory, **{name: _smallest(values) for name, values in arrays.items()})  # type: ignore[arg-type]
+    return memory.getvalue()
 
 
 def _smallest(values: Ints) -> np.ndarray:

@@ -1,6 +1,5 @@
 """The commands that need torch: train, prune, export, demo, and the reference of `verify --run`."""
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import resources
@@ -143,6 +142,11 @@ def train(
         "--teacher": teacher,
         "--seed": seed,
     }
+
+    def alone() -> None:
+        """Until the command ends, no other reads or writes the run."""
+        click.get_current_context().with_resource(Run.alone(out))
+
     if calibration is not None and source is None:
         raise BadInput("--calibration: needs --from, the run to calibrate on")
     if resume:
@@ -151,6 +155,7 @@ def train(
             raise BadInput(
                 f"{given[0]}: --resume takes the network from the run; only --epochs and --data may be given"
             )
+        alone()
         run = Run.open(out)
         config, dataset = run.config, load_data(run.config, data)
         run.check(dataset)
@@ -169,6 +174,7 @@ def train(
             _say(note)
         start = None if source is None else Start(Run.open(source), calibration or "mse")
         run = Run.create(out, config, dataset, start, None if teacher is None else Run.open(teacher))
+        alone()
     engine.set_threads(max(1, engine.threads() // parallel.neighbours()))
     epochs = config.training.epochs if epochs is None else epochs
     measures = train_run(run, dataset, epochs)
@@ -285,7 +291,8 @@ def export_run(run: Run, out: Path, name: str) -> None:
 
 def _list_files(folder: Path) -> None:
     for file in sorted(folder.iterdir()):
-        click.echo(f"{file.stat().st_size:>12,} {file}")
+        if file.is_file():
+            click.echo(f"{file.stat().st_size:>12,} {file}")
 
 
 def reference(
@@ -350,8 +357,7 @@ def demo(out: Path) -> None:
     reports, failed = export_cli.run_executors(
         build, tuple(EXECUTORS), *export_cli.reference_for(build, None, None, None)
     )
-    export_cli.show_reports(reports)
-    say(f"cost {out}/build")
-    export_cli.show_costs(export_cli.measure_costs(build, list(CORES)))
-    if failed:
-        sys.exit(1)
+    with export_cli.answer(failed):
+        export_cli.show_reports(reports)
+        say(f"cost {out}/build")
+        export_cli.show_costs(export_cli.measure_costs(build, list(CORES)))

@@ -27,6 +27,7 @@ from export import portable
 from export.errors import BadInput
 from export.executors import toolchain
 from export.executors.toolchain import CompileError, cache_folder, compile_host
+from export.files import scratch
 from export.render import render
 from qat.adjoint import C, Plan, Recorded, backward_lines, forward_lines
 
@@ -189,7 +190,7 @@ def _compiled(source: str, double: bool) -> ctypes.CDLL:
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             text, made = Path(folder) / "kernel.c", Path(folder) / "kernel.so"
-            text.write_text(source, encoding="utf-8")
+            scratch(text, source)
             compile_host([text], made, flags=flags)
             made.replace(path)
     return ctypes.CDLL(str(path))

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from export.executors.toolchain import cache_folder
+from export.files import scratch
 from export.render import render
 from qat.adjoint import Language, Plan, backward_lines, forward_lines
 from qat.exact import exact_products
@@ -221,7 +222,7 @@ def _imported(source: str) -> ModuleType:
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / "kernel.py"
-            made.write_text(source, encoding="utf-8")
+            scratch(made, source)
             made.replace(path)
     spec = importlib.util.spec_from_file_location(f"quantal_{name}", path)
     if spec is None or spec.loader is None:

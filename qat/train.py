@@ -1,13 +1,16 @@
 """Training with Adam: one atomic checkpoint an epoch, and the accuracy of the hard form.
 
-A run is a folder: network.toml (all of the configuration), checkpoint.safetensors (parameters, optimizer, epoch),
-metrics.jsonl (a line an epoch), samples.npz (encoded test samples, for the golden vectors), and in teacher/ what it
-learns from beside the labels, where there is such a run. Several processes may share a run (see parallel.py): all of
-them hold the same parameters after every step, and rank 0 alone writes.
+A run is a folder: network.toml (all of the configuration), checkpoint.safetensors (parameters, optimizer, epoch;
+written last: a folder without it is no whole run), metrics.jsonl (a line an epoch), samples.npz (encoded test samples,
+for the golden vectors), and in teacher/ what it learns from beside the labels, where there is such a run. Several
+processes may share a run (see parallel.py): all of them hold the same parameters after every step, and rank 0 alone
+writes. No other process may train or read a run while it is trained (see lock.py).
 """
 
+import io
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +19,12 @@ import numpy as np
 import torch
 from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from export import files
 from export.errors import BadInput
-from export.files import new_folder, replaced
-from qat import augmentation, config_file, objectives, online, parallel, ridge
+from qat import augmentation, config_file, lock, objectives, online, parallel, ridge
 from qat.allocation import allocate
 from qat.config import Config, Training
 from qat.data import Dataset, Split, load, takes_steps
@@ -114,15 +117,12 @@ class Run:
         first = self.encoded(Split(data.test.x[:SAMPLES], data.test.y[:SAMPLES]))
         parallel.wait()  # while one may still be refused, or look whether the folder is there, none is made
         if parallel.rank() == 0:
-            with new_folder(self.path) as folder:
-                np.savez_compressed(folder / SAMPLES_FILE, x=first.x, y=first.y)
-                (folder / CONFIG_FILE).write_text(self.config.dumps(), encoding="utf-8")
-                (folder / METRICS_FILE).write_text("")
-                self._write(folder / CHECKPOINT_FILE)
-                if self.teacher is not None:
-                    (folder / TEACHER_FOLDER).mkdir()
-                    (folder / TEACHER_FOLDER / CONFIG_FILE).write_text(self.teacher.config.dumps(), encoding="utf-8")
-                    self.teacher._write(folder / TEACHER_FOLDER / CHECKPOINT_FILE)
+            memory = io.BytesIO()
+            np.savez_compressed(memory, x=first.x, y=first.y)
+            made = self._files() | {SAMPLES_FILE: memory.getvalue(), METRICS_FILE: ""}
+            taught = {} if self.teacher is None else self.teacher._files()
+            made |= {f"{TEACHER_FOLDER}/{name}": content for name, content in taught.items()}
+            files.write_folder(self.path, made, last=CHECKPOINT_FILE)
         parallel.wait()
 
     def _prepare(self, split: Split) -> None:
@@ -163,12 +163,26 @@ class Run:
         """The run in the folder `path`, at its last checkpoint. Raises BadInput, naming the broken file."""
         if not path.is_dir():
             raise BadInput(f"{path}: no such run folder")
+        if parallel.rank() == 0:
+            lock.reading(path / CONFIG_FILE)
         config = config_file.load(path / CONFIG_FILE)
+        files.check_whole(path, CHECKPOINT_FILE)
         run = cls(path, config, *_header(path / CHECKPOINT_FILE, config))
         run._restore(path / CHECKPOINT_FILE)
         if (path / TEACHER_FOLDER).exists():
             run.teacher = cls.open(path / TEACHER_FOLDER)
         return run
+
+    @classmethod
+    @contextmanager
+    def alone(cls, path: Path) -> Iterator[None]:
+        """Nobody else reads or writes the run in the folder `path` while the block lasts. Raises BadInput if one does.
+
+        A run that goes on is opened in such a block: what another process adds to it may not be lost.
+        """
+        with lock.writing(path / CONFIG_FILE) if parallel.rank() == 0 else nullcontext():
+            parallel.wait()
+            yield
 
     def check(self, data: Dataset) -> None:
         """Raises BadInput unless the network fits the data: its classes, channels and values."""
@@ -201,13 +215,13 @@ class Run:
         numbers = {"epochs_done": self.epochs_done, "channels": self.network.channels, "maximum": self.network.maximum}
         return tensors | {name: torch.tensor(value) for name, value in numbers.items()}
 
-    def save(self) -> None:
-        """Writes the checkpoint: whole or not at all."""
-        with replaced(self.path / CHECKPOINT_FILE) as temporary:
-            self._write(temporary)
+    def _files(self) -> dict[str, bytes | str]:
+        """The files that hold the network."""
+        return {CONFIG_FILE: self.config.dumps(), CHECKPOINT_FILE: self.checkpoint()}
 
-    def _write(self, path: Path) -> None:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}, path)
+    def checkpoint(self) -> bytes:
+        """All that changes with an epoch, as a safetensors file."""
+        return to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()})
 
     def _restore(self, path: Path) -> None:
         tensors = read_tensors(path, self._tensors())
@@ -221,22 +235,22 @@ class Run:
         for name, parameter in self.network.named_parameters():
             if parameter.requires_grad and self.epochs_done:
                 self.optimizer.state[parameter] = {
-                    key: tensors[f"adam.{name}.{key}"].to(parameter.device)
-                    if key != "step"
-                    else tensors[f"adam.{name}.step"]
+                    # A copy: a file that is mapped into memory cannot be replaced on Windows.
+                    key: tensors[f"adam.{name}.{key}"].to("cpu" if key == "step" else parameter.device, copy=True)
                     for key in ("step", "exp_avg", "exp_avg_sq")
                 }
 
     def train(self, data: Dataset, epochs: int, progress: Progress) -> None:
         """Trains until `epochs` epochs are done in all. Any split of the epochs over sittings gives the same result."""
-        training = self.config.training
-        if training.method == "ridge" and epochs:
+        if self.config.training.method == "ridge" and epochs:
             raise BadInput(f"{self.path}: epochs: ridge takes none, expected 0, got {epochs}")
-        metrics = self.path / METRICS_FILE
-        if parallel.rank() == 0:
-            done = metrics.read_bytes().splitlines(keepends=True)[: self.epochs_done] if metrics.exists() else []
-            with replaced(metrics) as temporary:
-                temporary.write_bytes(b"".join(done))
+        with self.alone(self.path):
+            if parallel.rank() == 0:
+                self._drop_lines()
+            self._train(data, epochs, progress)
+
+    def _train(self, data: Dataset, epochs: int, progress: Progress) -> None:
+        training = self.config.training
         batches = -(-len(data.train.y) // training.batch)
         bar = progress.add_task(
             f"training {self.path.name}", total=epochs * batches, completed=self.epochs_done * batches
@@ -281,11 +295,25 @@ class Run:
                     "lower [training] rate"
                 )
             if parallel.rank() == 0:
-                with metrics.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-                self.save()
+                self._keep(line)
             said = objectives.worded(measures, training.loss)
             progress.update(bar, description=f"training {self.path.name}: train {said}")
+
+    def _drop_lines(self) -> None:
+        """Takes the metrics of epochs that are not in the checkpoint, of a process that was killed."""
+        path = self.path / METRICS_FILE
+        found = path.read_bytes() if path.is_file() else b""
+        done = b"".join(found.splitlines(keepends=True)[: self.epochs_done])
+        if done != found:
+            files.write(path, done)
+
+    def _keep(self, metrics: dict[str, float]) -> None:
+        """Writes the epoch's metrics and the checkpoint: both, or neither."""
+        try:
+            with files.appended(self.path / METRICS_FILE, json.dumps(metrics) + "\n"):
+                files.write(self.path / CHECKPOINT_FILE, self.checkpoint())
+        except BadInput as error:
+            raise BadInput(f"{error}; --resume goes on after epoch {self.epochs_done - 1}") from None
 
     def gradients(self, split: Split, chosen: np.ndarray, dtype: torch.dtype) -> tuple[float, ...]:
         """Gives the parameters the gradients of the mean loss on the `chosen` samples, which the processes share.

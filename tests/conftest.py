@@ -19,6 +19,7 @@ from qat.network import SpikingNetwork
 from qat.neurons import NEURONS, RESETTING, SYNAPSES
 from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
 
+os.fsync = lambda handle: None  # what tests write need not outlive a power cut, and disks are slow
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
 torch.set_num_threads(THREADS)
 engine.set_threads(THREADS)

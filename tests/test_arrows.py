@@ -32,8 +32,9 @@ QAT_TO_EXPORT = {
     "qat.train": {"export.errors", "export.files"},
     "qat.lower": {"export.builder", "export.errors", "export.fold", "export.intervals", "export.ir"},
     "qat.adjoint": {"export.builder", "export.errors", "export.ir"},
-    "qat.engine": {"export.errors", "export.executors.toolchain", "export.portable", "export.render"},
-    "qat.engine_cuda": {"export.executors.toolchain", "export.render"},
+    "qat.lock": {"export.errors", "export.portable"},
+    "qat.engine": {"export.errors", "export.executors.toolchain", "export.files", "export.portable", "export.render"},
+    "qat.engine_cuda": {"export.executors.toolchain", "export.files", "export.render"},
     "qat.parallel": {"export.errors"},
     "qat.pruning": {"export.errors"},
     "qat.cli": {

@@ -771,39 +771,6 @@ def test_tactile_data(place: Path, arrays: dict[str, np.ndarray | None], words: 
     refused(place, f"{TRAIN} --data braille.npz", "braille.npz", *words.replace(",", " ").split())
 
 
-# ---- cut off while writing
-
-DISK_FULL = OSError(28, "No space left on device")
-
-
-@pytest.mark.parametrize(
-    ("command", "writer"),
-    [
-        (TRAIN, "qat.train.np.savez_compressed"),
-        (TRAIN, "qat.train.save_file"),
-        (EXPORT, "export.build.emit_onnx"),
-        (EXPORT, "export.build.vectors.save"),
-    ],
-)
-def test_what_cannot_be_finished_is_not_there(place: Path, command: str, writer: str) -> None:
-    with mock.patch(writer, side_effect=DISK_FULL):
-        refused(place, command, "new: cannot be written (No space left on device)")
-    before = contents(place)
-    with mock.patch(writer, side_effect=KeyboardInterrupt):
-        assert quantal(*command.split()).code == 130
-    assert contents(place) == before
-    succeed(*command.split())
-
-
-def test_a_checkpoint_that_cannot_be_finished_leaves_the_last_one(place: Path) -> None:
-    before = contents(place)
-    with mock.patch("qat.train.save_file", side_effect=DISK_FULL):
-        assert quantal(*RESUME.split()).err == "quantal: [Errno 28] No space left on device\n"
-    after = contents(place)
-    assert after.pop("run/metrics.jsonl").startswith(before.pop("run/metrics.jsonl"))
-    assert after == before
-
-
 # ---- as a program of its own
 
 

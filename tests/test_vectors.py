@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from export import interpret, vectors
 from export.errors import BadInput, ExecutorError
-from export.vectors import Comparison, check_input, load, record_sizes, save
+from export.vectors import Comparison, check_input, dumps, load, record_sizes
 from qat.config import Layer
 from qat.lower import exact_dtype, lower
 from qat.network import hard_trace
@@ -51,7 +51,7 @@ def test_the_records_are_each_state_each_output_that_is_no_state_and_the_output(
 
 
 def test_what_is_saved_is_loaded(path: Path) -> None:
-    save(path, X, TRACE)
+    path.write_bytes(dumps(X, TRACE))
     x, trace = load(path, NETWORK)
     assert np.array_equal(x, X)
     assert x.dtype == np.int64
@@ -64,18 +64,18 @@ def test_what_is_saved_is_loaded(path: Path) -> None:
 def test_every_32_bit_value_survives(path: Path, a: int, b: int) -> None:
     trace = {name: np.full_like(values, a) for name, values in TRACE.items()} | {"output": np.full((4, 6, 2), b)}
     trace["output"][0, 0] = a, b
-    save(path, X, trace)
+    path.write_bytes(dumps(X, trace))
     _, loaded = load(path, NETWORK)
     assert all(np.array_equal(loaded[name], trace[name]) for name in SIZES)
 
 
 def test_the_bytes_depend_on_the_values_alone(path: Path, tmp_path: Path) -> None:
-    save(path, X, TRACE)
+    path.write_bytes(dumps(X, TRACE))
     torch_trace = hard_trace(TRAINED, X, exact_dtype(NETWORK))
     other_order = {name: np.asfortranarray(values) for name, values in TRACE.items()}
     small = {name: values.astype(np.int16) for name, values in TRACE.items()}
     for kind, trace in {"torch": torch_trace, "Fortran": other_order, "int16": small}.items():
-        save(tmp_path / "again.npz", X.astype(np.uint8), trace)
+        (tmp_path / "again.npz").write_bytes(dumps(X.astype(np.uint8), trace))
         assert (tmp_path / "again.npz").read_bytes() == path.read_bytes(), kind
 
 
@@ -89,7 +89,7 @@ def test_the_records_come_in_the_networks_order_whatever_the_files(path: Path) -
 
 @pytest.mark.parametrize("share", range(50))
 def test_a_truncated_file_is_refused(path: Path, share: int) -> None:
-    save(path, X, TRACE)
+    path.write_bytes(dumps(X, TRACE))
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * share // 50])
     refused(path)
@@ -107,7 +107,7 @@ def test_a_missing_file_and_a_folder_are_refused(path: Path, tmp_path: Path) -> 
 
 
 def test_any_changed_byte_is_refused_in_one_line_or_gives_arrays_of_the_right_form(path: Path) -> None:
-    save(path, X, TRACE)
+    path.write_bytes(dumps(X, TRACE))
     content = path.read_bytes()
     rng = np.random.default_rng(3)
     for at in rng.choice(len(content), 300, replace=False):
@@ -140,7 +140,7 @@ def test_pickled_objects_are_refused_and_never_loaded(path: Path) -> None:
 
 
 def test_a_member_that_is_no_array_is_refused(path: Path) -> None:
-    save(path, X, TRACE)
+    path.write_bytes(dumps(X, TRACE))
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     for old, new in (("input.npy", "input"), ("output.npy", "output"), ("hidden.u.npy", "hidden.u")):
@@ -152,7 +152,7 @@ def test_a_member_that_is_no_array_is_refused(path: Path) -> None:
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_a_damaged_compressed_member_is_refused(path: Path, method: int) -> None:
-    save(path, X, TRACE)
+    path.write_bytes(dumps(X, TRACE))
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w", method) as archive:
@@ -310,7 +310,7 @@ def test_a_run_that_gives_no_integers_of_the_references_shape_is_an_executors_er
 
 
 def test_the_file_is_a_plain_archive_of_small_arrays(path: Path) -> None:
-    save(path, X, TRACE)
+    path.write_bytes(dumps(X, TRACE))
     with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
         assert file.files == ["input", *SIZES]
         assert file["input"].dtype == file["hidden.spike"].dtype == np.uint8

@@ -289,7 +289,7 @@ def test_the_sample_is_named_whatever_the_batches(
     changed["second.u"][3, 2, 1] ^= 1
     changed["output"][4, 0, 0] ^= 1
     build = replace(good, path=shutil.copytree(good.path, tmp_path / "build"))
-    vectors.save(build.path / "vectors.npz", x, changed)
+    (build.path / "vectors.npz").write_bytes(vectors.dumps(x, changed))
     sign(build.path)
     monkeypatch.setattr(cli, "BATCH", size)
     first = {"sample": 3, "step": 2, "layer": "second", "neuron": 1, "record": "u"}
@@ -304,7 +304,7 @@ def test_a_changed_value_of_the_vectors_fails_every_executor(record: str, good: 
     x, trace = good.vectors()
     changed = {name: values.copy() for name, values in trace.items()}
     changed[record][4, 6, 3] += 1
-    vectors.save(spoiled.path / "vectors.npz", x, changed)
+    (spoiled.path / "vectors.npz").write_bytes(vectors.dumps(x, changed))
     sign(spoiled.path)
     done = quantal("verify", spoiled.path, "--json")
     layer, _, name = record.rpartition(".")
@@ -318,7 +318,7 @@ def test_a_changed_value_of_the_vectors_fails_every_executor(record: str, good: 
 def test_a_changed_input_in_the_vectors_is_found(good: Build, spoiled: Build) -> None:
     x, trace = good.vectors()
     x[2, 0] = 1 - x[2, 0]
-    vectors.save(spoiled.path / "vectors.npz", x, trace)
+    (spoiled.path / "vectors.npz").write_bytes(vectors.dumps(x, trace))
     sign(spoiled.path)
     done = quantal("verify", spoiled.path, "--on", "simulator", "--json")
     (row,) = rows_of(done)

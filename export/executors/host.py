@@ -12,6 +12,7 @@ from export.build import Build
 from export.emit_c import input_dtype, record_dtype
 from export.errors import ExecutorError
 from export.executors.toolchain import CompileError, compile_host, target
+from export.files import scratch
 from export.fixed import Ints
 from export.interpret import Trace
 
@@ -35,7 +36,7 @@ def on_host(build: Build) -> Iterator[Callable[[Ints], Trace]]:
     """NAME_test.c, streaming samples through standard input and records through standard output."""
     records, inputs = record_dtype(build.network), input_dtype(build.network)
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
-        program, inputs_file = Path(folder) / "test", Path(folder) / "inputs"
+        program, inputs_file = Path(folder) / "test.exe", Path(folder) / "inputs"  # Windows wants the ending
         try:
             _compile(build.test_program, program)
         except CompileError as error:
@@ -44,7 +45,7 @@ def on_host(build: Build) -> Iterator[Callable[[Ints], Trace]]:
         def run(x: Ints) -> Trace:
             samples, steps, _ = x.shape
             # A file, not a pipe: where there are two pipes, subprocess writes 512 bytes at a time.
-            x.astype(inputs, order="C").tofile(inputs_file)
+            scratch(inputs_file, x.astype(inputs, order="C").tobytes())
             with inputs_file.open("rb") as stdin:
                 done = subprocess.run(
                     [str(program), str(steps)],

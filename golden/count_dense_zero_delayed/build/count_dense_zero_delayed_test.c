@@ -59,6 +59,10 @@ uint32_t harness_self_test(void)
 
 #include <stdio.h>
 #include <stdlib.h>
+#ifdef _WIN32
+#include <fcntl.h>
+#include <io.h>
+#endif
 
 /* Bytes of stdio's buffers. Its own are of 4096 or less: a system call, and a switch of processes, every few steps. */
 #define BUFFER 65536u
@@ -70,6 +74,10 @@ static int stream(long steps)
     static count_dense_zero_delayed_input in[COUNT_DENSE_ZERO_DELAYED_INPUTS];
     static int32_t out[COUNT_DENSE_ZERO_DELAYED_OUTPUTS];
     char *const buffers = (char *)malloc(2 * BUFFER);
+#ifdef _WIN32 /* Its text streams end lines with two bytes, and the input at a byte 26. */
+    (void)_setmode(_fileno(stdin), _O_BINARY);
+    (void)_setmode(_fileno(stdout), _O_BINARY);
+#endif
     if (buffers != NULL) {
         (void)setvbuf(stdin, buffers, _IOFBF, BUFFER);
         (void)setvbuf(stdout, buffers + BUFFER, _IOFBF, BUFFER);

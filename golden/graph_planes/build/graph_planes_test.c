@@ -63,6 +63,10 @@ uint32_t harness_self_test(void)
 
 #include <stdio.h>
 #include <stdlib.h>
+#ifdef _WIN32
+#include <fcntl.h>
+#include <io.h>
+#endif
 
 /* Bytes of stdio's buffers. Its own are of 4096 or less: a system call, and a switch of processes, every few steps. */
 #define BUFFER 65536u
@@ -74,6 +78,10 @@ static int stream(long steps)
     static graph_planes_input in[GRAPH_PLANES_INPUTS];
     static int32_t out[GRAPH_PLANES_OUTPUTS];
     char *const buffers = (char *)malloc(2 * BUFFER);
+#ifdef _WIN32 /* Its text streams end lines with two bytes, and the input at a byte 26. */
+    (void)_setmode(_fileno(stdin), _O_BINARY);
+    (void)_setmode(_fileno(stdout), _O_BINARY);
+#endif
     if (buffers != NULL) {
         (void)setvbuf(stdin, buffers, _IOFBF, BUFFER);
         (void)setvbuf(stdout, buffers + BUFFER, _IOFBF, BUFFER);
