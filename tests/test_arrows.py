@@ -46,11 +46,12 @@ QAT_TO_EXPORT = {
 # export, from what knows nothing to what knows all: a module takes only what stands in a row above its own.
 EXPORT_ORDER = [
     {"export", "export.errors", "export.fixed", "export.portable"},
+    {"export.files"},
     {"export.windows"},
     {"export.ir"},
     {"export.builder"},
     {"export.fold"},
-    {"export.files", "export.interpret", "export.intervals", "export.render", "export.executors.toolchain"},
+    {"export.interpret", "export.intervals", "export.render", "export.executors.toolchain"},
     {"export.check"},
     {"export.network_file", "export.vectors", "export.executors.emulator"},
     {"export.packing"},

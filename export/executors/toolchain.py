@@ -24,6 +24,7 @@ from types import ModuleType
 
 from export import portable
 from export.errors import BadInput
+from export.files import scratch
 
 INSTALL = "pip install 'quantal[verify]'"
 
@@ -219,7 +220,7 @@ def _fault(command: tuple[str, ...], name: str) -> str | None:
     """What the compiler complains of in a program that is known to be good, if anything: of its own headers, mostly."""
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         source = Path(folder) / ("good.c" if name == "cc" else "good.cpp")
-        source.write_text('#include <stdio.h>\nint main(void) { return puts("") < 0; }\n', encoding="utf-8")
+        scratch(source, '#include <stdio.h>\nint main(void) { return puts("") < 0; }\n')
         try:
             invoke([*command, *_paths([source], Path(folder) / "good")])
         except CompileError as error:
