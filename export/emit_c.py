@@ -10,7 +10,7 @@ from typing import assert_never
 
 import numpy as np
 
-from export import __version__, fixed, ir
+from export import __version__, fixed, ir, names
 from export.emit_c_weights import Synapses, added, synapses
 from export.fixed import Ints
 from export.interpret import Trace
@@ -73,7 +73,7 @@ class CProduct:
 
 @dataclass(frozen=True)
 class CRing:
-    """A delayed state: `delay` times `size` values, of which the oldest are at `field`_at, read as `name`."""
+    """A delayed state: `delay` times `size` values, of which the oldest are at `index`, read as `name`."""
 
     type: str
     field: str
@@ -81,6 +81,11 @@ class CRing:
     size: int
     delay: int
     comment: str
+
+    @property
+    def index(self) -> str:
+        """The field that says where the oldest are."""
+        return names.ring_index(self.field)
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,11 @@ class CLayer:
     searched: list[str]
     rings: list[CRing]
 
+    @property
+    def sums(self) -> str:
+        """The member of the scratch memory that holds its products."""
+        return names.sums(self.name)
+
 
 def _interval_comment(lo: int, hi: int, fraction: int = 0) -> str:
     return f"[{lo}, {hi}], {fixed.dtype_name(lo, hi, fraction)}"
@@ -115,21 +125,21 @@ class _LayerWriter:
     def __init__(self, network: Network, layer: Layer, intervals: list[Interval], fields: dict[str, str]):
         self.network, self.layer, self.fields = network, layer, fields
         self.hulls = [interval.hull for interval in intervals]
-        self.private = f"{network.name}_priv_{network.layers.index(layer) + 1}_{layer.name}"
+        self.private = names.private(network.name, network.layers.index(layer) + 1, layer.name)
         self.result = CLayer(layer.name, self.private, layer.size, layer_title(layer), [], [], [], [], [], rings(layer))
 
     def write(self) -> CLayer:
-        names = [self._value(index) for index in range(len(self.layer.ops))]
+        values = [self._value(index) for index in range(len(self.layer.ops))]
         records = dict(self.layer.records())
         for name, value in records.items():
             lo, hi = self.hulls[value]
-            state = next((s for s in self.layer.states if name == f"{self.layer.name}.{s.name}"), None)
+            state = next((s for s in self.layer.states if name == names.record(self.layer.name, s.name)), None)
             kind = c_type(state.lo, state.hi) if state else c_type(lo, hi)
-            self.result.lines.append(f"state->{name.replace('.', '_')}[i] = ({kind}){names[value]};")
+            self.result.lines.append(f"state->{names.field(name)}[i] = ({kind}){values[value]};")
         for ring, state in zip(self.result.rings, _delayed(self.layer), strict=True):
-            self.result.lines.append(f"{ring.name}[i] = ({ring.type}){names[state.next]};")
+            self.result.lines.append(f"{ring.name}[i] = ({ring.type}){values[state.next]};")
         if self.layer is self.network.layers[-1]:
-            self.result.lines.append(f"out[i] = {names[self.layer.output]};")
+            self.result.lines.append(f"out[i] = {values[self.layer.output]};")
         return self.result
 
     def _table(self, suffix: str, values: tuple[int, ...], comment: str = "") -> CTable:
@@ -210,7 +220,7 @@ class _LayerWriter:
         if isinstance(op, ir.Input):
             return self.fields[op.source]
         assert isinstance(op, ir.State)
-        field = f"{self.layer.name}_{op.name}"
+        field = names.field(names.record(self.layer.name, op.name))
         return next((ring.name for ring in self.result.rings if ring.field == field), f"state->{field}")
 
     def _product(self, index: int, op: ir.Product) -> str:
@@ -224,7 +234,7 @@ class _LayerWriter:
         kind = c_type(min(how.lo, -1), how.hi)
         sums, interval = f"{named}_{index}", _interval_comment(how.lo, how.hi)
         count = how.sums if isinstance(op, ir.MatVec) else self.layer.size
-        accumulator = f"state->scratch.{self.layer.name}_sums.{sums}"
+        accumulator = f"state->scratch.{names.sums(self.layer.name)}.{sums}"
         self.result.scratch.append(CArray(kind, sums, count, interval))
         product = CProduct(
             accumulator, count, kind, self._array(op.x), row_type, weights, how,
@@ -265,7 +275,7 @@ def rings(layer: Layer) -> list[CRing]:
     """The layer's delayed states."""
     return [
         CRing(
-            c_type(s.lo, s.hi), f"{layer.name}_{s.name}", f"oldest_{s.name}", layer.size, s.delay,
+            c_type(s.lo, s.hi), names.field(names.record(layer.name, s.name)), f"oldest_{s.name}", layer.size, s.delay,
             _interval_comment(s.lo, s.hi, s.fraction),
         )
         for s in _delayed(layer)
@@ -280,27 +290,27 @@ def layer_title(layer: Layer) -> str:
 
 def output_field(layer: Layer) -> str:
     """The struct field (record name with _) that holds the layer's output after a step."""
-    return next(name for name, value in layer.records() if value == layer.output).replace(".", "_")
+    return names.field(next(name for name, value in layer.records() if value == layer.output))
 
 
 def state_arrays(network: Network, intervals: list[list[Interval]]) -> list[CArray]:
     """The arrays of the state struct, in the order of the records: all that a step leaves to be compared but `out`."""
     arrays = []
     for layer, values in zip(network.layers, intervals, strict=True):
-        states = {f"{layer.name}.{s.name}": s for s in layer.states}
+        states = {names.record(layer.name, s.name): s for s in layer.states}
         for name, value in layer.records():
             state = states.get(name)
             lo, hi = (state.lo, state.hi) if state else values[value].hull
             comment = _interval_comment(lo, hi, state.fraction if state else 0)
-            arrays.append(CArray(c_type(lo, hi), name.replace(".", "_"), layer.size, comment))
+            arrays.append(CArray(c_type(lo, hi), names.field(name), layer.size, comment))
     return arrays
 
 
 def record_dtype(network: Network) -> np.dtype[np.void]:
     """What the test program writes after every step: the state's arrays, then the output, packed, little-endian."""
-    names = [name for layer in network.layers for name, _ in layer.records()]
+    records = [name for layer in network.layers for name, _ in layer.records()]
     arrays = state_arrays(network, prove(network))
-    columns = [(name, _numpy_code(array.type), (array.size,)) for name, array in zip(names, arrays, strict=True)]
+    columns = [(name, _numpy_code(array.type), (array.size,)) for name, array in zip(records, arrays, strict=True)]
     return np.dtype([*columns, ("output", "<i4", (network.outputs,))])
 
 
@@ -317,9 +327,11 @@ def _initial_values(network: Network) -> list[tuple[str, int, int]]:
     """(field, size, value) of all that reset writes."""
     values = []
     for layer in network.layers:
-        initial = {f"{layer.name}.{s.name}": s.init for s in layer.states}
-        values += [(name.replace(".", "_"), layer.size, initial.get(name, 0)) for name, _ in layer.records()]
-        values += [(f"{layer.name}_{s.name}", s.delay * layer.size, s.init) for s in _delayed(layer)]
+        initial = {names.record(layer.name, s.name): s.init for s in layer.states}
+        values += [(names.field(name), layer.size, initial.get(name, 0)) for name, _ in layer.records()]
+        values += [
+            (ring.field, ring.delay * ring.size, s.init) for ring, s in zip(rings(layer), _delayed(layer), strict=True)
+        ]
     return values
 
 

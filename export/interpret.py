@@ -7,6 +7,7 @@ import numpy as np
 from export import ir
 from export.fixed import Ints
 from export.ir import Layer, Network, Op
+from export.names import record
 
 Trace = dict[str, Ints]
 
@@ -16,7 +17,7 @@ def _apply(op: Op, v: list[Ints], layer: Layer, inputs: Mapping[str, Ints], stat
         case ir.Input(source):
             return inputs[source]
         case ir.State(name):
-            return states[f"{layer.name}.{name}"][:, : layer.size]
+            return states[record(layer.name, name)][:, : layer.size]
         case ir.Table():
             return layer.spread(op)
         case ir.MatVec(_, x):
@@ -33,7 +34,7 @@ def _apply(op: Op, v: list[Ints], layer: Layer, inputs: Mapping[str, Ints], stat
 def initial_states(network: Network, batch: int) -> Trace:
     """The states before the first step, each (batch, delay · neurons), the oldest first."""
     return {
-        f"{layer.name}.{state.name}": np.full((batch, state.delay * layer.size), state.init, np.int64)
+        record(layer.name, state.name): np.full((batch, state.delay * layer.size), state.init, np.int64)
         for layer in network.layers
         for state in layer.states
     }
@@ -50,7 +51,7 @@ def step(network: Network, states: Trace, x: Ints) -> tuple[Trace, Trace]:
             values.append(_apply(op, values, layer, inputs, states))
         after |= {name: values[value] for name, value in layer.records()}
         for state in layer.states:
-            name = f"{layer.name}.{state.name}"
+            name = record(layer.name, state.name)
             committed[name] = np.concatenate([states[name][:, layer.size :], values[state.next]], axis=1)
         inputs[layer.name] = values[layer.output]
     return after | {"output": inputs[network.layers[-1].name]}, committed

@@ -13,12 +13,12 @@ import torch
 
 from export import cli as export_cli
 from export.build import Build, write_build
-from export.check import check_identifier
 from export.cli import progress
 from export.errors import BadInput, ExecutorError
 from export.executors import EXECUTORS
 from export.executors.toolchain import CORES
 from export.files import check_free
+from export.names import check_network
 from export.network_file import digest
 from export.vectors import record_sizes
 from qat import config_check, config_file, engine, objectives, parallel, pruning
@@ -269,7 +269,7 @@ def export(run: Path, out: Path, name: str | None) -> None:
 
 def export_run(run: Run, out: Path, name: str) -> None:
     """Writes the build of `run` in the folder `out`, under the C name `name`."""
-    check_identifier(name, "--name")
+    check_network(name, "--name")
     samples = run.samples()
     with progress() as bars:
         bars.add_task(f"exporting {name}", total=None)

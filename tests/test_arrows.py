@@ -21,15 +21,15 @@ QAT_TO_EXPORT = {
     "qat.data": {"export.errors"},
     "qat.data_common": {"export.errors"},
     "qat.encoding": {"export.errors"},
-    "qat.network": {"export.errors", "export.windows"},
-    "qat.layers": {"export.errors"},
+    "qat.network": {"export.errors", "export.names", "export.windows"},
+    "qat.layers": {"export.errors", "export.names"},
     "qat.planes": {"export.windows"},
-    "qat.config_graph": {"export.check", "export.errors", "export.windows"},
+    "qat.config_graph": {"export.check", "export.errors", "export.names", "export.windows"},
     "qat.config_check": {"export.errors"},
     "qat.reservoir": {"export.errors"},
     "qat.warm_start": {"export.errors"},
     "qat.train": {"export.errors", "export.files"},
-    "qat.lower": {"export.errors", "export.intervals", "export.ir"},
+    "qat.lower": {"export.errors", "export.intervals", "export.ir", "export.names"},
     "qat.adjoint": {"export.errors", "export.ir"},
     "qat.engine": {"export.errors", "export.executors.toolchain", "export.render"},
     "qat.engine_cuda": {"export.executors.toolchain", "export.render"},
@@ -37,14 +37,14 @@ QAT_TO_EXPORT = {
     "qat.pruning": {"export.errors"},
     "qat.cli": {
         *("export.build", "export.cli", "export.errors", "export.executors", "export.executors.toolchain"),
-        *("export.check", "export.files", "export.network_file", "export.vectors"),
+        *("export.files", "export.names", "export.network_file", "export.vectors"),
     },
 }
 
 # export, from what knows nothing to what knows all: a module takes only what stands in a row above its own.
 EXPORT_ORDER = [
     {"export", "export.errors", "export.fixed"},
-    {"export.windows"},
+    {"export.names", "export.windows"},
     {"export.ir"},
     {"export.files", "export.interpret", "export.intervals", "export.render", "export.executors.toolchain"},
     {"export.check"},
