@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def main() -> None:
         complain(str(error))
         sys.exit(2)
     except OSError as error:
-        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        complain(worded(error))
         sys.exit(2)
     except ExecutorError as error:
         complain(str(error))
@@ -86,6 +87,12 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         complain("interrupted")
         sys.exit(130)
+
+
+def worded(error: Exception) -> str:
+    """What went wrong, as one line."""
+    named = isinstance(error, OSError) and error.filename
+    return f"{error.filename}: {error.strerror}" if named else str(error)  # type: ignore[attr-defined]
 
 
 def complain(line: str) -> None:
@@ -129,26 +136,35 @@ def executor_names(_: click.Context, __: click.Parameter, chosen: tuple[str, ...
 @click.option("--run", type=click.Path(path_type=Path), help="The training run: torch's hard forward runs again.")
 @click.option("--data", type=click.Path(path_type=Path), help="With --run: the data set to take samples from.")
 @click.option("--samples", type=click.IntRange(1), help="How many samples; with --run, of the task's test set.")
+@click.option("--timeout", type=click.IntRange(1), help="Seconds that each process may take [120, and more with work].")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def verify(
-    build: Path, executors: tuple[str, ...], run: Path | None, data: Path | None, samples: int | None, as_json: bool
+    build: Path,
+    executors: tuple[str, ...],
+    run: Path | None,
+    data: Path | None,
+    samples: int | None,
+    timeout: int | None,
+    as_json: bool,
 ) -> None:
-    """Compare every state, spike and output of every step with torch's.
+    """Compare every state, spike and output of every step with torch's, and all else that a program may call.
 
-    The reference is the golden vectors in BUILD, or with --run the training run itself.
+    The reference is the golden vectors in BUILD, or with --run the training run itself. What hangs is stopped: an
+    emulated core after the instructions that the network could never take.
     """
+    from export.bounds import Bounds
     from export.build import Build
 
     if data is not None and run is None:
         raise BadInput("--data: torch has to run on these samples; name the training run with --run")
     opened = Build.open(build)
-    reports, failed = run_executors(opened, executors, *reference_for(opened, run, data, samples))
-    if as_json:
-        click.echo(json.dumps(reports))
-    else:
-        show_reports(reports)
-    if failed:
-        sys.exit(1)
+    reports: list[dict[str, Any]] = []
+    try:
+        code = run_executors(opened, executors, *reference_for(opened, run, data, samples), reports, Bounds(timeout))
+    finally:  # what is measured is shown, whatever comes after it
+        if reports:
+            click.echo(json.dumps(reports)) if as_json else show_reports(reports)
+    sys.exit(code)
 
 
 def reference_for(
@@ -172,22 +188,33 @@ def reference_for(
 
 
 def run_executors(
-    build: Any, executors: tuple[str, ...], reference: Callable[[], tuple[int, Any]], complaints: tuple[str, ...]
-) -> tuple[list[dict[str, Any]], bool]:
-    """The rows of `verify --json`, and whether anything failed. What failed is said on standard error."""
+    build: Any,
+    executors: tuple[str, ...],
+    reference: Callable[[], tuple[int, Any]],
+    complaints: tuple[str, ...],
+    reports: list[dict[str, Any]],
+    bounds: Any = None,
+) -> int:
+    """Adds the rows of `verify --json` to `reports`; the exit code. What failed is said on standard error.
+
+    1 where a check failed, else 2 where an executor cannot run here.
+    """
+    from export.bounds import GENEROUS
     from export.verify import verify as verify_on
 
     for line in complaints:
         complain(line)
-    failed = bool(complaints)
-    reports = []
+    codes = {1} if complaints else set()
     with progress() as bars:
         for name in executors:
             samples, batches = reference()
             bar = bars.add_task(name, total=samples)
-            comparison, error = verify_on(build, name, batches, lambda done, bar=bar: bars.advance(bar, done))  # type: ignore[misc]
-            if error:
-                complain(f"{name}: {error}")
+            comparison, error = verify_on(build, name, batches, partial(bars.advance, bar), bounds or GENEROUS)
+            row = comparison.as_json()
+            if error is not None:
+                row["error"] = " ".join(worded(error).split())
+                codes.add(1 if isinstance(error, ExecutorError) else 2)
+                complain(f"{name}: {row['error']}")
             elif comparison.values == 0:
                 complain(f"{name}: nothing was compared")
             if comparison.first is not None:
@@ -196,18 +223,23 @@ def run_executors(
                     f"{name}: {comparison.mismatches} mismatches; first: sample {f.sample}, step {f.step}, "
                     f"layer {f.layer}, {f.record} of neuron {f.neuron}: expected {f.expected}, got {f.got}"
                 )
-            failed |= error is not None or not comparison.good
-            reports.append(comparison.as_json())
-    return reports, failed
+            if comparison.mismatches or (error is None and not comparison.good):
+                codes.add(1)
+            reports.append(row)
+    return min(codes, default=0)
 
 
 def show_reports(reports: list[dict[str, Any]]) -> None:
-    """The comparison, as a table."""
+    """The comparison, as a table; beside what did not run to its end, why."""
     table = Table(box=None, pad_edge=False)
-    for column in ("executor", "samples", "steps", "values", "mismatches"):
+    counts = ("samples", "steps", "values", "mismatches")
+    for column in ("executor", *counts):
         table.add_column(column, justify="left" if column == "executor" else "right")
+    if any("error" in row for row in reports):
+        table.add_column("error", overflow="fold")
     for row in reports:
-        table.add_row(row["executor"], *(f"{row[key]:,}" for key in ("samples", "steps", "values", "mismatches")))
+        error = [row["error"]] if "error" in row else []
+        table.add_row(row["executor"], *(f"{row[key]:,}" for key in counts), *error)
     Console().print(table)
 
 
@@ -228,24 +260,30 @@ def cost(build: Path, core: str | None, as_json: bool) -> None:
     opened = Build.open(build)
     if opened.complaints:
         raise BadInput(opened.complaints[0])
-    rows = measure_costs(opened, [core] if core else list(CORES))
-    if as_json:
-        click.echo(json.dumps([row.as_json() for row in rows]))
-    else:
-        show_costs(rows)
+    rows: list[Any] = []
+    try:
+        code = measure_costs(opened, [core] if core else list(CORES), rows)
+    finally:
+        if rows:
+            click.echo(json.dumps([row.as_json() for row in rows])) if as_json else show_costs(rows)
+    sys.exit(code)
 
 
-def measure_costs(build: Any, cores: list[str]) -> list[Any]:
-    """The cost on each core, over the golden vectors."""
+def measure_costs(build: Any, cores: list[str], rows: list[Any]) -> int:
+    """Adds the cost on each core, over the golden vectors, to `rows`; the exit code, as `run_executors` has it."""
     from export.cost import measure
 
     x, _ = build.vectors()
-    rows = []
+    codes = set()
     with progress() as bars:
         for name in cores:
             bar = bars.add_task(name, total=len(x))
-            rows.append(measure(build, name, x, lambda done, bar=bar: bars.advance(bar, done)))  # type: ignore[misc]
-    return rows
+            try:
+                rows.append(measure(build, name, x, partial(bars.advance, bar)))
+            except (BadInput, ExecutorError, OSError) as error:
+                codes.add(1 if isinstance(error, ExecutorError) else 2)
+                complain(f"{name}: {worded(error)}")
+    return min(codes, default=0)
 
 
 def show_costs(rows: list[Any]) -> None:

@@ -17,6 +17,7 @@ from export.interpret import Trace
 from export.intervals import WORD_HI, WORD_LO, Interval, prove
 from export.ir import ARITHMETIC, Layer, Network, StateVar, operands, without
 from export.network_file import digest
+from export.probes import FILLINGS, GUARD, encoder_calls
 from export.render import render, word_bits, wrapped
 from export.windows import Window
 
@@ -306,12 +307,40 @@ def state_arrays(network: Network, intervals: list[list[Interval]]) -> list[CArr
     return arrays
 
 
-def record_dtype(network: Network) -> np.dtype[np.void]:
-    """What the test program writes after every step: the state's arrays, then the output, packed, little-endian."""
+Columns = list[tuple[str, str, tuple[int]]]
+"""Of a record: name, numpy's code of its type, number of values."""
+
+
+def array_columns(network: Network) -> Columns:
+    """The state's arrays, packed, little-endian."""
     records = [name for layer in network.layers for name, _ in layer.records()]
     arrays = state_arrays(network, prove(network))
-    columns = [(name, _numpy_code(array.type), (array.size,)) for name, array in zip(records, arrays, strict=True)]
-    return np.dtype([*columns, ("output", "<i4", (network.outputs,))])
+    return [(name, _numpy_code(array.type), (array.size,)) for name, array in zip(records, arrays, strict=True)]
+
+
+def ring_columns(network: Network) -> Columns:
+    """What else of a state is kept from step to step: each delayed one, and where in its ring the oldest are."""
+    columns: Columns = []
+    for layer in network.layers:
+        for ring, state in zip(rings(layer), _delayed(layer), strict=True):
+            name = names.record(layer.name, state.name)
+            columns.append((name, _numpy_code(ring.type), (ring.delay * ring.size,)))
+            columns.append((names.ring_index(name), "<u2", (1,)))
+    return columns
+
+
+def record_dtype(network: Network) -> np.dtype[np.void]:
+    """What the test program writes after every step: the state's arrays, then the output."""
+    return np.dtype([*array_columns(network), ("output", "<i4", (network.outputs,))])
+
+
+def sample_dtype(network: Network) -> np.dtype[np.generic]:
+    """The type of one value before the header's encoder."""
+    return np.dtype(_numpy_code(_sample_type(network)))
+
+
+def _sample_type(network: Network) -> str:
+    return c_type(0, int(network.encoding.get("maximum", 0)))
 
 
 def input_dtype(network: Network) -> np.dtype[np.generic]:
@@ -372,7 +401,7 @@ def emit_header(network: Network, x: Ints, trace: Trace) -> str:
         inputs=network.inputs,
         outputs=network.outputs,
         encoder=network.encoding,
-        sample_type=c_type(0, int(network.encoding.get("maximum", 0))),
+        sample_type=_sample_type(network),
         seed_offset=int(network.encoding.get("seed", 0)) * 0x9E3779B9 % 2**32,
         input_type=input_type,
         input_comment=_interval_comment(network.input_lo, network.input_hi),
@@ -409,5 +438,8 @@ def emit_test(network: Network) -> str:
         name=network.name,
         NAME=network.name.upper(),
         arrays=state_arrays(network, prove(network)),
-        input_type=c_type(network.input_lo, network.input_hi),
+        rings=[ring for layer in network.layers for ring in rings(layer)],
+        encoder=str(network.encoding.get("kind")) if encoder_calls(network) else "",
+        fillings=FILLINGS,
+        guard=GUARD,
     )

@@ -16,11 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # What of export each module of qat takes. Every other module of qat takes nothing.
 QAT_TO_EXPORT = {
     "qat.allocation": {"export.errors"},
-    "qat.config": {"export.windows"},
+    "qat.config": {"export.encoders", "export.windows"},
     "qat.config_file": {"export.errors"},
     "qat.data": {"export.errors"},
     "qat.data_common": {"export.errors"},
-    "qat.encoding": {"export.errors"},
+    "qat.encoding": {"export.encoders", "export.errors"},
     "qat.network": {"export.errors", "export.names", "export.windows"},
     "qat.layers": {"export.errors", "export.names"},
     "qat.planes": {"export.windows"},
@@ -43,15 +43,16 @@ QAT_TO_EXPORT = {
 
 # export, from what knows nothing to what knows all: a module takes only what stands in a row above its own.
 EXPORT_ORDER = [
-    {"export", "export.errors", "export.fixed"},
-    {"export.names", "export.windows"},
+    {"export", "export.encoders", "export.errors", "export.executors.child", "export.fixed"},
+    {"export.executors.process", "export.names", "export.windows"},
     {"export.ir"},
-    {"export.files", "export.interpret", "export.intervals", "export.render", "export.executors.toolchain"},
-    {"export.check"},
+    {"export.bounds", "export.files", "export.interpret", "export.intervals", "export.render"},
+    {"export.check", "export.executors.toolchain", "export.probes"},
     {"export.network_file", "export.vectors", "export.executors.emulator"},
     {"export.emit_c_weights"},
     {"export.emit_c", "export.emit_onnx", "export.emit_python"},
     {"export.build"},
+    {"export.executors.answers", "export.executors.runner"},
     {"export.executors.host", "export.executors.python"},
     {"export.executors.core"},
     {"export.executors", "export.cost"},
@@ -59,18 +60,27 @@ EXPORT_ORDER = [
     {"export.cli"},
 ]
 
-# Who takes what from outside. Compilers, emulator and onnxruntime are taken by name, when they are needed.
+# Who takes what from outside. Compilers, emulator and onnxruntime are taken when they are needed.
 EXPORT_PACKAGES = {
     "click": {"export.cli"},
     "rich": {"export.cli"},
     "jinja2": {"export.render"},
     "onnx": {"export.emit_onnx"},
+    "onnxruntime": {"export.executors.child"},
     "fxpmath": {"export.fixed"},
     "numpy": {
-        *("export.build", "export.emit_c", "export.emit_c_weights", "export.emit_onnx", "export.fixed"),
+        *(
+            "export.build",
+            "export.emit_c",
+            "export.emit_c_weights",
+            "export.emit_onnx",
+            "export.encoders",
+            "export.fixed",
+        ),
         *("export.check", "export.interpret", "export.intervals", "export.windows"),
         *("export.ir", "export.network_file", "export.vectors", "export.verify"),
-        *("export.executors.host", "export.executors.python"),
+        *("export.executors.answers", "export.executors.child", "export.executors.core", "export.executors.host"),
+        *("export.executors.python", "export.probes"),
     },
 }
 

@@ -51,7 +51,7 @@ OPTIONS = {
     ],
     "prune": ["RUN", "--keep", "--layer", "--data", "--out"],
     "export": ["RUN", "--out", "--name"],
-    "verify": ["BUILD", "--on", "--run", "--data", "--samples", "--json"],
+    "verify": ["BUILD", "--on", "--run", "--data", "--samples", "--timeout", "--json"],
     "cost": ["BUILD", "--core", "--json"],
 }
 
@@ -188,7 +188,8 @@ def test_verify_against_the_run_finds_no_mismatch(place: Path, arguments: tuple[
     )
     rows = json.loads(done.out)
     assert [(row["samples"], row["mismatches"]) for row in rows] == 3 * [(samples, 0)]
-    assert all(row["values"] == samples * 4 * 44 for row in rows)
+    assert rows[0]["values"] == samples * 4 * 44
+    assert all(row["values"] > samples * 4 * 44 for row in rows[1:])  # functions are called too
 
 
 def test_verify_on_data_encodes_it_as_in_training(place: Path) -> None:

@@ -8,7 +8,6 @@ import importlib
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -17,8 +16,11 @@ from pathlib import Path
 from types import ModuleType
 
 from export.errors import BadInput
+from export.executors import process
 
 INSTALL = "pip install 'quantal[verify]'"
+SECONDS = 600
+"""How long a compiler may take, which at first builds its own library."""
 
 
 class CompileError(Exception):
@@ -153,9 +155,12 @@ def invoke(command: Sequence[str]) -> None:
     if "ziglang" in command:
         cache = str(cache_folder("zig"))
         environment |= {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
-    if done.returncode:
-        raise CompileError(done.stderr)
+    try:
+        done = process.run(command, seconds=SECONDS, environment=environment)
+    except process.Stopped as error:
+        raise CompileError(str(error)) from None
+    if done.code:
+        raise CompileError(done.err.decode(errors="replace"))
 
 
 def _host_command(name: str, what: str) -> list[str]:
