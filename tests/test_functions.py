@@ -84,12 +84,15 @@ def body(header: str, function: str) -> tuple[int, int]:
 
 
 def flips(header: str, function: str) -> Iterator[tuple[str, str]]:
-    """Each operator of the function changed, each step and each state left out: (its place, the header's text)."""
+    """Operators of the function changed, the first of each, and statements left out: (the place, the header's text)."""
     start, end = body(header, function)
+    changed = set()
     for operator in re.finditer(r"(?<= )(<|>|<=|>=|==|!=|\+|-|\*|/|%|&&)(?= )", header[start:end]):
         at = start + operator.start()
         place = header[header.rindex("\n", 0, at) + 1 : header.index("\n", at)].strip()
-        if not any(function == where and words in place for where, words in SAME):
+        same = any(function == where and words in place for where, words in SAME)
+        if not same and operator[1] not in changed:
+            changed.add(operator[1])
             yield place, header[:at] + FLIPS[operator[1]] + header[at + len(operator[1]) :]
     for statement in re.finditer(r"^ +(?:state->|model_priv_).*;$", header[start:end], re.MULTILINE):
         yield statement[0], header[: start + statement.start()] + header[start + statement.end() :]
