@@ -55,8 +55,8 @@ def on_host(build: Build, bounds: Bounds = GENEROUS) -> Iterator[Runner]:
             try:
                 done = process.run([of, *arguments], seconds=seconds, most=most, stdin=read)
             except PermissionError as error:
-                hint = "set TMPDIR to a folder in which programs may run"
-                raise BadInput(f"{of}: cannot be run ({error.strerror}): {hint}") from None
+                where = f"no program may run in {Path(folder).parent} ({error.strerror})"
+                raise BadInput(f"{build.test_program}: {where}; set TMPDIR to a folder in which one may") from None
             if done.code != 0 or len(done.out) != most:
                 raise ExecutorError(f"{build.test_program}: exit code {done.code}, {len(done.out)} bytes written")
             return done.out
