@@ -1,10 +1,10 @@
 """The checks on a network's form: names, references, sizes. What its values can be is proven in intervals.py."""
 
-import re
 from typing import Any
 
 import numpy as np
 
+from export import names
 from export.errors import BadInput
 from export.ir import (
     Clamp,
@@ -25,25 +25,6 @@ from export.ir import (
 )
 
 MOST_DELAY = 4096
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_C_WORDS = frozenset(
-    """
-    alignas alignof and asm auto bitand bitor bool break case catch char class compl const constexpr continue default
-    delete do double else enum explicit export extern false float for friend goto if inline int long main mutable
-    namespace new not nullptr operator or private protected public register requires restrict return short signed
-    sizeof static struct switch template this throw true try typedef typeid typename union unsigned using virtual
-    void volatile while xor
-    """.split()
-) | {"harness"}  # with which the test program's own symbols begin
-
-
-def check_identifier(name: str, where: str) -> str:
-    """The name, if C, C++ and Python take it as an identifier everywhere quantal uses it. Raises BadInput else."""
-    if not _NAME.fullmatch(name) or name in _C_WORDS:
-        raise BadInput(
-            f"{where}: expected a C identifier [a-z][a-z0-9_]*, at most 32 long, no keyword, got {shown(name)}"
-        )
-    return name
 
 
 def shown(value: Any, most: int = 40) -> str:
@@ -56,7 +37,7 @@ def shown(value: Any, most: int = 40) -> str:
 
 def check(network: Network, where: str) -> None:
     """Raises BadInput, naming the layer, unless every reference, size and name in the network fits."""
-    check_identifier(network.name, f"{where}: name")
+    names.check_network(network.name, f"{where}: name")
     _check_encoding(network, f"{where}: input: encoding")
     if not network.layers:
         raise BadInput(f"{where}: layers: expected at least one")
@@ -64,12 +45,12 @@ def check(network: Network, where: str) -> None:
     for layer in network.layers:
         _check_layer(layer, sizes, f"{where}: layer {layer.name}")
         sizes[layer.name] = layer.size
-    names = [name for layer in network.layers for name, _ in layer.records()]
-    names += [f"{layer.name}.{state.name}" for layer in network.layers for state in layer.states if state.delay > 1]
-    fields_in_c = [name.replace(".", "_") for name in names]
-    repeated = {name for name in fields_in_c if fields_in_c.count(name) > 1}
-    if repeated:
-        raise BadInput(f"{where}: {min(repeated)}: two states or outputs share this name")
+    names.check_fields(map(_fields, network.layers), where)
+
+
+def _fields(layer: Layer) -> names.Fields:
+    delayed = (names.record(layer.name, state.name) for state in layer.states if state.delay > 1)
+    return names.Fields(tuple(name for name, _ in layer.records()), tuple(delayed))
 
 
 # What each encoder's formula needs, with the range in which its products fit uint32_t (see the header's encoder).
@@ -98,10 +79,13 @@ def _check_encoding(network: Network, where: str) -> None:
 
 
 def _check_layer(layer: Layer, sizes: dict[str, int], where: str) -> None:
-    check_identifier(layer.name, where)
+    names.check_identifier(layer.name, where, names.MOST_MADE)
     if layer.name in sizes:
         raise BadInput(f"{where}: the name is taken")
     states = [state.name for state in layer.states]
+    tables = [op.name for op in layer.ops if isinstance(op, Table)]
+    for name in (*states, layer.output_name, *layer.weights, *tables):
+        names.check_identifier(name, f"{where}: name", names.MOST_MADE)
     widths: list[int] = []
     varies: list[bool] = []
     for index, op in enumerate(layer.ops):

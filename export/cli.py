@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def main() -> None:
             complain(str(error))
             sys.exit(2)
         except OSError as error:
-            complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+            complain(worded(error))
             sys.exit(2)
         except ExecutorError as error:
             complain(str(error))
@@ -160,15 +161,33 @@ def main() -> None:
 
 
 @contextmanager
-def answer(failed: bool) -> Iterator[None]:
-    """Ends the command with 1 if a check failed, even where what the block shows cannot be written."""
+def answer(code: int) -> Iterator[None]:
+    """Ends the command with the code of what failed, if anything did, even where what the block shows is not read."""
     try:
         yield
     except Undelivered:
-        if not failed:
+        if not code:
             raise
-    if failed:
-        sys.exit(1)
+    if code:
+        sys.exit(code)
+
+
+def finish(measure: Callable[[], int], rows: list[Any], show: Callable[[], None]) -> None:
+    """Ends the command: `measure` fills the rows and gives the exit code. Rows are shown whatever interrupts it."""
+    try:
+        code = measure()
+    except BaseException:
+        if rows:
+            show()
+        raise
+    with answer(code):
+        show()
+
+
+def worded(error: Exception) -> str:
+    """What went wrong, as one line."""
+    named = isinstance(error, OSError) and error.filename
+    return f"{error.filename}: {error.strerror}" if named else str(error)  # type: ignore[attr-defined]
 
 
 def complain(line: str) -> None:
@@ -212,25 +231,35 @@ def executor_names(_: click.Context, __: click.Parameter, chosen: tuple[str, ...
 @click.option("--run", type=click.Path(path_type=Path), help="The training run: torch's hard forward runs again.")
 @click.option("--data", type=click.Path(path_type=Path), help="With --run: the data set to take samples from.")
 @click.option("--samples", type=click.IntRange(1), help="How many samples; with --run, of the task's test set.")
+@click.option("--timeout", type=click.IntRange(1), help="Seconds that each process may take [120, and more with work].")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def verify(
-    build: Path, executors: tuple[str, ...], run: Path | None, data: Path | None, samples: int | None, as_json: bool
+    build: Path,
+    executors: tuple[str, ...],
+    run: Path | None,
+    data: Path | None,
+    samples: int | None,
+    timeout: int | None,
+    as_json: bool,
 ) -> None:
-    """Compare every state, spike and output of every step with torch's.
+    """Compare every state, spike and output of every step with torch's, and all else that a program may call.
 
-    The reference is the golden vectors in BUILD, or with --run the training run itself.
+    The reference is the golden vectors in BUILD, or with --run the training run itself. What hangs is stopped: an
+    emulated core after the instructions that the network could never take.
     """
+    from export.bounds import Bounds
     from export.build import Build
 
     if data is not None and run is None:
         raise BadInput("--data: torch has to run on these samples; name the training run with --run")
     opened = Build.open(build)
-    reports, failed = run_executors(opened, executors, *reference_for(opened, run, data, samples))
-    with answer(failed):
-        if as_json:
-            click.echo(json.dumps(reports))
-        else:
-            show_reports(reports)
+    reports: list[dict[str, Any]] = []
+    reference = reference_for(opened, run, data, samples)
+    finish(
+        lambda: run_executors(opened, executors, *reference, reports, Bounds(timeout)),
+        reports,
+        lambda: click.echo(json.dumps(reports)) if as_json else show_reports(reports),
+    )
 
 
 def reference_for(
@@ -254,22 +283,33 @@ def reference_for(
 
 
 def run_executors(
-    build: Any, executors: tuple[str, ...], reference: Callable[[], tuple[int, Any]], complaints: tuple[str, ...]
-) -> tuple[list[dict[str, Any]], bool]:
-    """The rows of `verify --json`, and whether anything failed. What failed is said on standard error."""
+    build: Any,
+    executors: tuple[str, ...],
+    reference: Callable[[], tuple[int, Any]],
+    complaints: tuple[str, ...],
+    reports: list[dict[str, Any]],
+    bounds: Any = None,
+) -> int:
+    """Adds the rows of `verify --json` to `reports`; the exit code. What failed is said on standard error.
+
+    1 where a check failed, else 2 where an executor cannot run here.
+    """
+    from export.bounds import GENEROUS
     from export.verify import verify as verify_on
 
     for line in complaints:
         complain(line)
-    failed = bool(complaints)
-    reports = []
+    codes = {1} if complaints else set()
     with progress() as bars:
         for name in executors:
             samples, batches = reference()
             bar = bars.add_task(name, total=samples)
-            comparison, error = verify_on(build, name, batches, lambda done, bar=bar: bars.advance(bar, done))  # type: ignore[misc]
-            if error:
-                complain(f"{name}: {error}")
+            comparison, error = verify_on(build, name, batches, partial(bars.advance, bar), bounds or GENEROUS)
+            row = comparison.as_json()
+            if error is not None:
+                row["error"] = " ".join(worded(error).split())
+                codes.add(1 if isinstance(error, ExecutorError) else 2)
+                complain(f"{name}: {row['error']}")
             elif comparison.values == 0:
                 complain(f"{name}: nothing was compared")
             if comparison.first is not None:
@@ -278,18 +318,23 @@ def run_executors(
                     f"{name}: {comparison.mismatches} mismatches; first: sample {f.sample}, step {f.step}, "
                     f"layer {f.layer}, {f.record} of neuron {f.neuron}: expected {f.expected}, got {f.got}"
                 )
-            failed |= error is not None or not comparison.good
-            reports.append(comparison.as_json())
-    return reports, failed
+            if comparison.mismatches or (error is None and not comparison.good):
+                codes.add(1)
+            reports.append(row)
+    return min(codes, default=0)
 
 
 def show_reports(reports: list[dict[str, Any]]) -> None:
-    """The comparison, as a table."""
+    """The comparison, as a table; beside what did not run to its end, why."""
     table = Table(box=None, pad_edge=False)
-    for column in ("executor", "samples", "steps", "values", "mismatches"):
+    counts = ("samples", "steps", "values", "mismatches")
+    for column in ("executor", *counts):
         table.add_column(column, justify="left" if column == "executor" else "right")
+    if any("error" in row for row in reports):
+        table.add_column("error", overflow="fold")
     for row in reports:
-        table.add_row(row["executor"], *(f"{row[key]:,}" for key in ("samples", "steps", "values", "mismatches")))
+        error = [row["error"]] if "error" in row else []
+        table.add_row(row["executor"], *(f"{row[key]:,}" for key in counts), *error)
     Console().print(table)
 
 
@@ -310,24 +355,29 @@ def cost(build: Path, core: str | None, as_json: bool) -> None:
     opened = Build.open(build)
     if opened.complaints:
         raise BadInput(opened.complaints[0])
-    rows = measure_costs(opened, [core] if core else list(CORES))
-    if as_json:
-        click.echo(json.dumps([row.as_json() for row in rows]))
-    else:
-        show_costs(rows)
+    rows: list[Any] = []
+    finish(
+        lambda: measure_costs(opened, [core] if core else list(CORES), rows),
+        rows,
+        lambda: click.echo(json.dumps([row.as_json() for row in rows])) if as_json else show_costs(rows),
+    )
 
 
-def measure_costs(build: Any, cores: list[str]) -> list[Any]:
-    """The cost on each core, over the golden vectors."""
+def measure_costs(build: Any, cores: list[str], rows: list[Any]) -> int:
+    """Adds the cost on each core, over the golden vectors, to `rows`; the exit code, as `run_executors` has it."""
     from export.cost import measure
 
     x, _ = build.vectors()
-    rows = []
+    codes = set()
     with progress() as bars:
         for name in cores:
             bar = bars.add_task(name, total=len(x))
-            rows.append(measure(build, name, x, lambda done, bar=bar: bars.advance(bar, done)))  # type: ignore[misc]
-    return rows
+            try:
+                rows.append(measure(build, name, x, partial(bars.advance, bar)))
+            except (BadInput, ExecutorError, OSError) as error:
+                codes.add(1 if isinstance(error, ExecutorError) else 2)
+                complain(f"{name}: {worded(error)}")
+    return min(codes, default=0)
 
 
 def show_costs(rows: list[Any]) -> None:

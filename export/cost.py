@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from export.bounds import GENEROUS
 from export.build import Build
 from export.emit_c import input_dtype
 from export.errors import ExecutorError
@@ -52,17 +53,20 @@ def compiled_sizes(build: Build, core_name: str) -> Sizes:
 
 
 def measure(build: Build, core_name: str, x: Ints, advance: Callable[[int], None]) -> Cost:
-    """The cost on one core, over the inputs x (samples, steps, inputs). Equal on every run."""
+    """The cost on one core, over the inputs x (samples, steps, inputs). Equal on every run.
+
+    Raises ExecutorError where the header does not compile, or does not come to an end.
+    """
     core, sizes = CORES[core_name], compiled_sizes(build, core_name)
-    counts, stack = [], 0
+    counts, stack, most = [], 0, GENEROUS.of_call(build.network)
     with machine_for(build, core) as machine:
         place = machine.symbol("harness_input")
         try:
             for sample in x.astype(input_dtype(build.network)):
-                machine.call("harness_reset")
+                machine.call("harness_reset", most=most)
                 for step in sample:
                     machine.write(place, step.tobytes())
-                    counted = machine.count("harness_step")
+                    counted = machine.count("harness_step", most=most)
                     counts.append(counted.instructions)
                     stack = max(stack, counted.stack)
                 advance(1)

@@ -10,7 +10,7 @@ from typing import assert_never
 
 import numpy as np
 
-from export import __version__, fixed, ir
+from export import __version__, fixed, ir, names
 from export.emit_c_weights import Synapses, added, synapses
 from export.fixed import Ints
 from export.fold import without
@@ -18,6 +18,7 @@ from export.interpret import Trace
 from export.intervals import WORD_HI, WORD_LO, Interval, prove
 from export.ir import ARITHMETIC, Layer, Network, StateVar, operands
 from export.network_file import digest
+from export.probes import FILLINGS, GUARD, encoder_calls
 from export.render import render, word_bits, wrapped
 from export.windows import Window
 
@@ -74,7 +75,7 @@ class CProduct:
 
 @dataclass(frozen=True)
 class CRing:
-    """A delayed state: `delay` times `size` values, of which the oldest are at `field`_at, read as `name`."""
+    """A delayed state: `delay` times `size` values, of which the oldest are at `index`, read as `name`."""
 
     type: str
     field: str
@@ -82,6 +83,11 @@ class CRing:
     size: int
     delay: int
     comment: str
+
+    @property
+    def index(self) -> str:
+        """The field that says where the oldest are."""
+        return names.ring_index(self.field)
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,11 @@ class CLayer:
     searched: list[str]
     rings: list[CRing]
 
+    @property
+    def sums(self) -> str:
+        """The member of the scratch memory that holds its products."""
+        return names.sums(self.name)
+
 
 def _interval_comment(lo: int, hi: int, fraction: int = 0) -> str:
     return f"[{lo}, {hi}], {fixed.dtype_name(lo, hi, fraction)}"
@@ -116,21 +127,21 @@ class _LayerWriter:
     def __init__(self, network: Network, layer: Layer, intervals: list[Interval], fields: dict[str, str]):
         self.network, self.layer, self.fields = network, layer, fields
         self.hulls = [interval.hull for interval in intervals]
-        self.private = f"{network.name}_priv_{network.layers.index(layer) + 1}_{layer.name}"
+        self.private = names.private(network.name, network.layers.index(layer) + 1, layer.name)
         self.result = CLayer(layer.name, self.private, layer.size, layer_title(layer), [], [], [], [], [], rings(layer))
 
     def write(self) -> CLayer:
-        names = [self._value(index) for index in range(len(self.layer.ops))]
+        values = [self._value(index) for index in range(len(self.layer.ops))]
         records = dict(self.layer.records())
         for name, value in records.items():
             lo, hi = self.hulls[value]
-            state = next((s for s in self.layer.states if name == f"{self.layer.name}.{s.name}"), None)
+            state = next((s for s in self.layer.states if name == names.record(self.layer.name, s.name)), None)
             kind = c_type(state.lo, state.hi) if state else c_type(lo, hi)
-            self.result.lines.append(f"state->{name.replace('.', '_')}[i] = ({kind}){names[value]};")
+            self.result.lines.append(f"state->{names.field(name)}[i] = ({kind}){values[value]};")
         for ring, state in zip(self.result.rings, _delayed(self.layer), strict=True):
-            self.result.lines.append(f"{ring.name}[i] = ({ring.type}){names[state.next]};")
+            self.result.lines.append(f"{ring.name}[i] = ({ring.type}){values[state.next]};")
         if self.layer is self.network.layers[-1]:
-            self.result.lines.append(f"out[i] = {names[self.layer.output]};")
+            self.result.lines.append(f"out[i] = {values[self.layer.output]};")
         return self.result
 
     def _table(self, suffix: str, values: tuple[int, ...], comment: str = "") -> CTable:
@@ -211,7 +222,7 @@ class _LayerWriter:
         if isinstance(op, ir.Input):
             return self.fields[op.source]
         assert isinstance(op, ir.State)
-        field = f"{self.layer.name}_{op.name}"
+        field = names.field(names.record(self.layer.name, op.name))
         return next((ring.name for ring in self.result.rings if ring.field == field), f"state->{field}")
 
     def _product(self, index: int, op: ir.Product) -> str:
@@ -225,7 +236,7 @@ class _LayerWriter:
         kind = c_type(min(how.lo, -1), how.hi)
         sums, interval = f"{named}_{index}", _interval_comment(how.lo, how.hi)
         count = how.sums if isinstance(op, ir.MatVec) else self.layer.size
-        accumulator = f"state->scratch.{self.layer.name}_sums.{sums}"
+        accumulator = f"state->scratch.{names.sums(self.layer.name)}.{sums}"
         self.result.scratch.append(CArray(kind, sums, count, interval))
         product = CProduct(
             accumulator, count, kind, self._array(op.x), row_type, weights, how,
@@ -265,7 +276,7 @@ def rings(layer: Layer) -> list[CRing]:
     """The layer's delayed states."""
     return [
         CRing(
-            c_type(s.lo, s.hi), f"{layer.name}_{s.name}", f"oldest_{s.name}", layer.size, s.delay,
+            c_type(s.lo, s.hi), names.field(names.record(layer.name, s.name)), f"oldest_{s.name}", layer.size, s.delay,
             _interval_comment(s.lo, s.hi, s.fraction),
         )
         for s in _delayed(layer)
@@ -280,28 +291,56 @@ def layer_title(layer: Layer) -> str:
 
 def output_field(layer: Layer) -> str:
     """The struct field (record name with _) that holds the layer's output after a step."""
-    return next(name for name, value in layer.records() if value == layer.output).replace(".", "_")
+    return names.field(next(name for name, value in layer.records() if value == layer.output))
 
 
 def state_arrays(network: Network, intervals: list[list[Interval]]) -> list[CArray]:
     """The arrays of the state struct, in the order of the records: all that a step leaves to be compared but `out`."""
     arrays = []
     for layer, values in zip(network.layers, intervals, strict=True):
-        states = {f"{layer.name}.{s.name}": s for s in layer.states}
+        states = {names.record(layer.name, s.name): s for s in layer.states}
         for name, value in layer.records():
             state = states.get(name)
             lo, hi = (state.lo, state.hi) if state else values[value].hull
             comment = _interval_comment(lo, hi, state.fraction if state else 0)
-            arrays.append(CArray(c_type(lo, hi), name.replace(".", "_"), layer.size, comment))
+            arrays.append(CArray(c_type(lo, hi), names.field(name), layer.size, comment))
     return arrays
 
 
-def record_dtype(network: Network) -> np.dtype[np.void]:
-    """What the test program writes after every step: the state's arrays, then the output, packed, little-endian."""
-    names = [name for layer in network.layers for name, _ in layer.records()]
+Columns = list[tuple[str, str, tuple[int]]]
+"""Of a record: name, numpy's code of its type, number of values."""
+
+
+def array_columns(network: Network) -> Columns:
+    """The state's arrays, packed, little-endian."""
+    records = [name for layer in network.layers for name, _ in layer.records()]
     arrays = state_arrays(network, prove(network))
-    columns = [(name, _numpy_code(array.type), (array.size,)) for name, array in zip(names, arrays, strict=True)]
-    return np.dtype([*columns, ("output", "<i4", (network.outputs,))])
+    return [(name, _numpy_code(array.type), (array.size,)) for name, array in zip(records, arrays, strict=True)]
+
+
+def ring_columns(network: Network) -> Columns:
+    """What else of a state is kept from step to step: each delayed one, and where in its ring the oldest are."""
+    columns: Columns = []
+    for layer in network.layers:
+        for ring, state in zip(rings(layer), _delayed(layer), strict=True):
+            name = names.record(layer.name, state.name)
+            columns.append((name, _numpy_code(ring.type), (ring.delay * ring.size,)))
+            columns.append((names.ring_index(name), "<u2", (1,)))
+    return columns
+
+
+def record_dtype(network: Network) -> np.dtype[np.void]:
+    """What the test program writes after every step: the state's arrays, then the output."""
+    return np.dtype([*array_columns(network), ("output", "<i4", (network.outputs,))])
+
+
+def sample_dtype(network: Network) -> np.dtype[np.generic]:
+    """The type of one value before the header's encoder."""
+    return np.dtype(_numpy_code(_sample_type(network)))
+
+
+def _sample_type(network: Network) -> str:
+    return c_type(0, int(network.encoding.get("maximum", 0)))
 
 
 def input_dtype(network: Network) -> np.dtype[np.generic]:
@@ -317,9 +356,11 @@ def _initial_values(network: Network) -> list[tuple[str, int, int]]:
     """(field, size, value) of all that reset writes."""
     values = []
     for layer in network.layers:
-        initial = {f"{layer.name}.{s.name}": s.init for s in layer.states}
-        values += [(name.replace(".", "_"), layer.size, initial.get(name, 0)) for name, _ in layer.records()]
-        values += [(f"{layer.name}_{s.name}", s.delay * layer.size, s.init) for s in _delayed(layer)]
+        initial = {names.record(layer.name, s.name): s.init for s in layer.states}
+        values += [(names.field(name), layer.size, initial.get(name, 0)) for name, _ in layer.records()]
+        values += [
+            (ring.field, ring.delay * ring.size, s.init) for ring, s in zip(rings(layer), _delayed(layer), strict=True)
+        ]
     return values
 
 
@@ -360,7 +401,7 @@ def emit_header(network: Network, x: Ints, trace: Trace) -> str:
         inputs=network.inputs,
         outputs=network.outputs,
         encoder=network.encoding,
-        sample_type=c_type(0, int(network.encoding.get("maximum", 0))),
+        sample_type=_sample_type(network),
         seed_offset=int(network.encoding.get("seed", 0)) * 0x9E3779B9 % 2**32,
         input_type=input_type,
         input_comment=_interval_comment(network.input_lo, network.input_hi),
@@ -397,5 +438,8 @@ def emit_test(network: Network) -> str:
         name=network.name,
         NAME=network.name.upper(),
         arrays=state_arrays(network, prove(network)),
-        input_type=c_type(network.input_lo, network.input_hi),
+        rings=[ring for layer in network.layers for ring in rings(layer)],
+        encoder=str(network.encoding.get("kind")) if encoder_calls(network) else "",
+        fillings=FILLINGS,
+        guard=GUARD,
     )

@@ -15,6 +15,7 @@ from export import __version__, ir
 from export.fixed import Ints
 from export.intervals import Interval, prove
 from export.ir import Layer, Network
+from export.names import record as record_name
 from export.network_file import digest
 from export.windows import Window
 
@@ -61,7 +62,7 @@ def _floor_shift(graph: _Graph, x: str, shift: int, lo: int, hi: int) -> str:
 
 def _oldest(graph: _Graph, layer: Layer, state: str) -> str:
     """What STATE reads: of a delayed state, (batch, delay · neurons), the oldest first, its first neurons."""
-    name = f"{layer.name}.{state}"
+    name = record_name(layer.name, state)
     if layer.state(state).delay == 1:
         return name
     return graph.node("Slice", name, graph.shape(0), graph.shape(layer.size), graph.shape(1))
@@ -151,7 +152,9 @@ def emit_onnx(network: Network) -> bytes:
     graph_inputs = [tensor("input", network.inputs)]
     graph_outputs = []
     for layer, intervals in zip(network.layers, prove(network), strict=True):
-        graph_inputs += [tensor(f"{layer.name}.{state.name}", state.delay * layer.size) for state in layer.states]
+        graph_inputs += [
+            tensor(record_name(layer.name, state.name), state.delay * layer.size) for state in layer.states
+        ]
         names: list[str] = []
         for index in range(len(layer.ops)):
             names.append(_value(graph, layer, index, names, intervals, outputs))
@@ -161,7 +164,7 @@ def emit_onnx(network: Network) -> bytes:
             if value == layer.output:
                 outputs[layer.name] = name
         for state in (state for state in layer.states if state.delay > 1):
-            held = f"{layer.name}.{state.name}"
+            held = record_name(layer.name, state.name)
             ends = graph.shape(layer.size), graph.shape(state.delay * layer.size)
             younger = graph.node("Slice", held, *ends, graph.shape(1))
             name = graph.node("Concat", younger, names[state.next], name=f"{held}.next", axis=1)

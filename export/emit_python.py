@@ -6,7 +6,7 @@ Matrix products ride on float BLAS: exact, because every partial sum is proven t
 from dataclasses import dataclass
 from typing import assert_never
 
-from export import __version__, ir
+from export import __version__, ir, names
 from export.intervals import Interval, prove
 from export.ir import ARITHMETIC, Layer, Network
 from export.network_file import digest
@@ -33,14 +33,14 @@ def _write_layer(number: int, layer: Layer, intervals: list[Interval]) -> Python
     matrices: list[tuple[str, str, list[str]]] = []
     tables: list[tuple[str, str, str]] = []
     windows: list[tuple[str, Window]] = []
-    constants = f"LAYER{number}_{layer.name.upper()}"  # the number keeps names apart, whatever layers are called
+    constants = names.constant(number, layer.name)
 
     def table(suffix: str, values: tuple[int, ...], each: int = 1) -> str:
         tables.append((f"{constants}_{suffix}", wrapped(values), f".repeat({each})" if each > 1 else ""))
         return tables[-1][0]
 
     def window(op: ir.Conv | ir.SumPool, index: int) -> str:
-        windows.append((f"{constants}_TAPS_{index}", op.window))
+        windows.append((f"{constants}_TAPS{index}", op.window))
         return windows[-1][0]
 
     def matrix(op: ir.Weighted, index: int) -> str:
@@ -57,7 +57,7 @@ def _write_layer(number: int, layer: Layer, intervals: list[Interval]) -> Python
                 return f"outputs[{source!r}]"
             case ir.State(name):
                 oldest = f"[:, :{layer.size}]" if layer.state(name).delay > 1 else ""
-                return f"state[{layer.name + '.' + name!r}]{oldest}"
+                return f"state[{names.record(layer.name, name)!r}]{oldest}"
             case ir.Table(values, name):
                 each = layer.size // len(values)
                 return str(values[0]) if len(values) == 1 else table(f"{index}_{name.upper()}", values, each)
@@ -93,7 +93,7 @@ def _write_layer(number: int, layer: Layer, intervals: list[Interval]) -> Python
     hulls = [interval.hull for interval in intervals]
     lines = [f"v{i} = {expression(i)}  # [{hulls[i][0]}, {hulls[i][1]}]" for i in range(len(layer.ops))]
     records = [(name, f"v{value}") for name, value in layer.records()]
-    delayed = [(f"{layer.name}.{state.name}", f"v{state.next}") for state in layer.states if state.delay > 1]
+    delayed = [(names.record(layer.name, state.name), f"v{state.next}") for state in layer.states if state.delay > 1]
     return PythonLayer(layer.name, layer.size, lines, records, f"v{layer.output}", matrices, tables, windows, delayed)
 
 
@@ -111,7 +111,9 @@ def emit_simulator(network: Network) -> str:
         input_hi=network.input_hi,
         outputs=network.outputs,
         initial=[
-            (f"{layer.name}.{s.name}", s.delay * layer.size, s.init) for layer in network.layers for s in layer.states
+            (names.record(layer.name, s.name), s.delay * layer.size, s.init)
+            for layer in network.layers
+            for s in layer.states
         ],
         layers=layers,
         windows=any(layer.windows for layer in layers),

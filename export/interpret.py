@@ -8,6 +8,7 @@ from export import ir
 from export.errors import BadInput
 from export.fixed import Ints
 from export.ir import Layer, Network, Op
+from export.names import record
 
 Trace = dict[str, Ints]
 
@@ -17,7 +18,7 @@ def _apply(op: Op, v: list[Ints], layer: Layer, inputs: Mapping[str, Ints], stat
         case ir.Input(source):
             return inputs[source]
         case ir.State(name):
-            return states[f"{layer.name}.{name}"][:, : layer.size]
+            return states[record(layer.name, name)][:, : layer.size]
         case ir.Table():
             return layer.spread(op)
         case ir.MatVec(_, x):
@@ -34,7 +35,7 @@ def _apply(op: Op, v: list[Ints], layer: Layer, inputs: Mapping[str, Ints], stat
 def initial_states(network: Network, batch: int) -> Trace:
     """The states before the first step, each (batch, delay · neurons), the oldest first."""
     return {
-        f"{layer.name}.{state.name}": np.full((batch, state.delay * layer.size), state.init, np.int64)
+        record(layer.name, state.name): np.full((batch, state.delay * layer.size), state.init, np.int64)
         for layer in network.layers
         for state in layer.states
     }
@@ -51,7 +52,7 @@ def step(network: Network, states: Trace, x: Ints) -> tuple[Trace, Trace]:
             values.append(_apply(op, values, layer, inputs, states))
         after |= {name: values[value] for name, value in layer.records()}
         for state in layer.states:
-            name = f"{layer.name}.{state.name}"
+            name = record(layer.name, state.name)
             committed[name] = np.concatenate([states[name][:, layer.size :], values[state.next]], axis=1)
         inputs[layer.name] = values[layer.output]
     return after | {"output": inputs[network.layers[-1].name]}, committed

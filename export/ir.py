@@ -13,7 +13,7 @@ from typing import Any, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from export import fixed
+from export import fixed, names
 from export.fixed import Ints
 from export.windows import Window
 
@@ -276,9 +276,9 @@ class Layer:
         What is delayed is compared when it is read.
         """
         states = [state for state in self.states if state.delay == 1]
-        yield from ((f"{self.name}.{state.name}", state.next) for state in states)
+        yield from ((names.record(self.name, state.name), state.next) for state in states)
         if all(state.next != self.output for state in states):
-            yield f"{self.name}.{self.output_name}", self.output
+            yield names.record(self.name, self.output_name), self.output
 
     def spread(self, op: Table) -> Ints:
         """The constants of all neurons, or the single one for all of them."""

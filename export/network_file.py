@@ -15,10 +15,11 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from export import fixed
-from export.check import MOST_DELAY, check, check_identifier, shown
+from export.check import MOST_DELAY, check, shown
 from export.errors import BadInput
 from export.intervals import Interval, prove
 from export.ir import ARITHMETIC, OPS, Layer, Network, Op, StateVar, op_name
+from export.names import MOST_MADE, check_identifier
 
 FORMAT = "quantal integer network, version 1"
 _WORDS = re.compile(r"[A-Za-z0-9_ ,.>-]{1,80}")
@@ -134,7 +135,7 @@ class _Field:
         return self.text()
 
     def identifier(self) -> str:
-        return check_identifier(self.text(), self.where)
+        return check_identifier(self.text(), self.where, MOST_MADE)
 
     def integers(self) -> tuple[int, ...]:
         try:

@@ -3,10 +3,13 @@
 import errno
 import importlib
 import os
+import signal
 import stat
+import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 
 def peak_memory() -> int:
@@ -42,6 +45,21 @@ def own(folder: Path) -> bool:
         return stat.S_ISDIR(found.st_mode)
     others = stat.S_IWGRP | stat.S_IWOTH
     return stat.S_ISDIR(found.st_mode) and found.st_uid == number() and not found.st_mode & others
+
+
+OWN_GROUP: dict[str, Any] = {"start_new_session": True} if os.name == "posix" else {}
+"""Options of subprocess.Popen for a process that `end` ends with all that it starts."""
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process of OWN_GROUP and all that it started."""
+    if os.name == "posix":
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True, check=False)
+        process.kill()
+    process.wait()
 
 
 def lock(file: IO[bytes], shared: bool) -> None:

@@ -12,12 +12,12 @@ import torch
 from export import cli as export_cli
 from export import portable
 from export.build import Build, write_build
-from export.check import check_identifier
 from export.cli import progress
 from export.errors import BadInput, ExecutorError
 from export.executors import EXECUTORS
 from export.executors.toolchain import CORES
 from export.files import check_free
+from export.names import check_network
 from export.network_file import digest
 from export.vectors import record_sizes
 from qat import config_check, config_file, engine, objectives, parallel, pruning
@@ -281,7 +281,7 @@ def export(run: Path, out: Path, name: str | None) -> None:
 
 def export_run(run: Run, out: Path, name: str) -> None:
     """Writes the build of `run` in the folder `out`, under the C name `name`."""
-    check_identifier(name, "--name")
+    check_network(name, "--name")
     samples = run.samples()
     with progress() as bars:
         bars.add_task(f"exporting {name}", total=None)
@@ -354,10 +354,13 @@ def demo(out: Path) -> None:
     _list_files(out / "build")
     build = Build.open(out / "build")
     say(f"verify {out}/build")
-    reports, failed = export_cli.run_executors(
-        build, tuple(EXECUTORS), *export_cli.reference_for(build, None, None, None)
-    )
-    with export_cli.answer(failed):
+    reports: list[dict[str, Any]] = []
+    reference = export_cli.reference_for(build, None, None, None)
+    verified = export_cli.run_executors(build, tuple(EXECUTORS), *reference, reports)
+    rows: list[Any] = []
+    with export_cli.answer(verified):
         export_cli.show_reports(reports)
         say(f"cost {out}/build")
-        export_cli.show_costs(export_cli.measure_costs(build, list(CORES)))
+        counted = export_cli.measure_costs(build, list(CORES), rows)
+    with export_cli.answer(counted):
+        export_cli.show_costs(rows)

@@ -5,8 +5,8 @@ from typing import Any
 
 import tomli_w
 
+from export.encoders import ENCODERS
 from export.windows import Window
-from qat.encoding import ENCODERS
 from qat.neurons import NEURONS, RESETS, SYNAPSES, TIMINGS
 from qat.normalization import NORMS
 from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS

@@ -2,7 +2,8 @@
 
 from dataclasses import fields, replace
 
-from export.check import MOST_DELAY, check_identifier
+from export import names
+from export.check import MOST_DELAY
 from export.errors import BadInput
 from export.windows import Window
 from qat.config import Config, Layer
@@ -21,7 +22,7 @@ def check_graph(config: Config, where: str) -> None:
     sizes = {"input": 0}
     for i, (layer, sources) in enumerate(zip(config.layers, config.sources, strict=True)):
         place = f"{where}: layer[{i}]"
-        check_identifier(layer.name, f"{place}: name")
+        names.check_identifier(layer.name, f"{place}: name")
         if layer.name in sizes:
             raise BadInput(f"{place}: name: {layer.name!r} is taken")
         for name in sources:
@@ -40,12 +41,25 @@ def check_graph(config: Config, where: str) -> None:
             _check_added(config, layer, place)
         _check_connection(layer, sources, place)
         sizes[layer.name] = layer.size
+    names.check_layers(
+        {layer.name: f"{where}: layer[{i}]: name" for i, layer in enumerate(config.layers)}, _made(config)
+    )
     if config.layers[-1].connection == "pool":
         raise BadInput(f"{where}: layer[{i}]: connection: expected a readout as the last layer, and a pool is none")
     seen = {name for sources in config.sources for name in sources} | {layer.add for layer in config.layers}
     for i, layer in enumerate(config.layers[:-1]):
         if layer.name not in seen:
             raise BadInput(f"{where}: layer[{i}]: name: no layer sees {layer.name!r}")
+
+
+def _made(config: Config) -> dict[str, str]:
+    """The layers that lowering makes beside those of the configuration: what is seen late, what is added."""
+    made = {names.current(layer.add): f"the current of {layer.add}" for layer in config.layers if layer.add}
+    for layer, sources in zip(config.layers, config.sources, strict=True):
+        for source in sources:
+            late = (delay for delay in layer.delays if delay)
+            made |= {names.relay(source, delay): f"{source} {delay} steps late" for delay in late}
+    return made
 
 
 def _check_connection(layer: Layer, sources: tuple[str, ...], place: str) -> None:

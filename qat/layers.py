@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from export import names
 from export.errors import BadInput
 from qat import engine, engine_cuda, neurons, planes
 from qat.adjoint import Plan
@@ -88,11 +89,6 @@ class Integers:
         sharpness = grid.levels.new_ones(()) if grid.sharpness is None else grid.sharpness
         parts = (grid.borders, grid.levels, self.rises, sharpness)
         return [part.detach().to(grid.levels.device, dtype).contiguous() for part in parts]
-
-
-def current_name(layer: str) -> str:
-    """What that layer's current is called, where others add it."""
-    return f"{layer}_current"
 
 
 class SpikingLayer(nn.Module):
@@ -473,7 +469,7 @@ class SpikingLayer(nn.Module):
             if currents is not None and self.config.name in currents:
                 current = currents[self.config.name] = x if integers.bias is None else x + integers.bias
                 if record is not None:
-                    record[f"{current_name(self.config.name)}.current"] = current
+                    record[names.record(names.current(self.config.name), "current")] = current
         states = self.states(integers.params)
         for name, s in states.items():
             carried.setdefault(name, x.new_full((x.shape[1], self.config.size), s.init))

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from export import names
 from export.builder import Builder
 from export.errors import BadInput
 from export.fold import folded
 from export.intervals import Interval, claims_of, evaluate, find_invariants, prove, rounded
 from export.ir import Layer, Network, Shr, StateVar
 from qat import neurons
-from qat.layers import Integers, SpikingLayer, current_name
-from qat.network import Pool, SpikingNetwork, relay_name
+from qat.layers import Integers, SpikingLayer
+from qat.network import Pool, SpikingNetwork
 from qat.neurons import NEURONS
 
 FLOAT32_BITS, FLOAT64_BITS = 24, 53
@@ -92,10 +93,10 @@ def _relays(network: SpikingNetwork, source: str, size: int) -> list[Layer]:
     relays, before = [], 0
     for delay in network.delays(source):
         ops = Builder()
-        value, late = ops.input(relay_name(source, before)), ops.state("line")
+        value, late = ops.input(names.relay(source, before)), ops.state("line")
         line = StateVar("line", 0, 0, 0, value, delay=delay - before)
         said = {"neuron": "none", "delay": f"{source} {delay} steps late"}
-        relays.append(Layer(relay_name(source, delay), size, said, tuple(ops.ops), (line,), {}, late, "value"))
+        relays.append(Layer(names.relay(source, delay), size, said, tuple(ops.ops), (line,), {}, late, "value"))
         before = delay
     return relays
 
@@ -138,11 +139,11 @@ def _lower_layer(layer: SpikingLayer, network: SpikingNetwork, current_wanted: b
         total = ops.shl(total, fan_in_shift)
         fan_in_shift = 0
         if layer.added is not None:
-            added = ops.input(current_name(layer.added.config.name))
+            added = ops.input(names.current(layer.added.config.name))
             total = ops.add(total, ops.shl(added, int(layer.added_shift)))
     if current_wanted:
         total = total if integers.bias is None else ops.add(total, integers.bias)
-        name = current_name(config.name)
+        name = names.current(config.name)
         said = {"neuron": "none", "current": f"of {config.name}"} | _semantics_of_weights(layer)
         made.append(Layer(name, config.size, said, tuple(ops.ops), (), weights, total, "current"))
         ops, weights = Builder(), {}
@@ -184,7 +185,7 @@ def _fan_in(
     sizes = {node.config.name: node.config.size for node in network.nodes} | {"input": network.inputs}
     total, weights, first = None, {}, 0
     for number, (source, delay) in enumerate(network.connections(layer.config)):
-        seen, name = ops.input(relay_name(source, delay)), f"fan_in{number or ''}"
+        seen, name = ops.input(names.relay(source, delay)), f"fan_in{number or ''}"
         if layer.window is not None:
             weights[name] = codes
             product = ops.conv(name, seen, layer.window, layer.config.groups, levels)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from export.errors import BadInput
+from export.names import relay
 from export.windows import Window
 from qat import engine, planes
 from qat.config import MOST_SHARP, Config, Layer
@@ -24,11 +25,6 @@ from qat.weight_quantizers import Learned
 LOGIT_RANGE = 12.0
 TARGET_MARGIN = 1.25
 _CHECKED = 65_536  # values of the input that are checked at a time, so that they stay in a processor's cache
-
-
-def relay_name(source: str, delay: int) -> str:
-    """What that layer's outputs are called so many steps late."""
-    return f"{source}_delay{delay}" if delay else source
 
 
 class Pool(nn.Module):
@@ -294,7 +290,7 @@ class Flow:
 
     def seen(self, node: SpikingLayer | Pool) -> Tensor:
         """What the node sees (steps, batch, inputs): outputs of others, one beside the other."""
-        parts = [self.values[relay_name(*connection)] for connection in self.network.connections(node.config)]
+        parts = [self.values[relay(*connection)] for connection in self.network.connections(node.config)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
     def output(
@@ -321,7 +317,7 @@ class Flow:
         """Keeps what is seen of the source some steps late too: 0 before there was any."""
         before = 0
         for delay in self.network.delays(source):
-            value, name = self.values[relay_name(source, before)], relay_name(source, delay)
+            value, name = self.values[relay(source, before)], relay(source, delay)
             held = self.carried.setdefault(name, {})
             line = held.get("line", value.new_zeros(delay - before, *value.shape[1:]))
             both = torch.cat([line, value])

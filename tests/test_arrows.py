@@ -16,21 +16,23 @@ ROOT = Path(__file__).resolve().parent.parent
 # What of export each module of qat takes. Every other module of qat takes nothing.
 QAT_TO_EXPORT = {
     "qat.allocation": {"export.errors", "export.packing"},
-    "qat.config": {"export.windows"},
+    "qat.config": {"export.encoders", "export.windows"},
     "qat.config_file": {"export.errors"},
     "qat.data": {"export.errors"},
     "qat.data_common": {"export.errors"},
-    "qat.encoding": {"export.errors"},
-    "qat.network": {"export.errors", "export.windows"},
-    "qat.layers": {"export.errors"},
+    "qat.encoding": {"export.encoders", "export.errors"},
+    "qat.network": {"export.errors", "export.names", "export.windows"},
+    "qat.layers": {"export.errors", "export.names"},
     "qat.planes": {"export.windows"},
-    "qat.config_graph": {"export.check", "export.errors", "export.windows"},
+    "qat.config_graph": {"export.check", "export.errors", "export.names", "export.windows"},
     "qat.config_check": {"export.errors"},
     "qat.reservoir": {"export.errors"},
     "qat.ridge": {"export.errors"},
     "qat.warm_start": {"export.errors"},
     "qat.train": {"export.errors", "export.files"},
-    "qat.lower": {"export.builder", "export.errors", "export.fold", "export.intervals", "export.ir"},
+    "qat.lower": {
+        *("export.builder", "export.errors", "export.fold", "export.intervals", "export.ir", "export.names"),
+    },
     "qat.adjoint": {"export.builder", "export.errors", "export.ir"},
     "qat.lock": {"export.errors", "export.portable"},
     "qat.engine": {"export.errors", "export.executors.toolchain", "export.files", "export.portable", "export.render"},
@@ -39,25 +41,24 @@ QAT_TO_EXPORT = {
     "qat.pruning": {"export.errors"},
     "qat.cli": {
         *("export.build", "export.cli", "export.errors", "export.executors", "export.executors.toolchain"),
-        *("export.check", "export.files", "export.network_file", "export.portable", "export.vectors"),
+        *("export.files", "export.names", "export.network_file", "export.portable", "export.vectors"),
     },
 }
 
 # export, from what knows nothing to what knows all: a module takes only what stands in a row above its own.
 EXPORT_ORDER = [
-    {"export", "export.errors", "export.fixed", "export.portable"},
-    {"export.files"},
-    {"export.windows"},
+    {"export", "export.encoders", "export.errors", "export.executors.child", "export.fixed", "export.portable"},
+    {"export.executors.process", "export.files", "export.names", "export.windows"},
     {"export.ir"},
     {"export.builder"},
     {"export.fold"},
-    {"export.interpret", "export.intervals", "export.render", "export.executors.toolchain"},
-    {"export.check"},
+    {"export.bounds", "export.interpret", "export.intervals", "export.render"},
+    {"export.check", "export.executors.toolchain", "export.packing", "export.probes"},
     {"export.network_file", "export.vectors", "export.executors.emulator"},
-    {"export.packing"},
     {"export.emit_c_weights"},
     {"export.emit_c", "export.emit_onnx", "export.emit_python"},
     {"export.build"},
+    {"export.executors.answers", "export.executors.runner"},
     {"export.executors.host", "export.executors.python"},
     {"export.executors.core"},
     {"export.executors", "export.cost"},
@@ -65,18 +66,20 @@ EXPORT_ORDER = [
     {"export.cli"},
 ]
 
-# Who takes what from outside. Compilers, emulator and onnxruntime are taken by name, when they are needed.
+# Who takes what from outside. Compilers, emulator and onnxruntime are taken when they are needed.
 EXPORT_PACKAGES = {
     "click": {"export.cli"},
     "rich": {"export.cli"},
     "jinja2": {"export.render"},
     "onnx": {"export.emit_onnx"},
+    "onnxruntime": {"export.executors.child"},
     "fxpmath": {"export.fixed"},
     "numpy": {
-        *("export.build", "export.emit_c", "export.emit_c_weights", "export.emit_onnx", "export.fixed"),
-        *("export.check", "export.interpret", "export.intervals", "export.packing", "export.windows"),
+        *("export.build", "export.emit_c", "export.emit_c_weights", "export.emit_onnx", "export.encoders"),
+        *("export.check", "export.fixed", "export.interpret", "export.intervals", "export.packing", "export.windows"),
         *("export.fold", "export.ir", "export.network_file", "export.vectors", "export.verify"),
-        *("export.executors.host", "export.executors.python"),
+        *("export.executors.answers", "export.executors.child", "export.executors.core", "export.executors.host"),
+        *("export.executors.python", "export.probes"),
     },
 }
 

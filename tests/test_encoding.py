@@ -9,8 +9,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from export.encoders import ENCODERS, hash32
 from export.errors import BadInput
-from qat.encoding import ENCODERS, encode, encoded_channels, encoded_maximum, hash32
+from qat.encoding import encode, encoded_channels, encoded_maximum
 
 C_SOURCE = """
 #include <stdint.h>

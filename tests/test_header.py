@@ -436,7 +436,7 @@ def chain(name: str, *layers: tuple[str, str]) -> Network:
 NAMED = {
     "one letter": chain("a", ("b", "c")),
     "as long as may be": chain("x" * 32, ("y" * 32, "z" * 31)),
-    "a header of C": chain("stdint", ("stdio", "limits")),
+    "headers of C": chain("headers", ("stdio", "limits")),
     "a type of C": chain("int8", ("int8_t", "int32_t")),
     "macros of old compilers": chain("unix", ("linux", "unix"), ("unix", "linux")),
     "the header's own": chain(

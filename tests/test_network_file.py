@@ -14,7 +14,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from export import interpret
-from export.check import check_identifier
 from export.errors import BadInput
 from export.ir import (
     OPS,
@@ -39,6 +38,7 @@ from export.ir import (
     Table,
     op_name,
 )
+from export.names import check_identifier
 from export.network_file import digest, dumps, load, loads
 
 WHERE = "some/network.json"

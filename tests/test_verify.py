@@ -25,6 +25,7 @@ from export.build import Build
 from export.errors import BadInput
 from export.executors import EXECUTORS
 from export.interpret import Trace
+from export.probes import probe
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("unicorn")
@@ -202,10 +203,22 @@ def rows_of(done: Done) -> list[dict[str, Any]]:
     return rows
 
 
-def good_row(build: Build, executor: str, samples: int = 5) -> dict[str, Any]:
+def good_row(build: Build, executor: str, samples: int = 5, *, asked: bool = True) -> dict[str, Any]:
+    """`asked`: functions are called too, as they are where the run itself is equal."""
     sizes = sum(layer.size for layer in build.network.layers for _ in layer.records()) + build.network.outputs
-    counts = {"samples": samples, "steps": samples * 7, "values": samples * 7 * sizes, "mismatches": 0}
+    values = samples * 7 * sizes + asked * answers(build, executor, samples)
+    counts = {"samples": samples, "steps": samples * 7, "values": values, "mismatches": 0}
     return {"executor": executor, **counts, "first": None}
+
+
+def answers(build: Build, executor: str, samples: int) -> int:
+    """How many values the functions give that an executor has beside its run."""
+    x, reference = build.vectors()
+    asked = probe(build.network, x[:samples], {name: values[:samples] for name, values in reference.items()})
+    if executor in ("interpreter", "onnx"):
+        return 0
+    expected = asked.of_simulator() if executor == "simulator" else asked.of_header()
+    return sum(values.size for values in expected.values()) + (executor == "c-host")
 
 
 def complaint(row: dict[str, Any]) -> str:
@@ -227,12 +240,12 @@ def test_all_is_well_on_every_executor_and_every_value_was_compared(good: Build)
 
 def test_the_table_shows_the_same_numbers(good: Build) -> None:
     done = quantal("verify", good.path, "--on", "simulator", "--on", "interpreter")
-    row = good_row(good, "")
-    numbers = [f"{row[key]:,}" for key in ("samples", "steps", "values", "mismatches")]
+    keys = ("samples", "steps", "values", "mismatches")
+    expected = [good_row(good, executor) for executor in ("simulator", "interpreter")]
     titles, *rows = [line.split() for line in done.out.splitlines()]
     assert (done.code, done.err) == (0, "")
     assert titles == ["executor", "samples", "steps", "values", "mismatches"]
-    assert rows == [["simulator", *numbers], ["interpreter", *numbers]]
+    assert rows == [[row["executor"], *(f"{row[key]:,}" for key in keys)] for row in expected]
 
 
 @pytest.mark.parametrize("signed", [False, True], ids=["changed later", "made so"])
@@ -247,7 +260,8 @@ def test_a_single_fault_is_found_and_its_first_effect_named(
     _, reference = good.vectors()
     got = run(build, executor)
     mismatches = sum(int((got[name] != values).sum()) for name, values in reference.items())
-    expected = good_row(good, executor) | {"mismatches": mismatches, "first": first_difference(reference, got)}
+    found = {"mismatches": mismatches, "first": first_difference(reference, got)}
+    expected = good_row(good, executor, asked=False) | found
     done = quantal("verify", build.path, "--on", executor, "--json")
     assert done.code == 1
     assert rows_of(done) == [expected]
@@ -310,7 +324,8 @@ def test_a_changed_value_of_the_vectors_fails_every_executor(record: str, good: 
     layer, _, name = record.rpartition(".")
     first = {"sample": 4, "step": 6, "layer": layer or "output", "neuron": 3, "record": name}
     first |= {"expected": int(trace[record][4, 6, 3]) + 1, "got": int(trace[record][4, 6, 3])}
-    expected = [good_row(good, executor) | {"mismatches": 1, "first": first} for executor in EXECUTORS]
+    found = {"mismatches": 1, "first": first}
+    expected = [good_row(good, executor, asked=False) | found for executor in EXECUTORS]
     assert (done.code, rows_of(done)) == (1, expected)
     assert done.err.splitlines() == [complaint(row) for row in expected]
 
@@ -367,7 +382,12 @@ def test_a_header_that_does_not_compile_fails_in_a_line_each_and_the_others_stil
     in_c = ("c-host", "cortex-m0", "cortex-m4", "riscv32")
     empty = {"samples": 0, "steps": 0, "values": 0, "mismatches": 0, "first": None}
     expected = [{"executor": e} | empty if e in in_c else good_row(good, e) for e in EXECUTORS]
-    assert rows_of(done) == expected
+    rows = rows_of(done)
+    errors = [row.pop("error") for row in rows if row["executor"] in in_c]
+    assert rows == expected
+    assert [
+        f"quantal: {executor}: {error}" for executor, error in zip(in_c, errors, strict=True)
+    ] == done.err.splitlines()
     lines = done.err.splitlines()
     assert len(lines) == len(in_c)
     for executor, line in zip(in_c, lines, strict=True):

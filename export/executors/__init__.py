@@ -1,23 +1,18 @@
 """Everything that can run an integer network: a row of EXECUTORS each.
 
-An executor takes an opened build and gives a function from inputs (samples, steps, inputs) to the trace of every
-record and "output", each (samples, steps, neurons). To add one: a function, and its row.
+An executor takes an opened build, and how long it may take, and gives a Runner. To add one: a function, and its row.
 """
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from export.build import Build
 from export.executors.core import on_core
 from export.executors.host import on_host
 from export.executors.python import on_interpreter, on_onnx, on_simulator
+from export.executors.runner import Runner
 from export.executors.toolchain import CORES
-from export.fixed import Ints
-from export.interpret import Trace
 
-Runner = Callable[[Ints], Trace]
-
-EXECUTORS: dict[str, Callable[[Build], AbstractContextManager[Runner]]] = {
+EXECUTORS: dict[str, Callable[..., AbstractContextManager[Runner]]] = {
     "interpreter": on_interpreter,
     "simulator": on_simulator,
     "onnx": on_onnx,

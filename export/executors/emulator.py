@@ -21,6 +21,8 @@ _STACK = 0x2000_0000
 _STACK_SIZE = 64 * 1024
 _PAINT = b"\xa5"
 _WORD = 4
+_MOST = 10**10  # instructions of a call, where nobody says how many
+_ROOM = 0x4000_0000  # what `room` gives lies from here up
 _MASK = 0xFFFF_FFFF
 
 # Unicorn's processor models. The E31 is RV32IMAC: what it has beyond `riscv32`, the compiler does not use.
@@ -77,6 +79,7 @@ class Machine:
         """Unicorn's own object, for what this class does not offer."""
         self.engine.ctl_set_cpu_model(getattr(registers, _MODELS[core.name]))
         self._hook: int | None = None
+        self._room = _ROOM
         self._visits: Counter[tuple[int, int]] = Counter()  # how often each block (address, bytes) was entered
         self._length = cache(self._count_instructions)
         self._symbols: dict[str, int] = {}
@@ -109,20 +112,31 @@ class Machine:
         except self._unicorn.UcError as error:
             raise EmulationError(f"{self._name}: cannot write {len(data)} bytes at {address:#x}: {error}") from error
 
-    def call(self, name: str, *args: int) -> int:
+    def room(self, size: int) -> int:
+        """The address of `size` bytes of further memory, zeros at first. Raises EmulationError where there is none."""
+        address, pages = self._room, -(-size // _PAGE) or 1
+        try:
+            self.engine.mem_map(address, pages * _PAGE)
+        except self._unicorn.UcError as error:
+            raise EmulationError(f"{self._name}: no room for {size} bytes more: {error}") from error
+        self._room += (pages + 1) * _PAGE  # with a page between them that is nobody's
+        return address
+
+    def call(self, name: str, *args: int, most: int = _MOST) -> int:
         """Calls a function with up to four arguments of at most 32 bits; returns its result as unsigned 32 bits.
 
-        Raises EmulationError with the place in the program where it faults, a stack overflow included.
+        Raises EmulationError with the place in the program where it faults, a stack overflow included, or where it is
+        after `most` instructions.
         """
         self._watch(False)
-        return self._run(name, args)
+        return self._run(name, args, most)
 
-    def count(self, name: str, *args: int) -> Counted:
+    def count(self, name: str, *args: int, most: int = _MOST) -> Counted:
         """As `call`, and counts. Slower: every basic block that runs costs a call into Python."""
         self._watch(True)
         self._visits.clear()
         self.write(_STACK, _PAINT * _STACK_SIZE)
-        result = self._run(name, args)
+        result = self._run(name, args, most)
         used = len(self.read(_STACK, _STACK_SIZE).lstrip(_PAINT))
         return Counted(
             result,
@@ -155,7 +169,7 @@ class Machine:
         pairs = ((4, self._unicorn.UC_PROT_READ), (2, self._unicorn.UC_PROT_WRITE), (1, self._unicorn.UC_PROT_EXEC))
         return sum(permission for flag, permission in pairs if elf_flags & flag)
 
-    def _run(self, name: str, args: tuple[int, ...]) -> int:
+    def _run(self, name: str, args: tuple[int, ...], most: int) -> int:
         if len(args) > len(self._arguments):
             raise TypeError(f"{name}: {len(args)} arguments, of which registers hold {len(self._arguments)}")
         start = self.symbol(name)
@@ -165,12 +179,23 @@ class Machine:
         self.engine.reg_write(self._link, _RETURN | self._thumb)
         try:
             # Bit 0 of the start selects Thumb; the end is compared with the program counter, which never has it.
-            self.engine.emu_start(start, _RETURN)
+            self.engine.emu_start(start, _RETURN, count=most)
         except self._unicorn.UcError as error:
             raise EmulationError(f"{self._name}: {name}: {error} at {self._place()}") from error
-        if self.engine.reg_read(self._pc) != _RETURN:  # as after an instruction that waits for an interrupt
-            raise EmulationError(f"{self._name}: {name}: stopped at {self._place()}")
+        if self.engine.reg_read(self._pc) != _RETURN:
+            when = "" if self._waits() else f"after {most:,} instructions "
+            raise EmulationError(f"{self._name}: {name}: stopped {when}at {self._place()}")
         return int(self.engine.reg_read(self._arguments[0])) & _MASK
+
+    def _waits(self) -> bool:
+        """Whether the last instruction was one that waits for an interrupt."""
+        pc = int(self.engine.reg_read(self._pc))
+        codes = (0xBF20, 0xBF30) if self._thumb else (0x10500073,)  # wfe, wfi
+        size = 2 if self._thumb else 4
+        try:
+            return int.from_bytes(self.engine.mem_read(pc - size, size), "little") in codes
+        except self._unicorn.UcError:
+            return False
 
     def _place(self) -> str:
         """The program counter and the function before it."""

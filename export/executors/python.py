@@ -1,78 +1,87 @@
-"""The executors that run in this process: the interpreter, the emitted simulator, the ONNX model."""
+"""The interpreter, in this process, and the emitted simulator and ONNX model, in one of their own that can be ended."""
 
 import importlib.util
-from collections.abc import Callable, Iterator
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
 from export import interpret
+from export.bounds import GENEROUS, Bounds
 from export.build import Build
+from export.emit_c import input_dtype
 from export.errors import BadInput, ExecutorError
-from export.executors.toolchain import require
+from export.executors import process
+from export.executors.runner import Runner
+from export.executors.toolchain import INSTALL
 from export.fixed import Ints
 from export.interpret import Trace
+from export.probes import Probe
+from export.vectors import record_sizes
 
-Runner = Callable[[Ints], Trace]
+_CHILD = Path(__file__).with_name("child.py")
 
 
 @contextmanager
-def on_interpreter(build: Build) -> Iterator[Runner]:
+def on_interpreter(build: Build, bounds: Bounds = GENEROUS) -> Iterator[Runner]:
     """network.json, op by op."""
-    yield lambda x: interpret.run(build.network, x)
+    yield Runner(lambda x: interpret.run(build.network, x))
 
 
 @contextmanager
-def on_simulator(build: Build) -> Iterator[Runner]:
+def on_simulator(build: Build, bounds: Bounds = GENEROUS) -> Iterator[Runner]:
     """NAME_sim.py, as it stands in the build."""
-    spec = importlib.util.spec_from_file_location(f"{build.network.name}_sim", build.simulator)
-    if spec is None or spec.loader is None:
-        raise BadInput(f"{build.simulator}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        # Compiled from the text: a stale byte-code cache beside it must not answer for a changed file.
-        exec(compile(build.simulator.read_text(encoding="utf-8"), str(build.simulator), "exec"), module.__dict__)
-    except (Exception, SystemExit) as error:  # to exit early, with whatever code, is to fail
-        raise ExecutorError(f"{build.simulator}: does not load ({type(error).__name__}: {error})") from None
-    yield _guarded(lambda x: module.run(x), str(build.simulator))
-
-
-@contextmanager
-def on_onnx(build: Build) -> Iterator[Runner]:
-    """NAME.onnx in onnxruntime, a call a step, the states carried from one to the next."""
-    runtime: Any = require("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        session = runtime.InferenceSession(build.onnx.read_bytes(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        first = str(error).splitlines()[0]
-        raise ExecutorError(f"{build.onnx}: onnxruntime does not load it ({first})") from None
-    names = [output.name for output in session.get_outputs()]
-    compared = {"output", *(name for layer in build.network.layers for name, _ in layer.records())}
 
     def run(x: Ints) -> Trace:
-        states = {k: v.astype(np.int32) for k, v in interpret.initial_states(build.network, len(x)).items()}
-        steps = []
-        for t in range(x.shape[1]):
-            results = session.run(names, {"input": x[:, t].astype(np.int32), **states})
-            after = {name.removesuffix(".next"): value for name, value in zip(names, results, strict=True)}
-            states = {name: after[name] for name in states}
-            steps.append({name: value for name, value in after.items() if name in compared})
-        return {name: np.stack([after[name] for after in steps], axis=1) for name in steps[0]}
+        return _ask("simulator", build.simulator, {"x": _typed(build, x)}, _seconds(build, bounds, x))
 
-    yield _guarded(run, str(build.onnx))
+    def ask(probe: Probe) -> tuple[Trace, Trace]:
+        asked = {"x": _typed(build, probe.x), "outputs": probe.traces}
+        return probe.of_simulator(), _ask("simulator", build.simulator, asked, _seconds(build, bounds, probe.x))
+
+    yield Runner(run, ask)
 
 
-def _guarded(run: Callable[[Ints], Any], where: str) -> Runner:
-    def guarded(x: Ints) -> Trace:
-        try:
-            trace = {name: np.asarray(values) for name, values in run(x).items()}
-        except (Exception, SystemExit) as error:
-            first = (str(error).splitlines() or [""])[0]
-            raise ExecutorError(f"{where}: fails to run ({type(error).__name__}: {first})") from None
-        return trace
+@contextmanager
+def on_onnx(build: Build, bounds: Bounds = GENEROUS) -> Iterator[Runner]:
+    """NAME.onnx in onnxruntime, a call a step, the states carried from one to the next."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise BadInput(f"cannot import onnxruntime: {INSTALL}")
+    states = interpret.initial_states(build.network, 1)
+    # What is not compared, such as the states of a ring, need not come back.
+    unseen = {f"not {name}": np.zeros(0, np.int8) for name in states if name not in record_sizes(build.network)}
+    asked: dict[str, np.ndarray] = {f"state {name}": values for name, values in states.items()}
 
-    return guarded
+    def run(x: Ints) -> Trace:
+        return _ask("onnx", build.onnx, {"x": _typed(build, x)} | asked | unseen, _seconds(build, bounds, x))
+
+    yield Runner(run)
+
+
+def _typed(build: Build, x: Ints) -> np.ndarray:
+    return x.astype(input_dtype(build.network))
+
+
+def _seconds(build: Build, bounds: Bounds, x: Ints) -> int:
+    return bounds.of_process(build.network, *x.shape[:2])
+
+
+def _ask(kind: str, model: Path, asked: Mapping[str, np.ndarray], seconds: int) -> Trace:
+    """What a child process makes of the model and of what it is asked. Raises ExecutorError where that is nothing."""
+    with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
+        question, answer = Path(folder) / "asked.npz", Path(folder) / "answer.npz"
+        np.savez(question, **asked)  # type: ignore[arg-type]
+        # -P: what lies beside a program of ours is none of our modules.
+        command: list[str | Path] = [sys.executable, "-P", _CHILD, kind, model, question, answer]
+        done = process.run(command, seconds=seconds)
+        failure = answer.with_suffix(".txt")
+        if failure.exists():
+            raise ExecutorError(f"{model}: {failure.read_text(encoding='utf-8')}")
+        if done.code != 0 or not answer.exists():
+            said = done.err.decode(errors="replace").splitlines()
+            raise ExecutorError(f"{model}: ended with exit code {done.code} ({said[-1] if said else 'no message'})")
+        with np.load(answer, allow_pickle=False) as file:
+            return {name.removeprefix("of "): file[name] for name in file.files}

@@ -14,7 +14,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,9 +23,12 @@ from types import ModuleType
 
 from export import portable
 from export.errors import BadInput
+from export.executors import process
 from export.files import scratch
 
 INSTALL = "pip install 'quantal[verify]'"
+SECONDS = 600
+"""How long a compiler may take, which at first builds its own library."""
 
 
 _ERROR = re.compile("error:", re.IGNORECASE)
@@ -182,11 +184,13 @@ def invoke(command: Sequence[str]) -> None:
         cache = str(cache_folder("zig"))
         environment |= {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
+        done = process.run(command, seconds=SECONDS, environment=environment)
+    except process.Stopped as error:
+        raise CompileError(str(error)) from None
     except OSError as error:  # it is no program of this machine
         raise CompileError(f"{command[0]}: cannot be run ({error.strerror})") from None
-    if done.returncode:
-        raise CompileError(done.stderr)
+    if done.code:
+        raise CompileError(done.err.decode(errors="replace"))
 
 
 def _host_command(variable: str, name: str, what: str) -> list[str]:

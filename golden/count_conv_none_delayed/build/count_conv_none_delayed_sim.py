@@ -132,7 +132,7 @@ LAYER1_OUT_1_THRESHOLD = table(
     151, 137, 157, 162, 141
 ).repeat(2)
 
-LAYER1_OUT_TAPS_3 = taps((8, 8), (7, 8), (1, 1), (0, 0))
+LAYER1_OUT_TAPS3 = taps((8, 8), (7, 8), (1, 1), (0, 0))
 
 
 def initial_state(samples):
@@ -148,7 +148,7 @@ def step(state, x):
     v0 = LAYER1_OUT_0_BIAS  # [2, 6]
     v1 = LAYER1_OUT_1_THRESHOLD  # [137, 162]
     v2 = outputs['input']  # [0, 16]
-    v3 = convolution(v2, LAYER1_OUT_FAN_IN_3, LAYER1_OUT_TAPS_3, 1, 1)  # [-2624, 3088]
+    v3 = convolution(v2, LAYER1_OUT_FAN_IN_3, LAYER1_OUT_TAPS3, 1, 1)  # [-2624, 3088]
     v4 = state['out.u']  # [-128, 127]
     v5 = state['out.count']  # [0, 65535]
     v6 = v3 + v0  # [-2621, 3094]

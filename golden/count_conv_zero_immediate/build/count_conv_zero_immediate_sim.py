@@ -132,7 +132,7 @@ LAYER1_OUT_1_THRESHOLD = table(
     153, 154, 154, 152, 152
 ).repeat(2)
 
-LAYER1_OUT_TAPS_4 = taps((8, 8), (7, 8), (1, 1), (0, 0))
+LAYER1_OUT_TAPS4 = taps((8, 8), (7, 8), (1, 1), (0, 0))
 
 
 def initial_state(samples):
@@ -149,7 +149,7 @@ def step(state, x):
     v1 = LAYER1_OUT_1_THRESHOLD  # [152, 154]
     v2 = 55  # [55, 55]
     v3 = outputs['input']  # [0, 16]
-    v4 = convolution(v3, LAYER1_OUT_FAN_IN_4, LAYER1_OUT_TAPS_4, 1, 1)  # [-3520, 1280]
+    v4 = convolution(v3, LAYER1_OUT_FAN_IN_4, LAYER1_OUT_TAPS4, 1, 1)  # [-3520, 1280]
     v5 = state['out.u']  # [-128, 127]
     v6 = state['out.count']  # [0, 65535]
     v7 = v4 + v0  # [-3524, 1280]

@@ -82,9 +82,9 @@ LAYER1_LINE_0_THRESHOLD = table(
     75, 112, 126, 89, 89
 ).repeat(11)
 
-LAYER1_LINE_TAPS_3 = taps((1, 32), (1, 4), (1, 3), (0, 1))
+LAYER1_LINE_TAPS3 = taps((1, 32), (1, 4), (1, 3), (0, 1))
 
-LAYER2_SUMS_TAPS_1 = taps((1, 11), (1, 3), (1, 2), (0, 0))
+LAYER2_SUMS_TAPS1 = taps((1, 11), (1, 3), (1, 2), (0, 0))
 
 LAYER3_DEEP_FAN_IN_4 = matrix(
     """
@@ -110,7 +110,7 @@ LAYER3_DEEP_1_THRESHOLD = table(
     449, 422, 412
 ).repeat(4)
 
-LAYER3_DEEP_TAPS_4 = taps((1, 5), (1, 2), (1, 1), (0, 0))
+LAYER3_DEEP_TAPS4 = taps((1, 5), (1, 2), (1, 1), (0, 0))
 
 LAYER4_OUT_FAN_IN_3 = matrix(
     """
@@ -152,7 +152,7 @@ def step(state, x):
     v0 = LAYER1_LINE_0_THRESHOLD  # [75, 126]
     v1 = 54  # [54, 54]
     v2 = outputs['input']  # [0, 16]
-    v3 = convolution(v2, LAYER1_LINE_FAN_IN_3, LAYER1_LINE_TAPS_3, 2, 1)  # [-96, 32]
+    v3 = convolution(v2, LAYER1_LINE_FAN_IN_3, LAYER1_LINE_TAPS3, 2, 1)  # [-96, 32]
     v4 = state['line.u']  # [-128, 127]
     v5 = v3 << 3  # [-768, 256]
     v6 = v4 * v1  # [-6912, 6858]
@@ -170,7 +170,7 @@ def step(state, x):
 
     # sums
     v0 = outputs['line']  # [0, 1]
-    v1 = gathered(v0, LAYER2_SUMS_TAPS_1, 5).sum(axis=-1).reshape(len(v0), -1)  # [0, 3]
+    v1 = gathered(v0, LAYER2_SUMS_TAPS1, 5).sum(axis=-1).reshape(len(v0), -1)  # [0, 3]
     after["sums.sum"] = v1
     outputs["sums"] = v1
 
@@ -179,7 +179,7 @@ def step(state, x):
     v1 = LAYER3_DEEP_1_THRESHOLD  # [412, 449]
     v2 = 54  # [54, 54]
     v3 = outputs['sums']  # [0, 3]
-    v4 = convolution(v3, LAYER3_DEEP_FAN_IN_4, LAYER3_DEEP_TAPS_4, 5, 1)  # [-987, 1431]
+    v4 = convolution(v3, LAYER3_DEEP_FAN_IN_4, LAYER3_DEEP_TAPS4, 5, 1)  # [-987, 1431]
     v5 = state['deep.u']  # [-128, 127]
     v6 = v4 + v0  # [-977, 1411]
     v7 = v5 << 2  # [-512, 508]

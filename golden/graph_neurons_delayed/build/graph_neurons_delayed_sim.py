@@ -114,7 +114,7 @@ LAYER1_IMAGE_1_THRESHOLD = table(
     86, 75, 61, 48
 ).repeat(9)
 
-LAYER1_IMAGE_TAPS_4 = taps((8, 8), (3, 3), (2, 2), (0, 0))
+LAYER1_IMAGE_TAPS4 = taps((8, 8), (3, 3), (2, 2), (0, 0))
 
 LAYER3_SUBTRACT_DELAYED_FAN_IN_4 = matrix(
     """
@@ -1815,7 +1815,7 @@ def step(state, x):
     v1 = LAYER1_IMAGE_1_THRESHOLD  # [48, 86]
     v2 = 59  # [59, 59]
     v3 = outputs['input']  # [0, 16]
-    v4 = convolution(v3, LAYER1_IMAGE_FAN_IN_4, LAYER1_IMAGE_TAPS_4, 1, 1)  # [-224, 144]
+    v4 = convolution(v3, LAYER1_IMAGE_FAN_IN_4, LAYER1_IMAGE_TAPS4, 1, 1)  # [-224, 144]
     v5 = state['image.u']  # [-128, 127]
     v6 = v4 << 1  # [-448, 288]
     v7 = v6 + v0  # [-449, 290]

@@ -110,7 +110,7 @@ LAYER1_IMAGE_1_THRESHOLD = table(
     77, 77, 68, 47
 ).repeat(9)
 
-LAYER1_IMAGE_TAPS_4 = taps((8, 8), (3, 3), (2, 2), (0, 0))
+LAYER1_IMAGE_TAPS4 = taps((8, 8), (3, 3), (2, 2), (0, 0))
 
 LAYER2_SUBTRACT_DELAYED_FAN_IN_3 = matrix(
     """
@@ -1121,7 +1121,7 @@ def step(state, x):
     v1 = LAYER1_IMAGE_1_THRESHOLD  # [47, 77]
     v2 = 57  # [57, 57]
     v3 = outputs['input']  # [0, 16]
-    v4 = convolution(v3, LAYER1_IMAGE_FAN_IN_4, LAYER1_IMAGE_TAPS_4, 1, 1)  # [-208, 112]
+    v4 = convolution(v3, LAYER1_IMAGE_FAN_IN_4, LAYER1_IMAGE_TAPS4, 1, 1)  # [-208, 112]
     v5 = state['image.u']  # [-128, 127]
     v6 = v4 << 1  # [-416, 224]
     v7 = v6 + v0  # [-412, 228]

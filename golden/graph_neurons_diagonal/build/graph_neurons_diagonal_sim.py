@@ -121,7 +121,7 @@ LAYER1_IMAGE_1_THRESHOLD = table(
     70, 126, 79, 46
 ).repeat(9)
 
-LAYER1_IMAGE_TAPS_4 = taps((8, 8), (3, 3), (2, 2), (0, 0))
+LAYER1_IMAGE_TAPS4 = taps((8, 8), (3, 3), (2, 2), (0, 0))
 
 LAYER2_SUBTRACT_DELAYED_FAN_IN_3 = matrix(
     """
@@ -1132,7 +1132,7 @@ def step(state, x):
     v1 = LAYER1_IMAGE_1_THRESHOLD  # [46, 126]
     v2 = 61  # [61, 61]
     v3 = outputs['input']  # [0, 16]
-    v4 = convolution(v3, LAYER1_IMAGE_FAN_IN_4, LAYER1_IMAGE_TAPS_4, 1, 1)  # [-304, 224]
+    v4 = convolution(v3, LAYER1_IMAGE_FAN_IN_4, LAYER1_IMAGE_TAPS4, 1, 1)  # [-304, 224]
     v5 = state['image.u']  # [-128, 127]
     v6 = v4 << 1  # [-608, 448]
     v7 = v6 + v0  # [-609, 450]

@@ -105,7 +105,7 @@ LAYER1_IMAGE_1_THRESHOLD = table(
     77, 75, 50, 54
 ).repeat(9)
 
-LAYER1_IMAGE_TAPS_3 = taps((1, 64), (1, 3), (1, 7), (0, 0))
+LAYER1_IMAGE_TAPS3 = taps((1, 64), (1, 3), (1, 7), (0, 0))
 
 LAYER2_SUBTRACT_DELAYED_FAN_IN_4 = matrix(
     """
@@ -141,7 +141,7 @@ LAYER2_SUBTRACT_DELAYED_1_THRESHOLD = table(
     68, 91
 ).repeat(2)
 
-LAYER2_SUBTRACT_DELAYED_TAPS_4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
+LAYER2_SUBTRACT_DELAYED_TAPS4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
 
 LAYER3_SUBTRACT_IMMEDIATE_FAN_IN_4 = matrix(
     """
@@ -177,7 +177,7 @@ LAYER3_SUBTRACT_IMMEDIATE_1_THRESHOLD = table(
     59, 82
 ).repeat(2)
 
-LAYER3_SUBTRACT_IMMEDIATE_TAPS_4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
+LAYER3_SUBTRACT_IMMEDIATE_TAPS4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
 
 LAYER4_ZERO_DELAYED_FAN_IN_4 = matrix(
     """
@@ -213,7 +213,7 @@ LAYER4_ZERO_DELAYED_1_THRESHOLD = table(
     64, 57
 ).repeat(2)
 
-LAYER4_ZERO_DELAYED_TAPS_4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
+LAYER4_ZERO_DELAYED_TAPS4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
 
 LAYER5_ZERO_IMMEDIATE_FAN_IN_3 = matrix(
     """
@@ -249,7 +249,7 @@ LAYER5_ZERO_IMMEDIATE_1_THRESHOLD = table(
     61, 58
 ).repeat(2)
 
-LAYER5_ZERO_IMMEDIATE_TAPS_3 = taps((1, 9), (1, 5), (1, 4), (0, 0))
+LAYER5_ZERO_IMMEDIATE_TAPS3 = taps((1, 9), (1, 5), (1, 4), (0, 0))
 
 LAYER6_NONE_DELAYED_FAN_IN_4 = matrix(
     """
@@ -281,7 +281,7 @@ LAYER6_NONE_DELAYED_0_BIAS = table(
     -2, 0
 ).repeat(2)
 
-LAYER6_NONE_DELAYED_TAPS_4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
+LAYER6_NONE_DELAYED_TAPS4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
 
 LAYER7_NONE_IMMEDIATE_FAN_IN_4 = matrix(
     """
@@ -313,7 +313,7 @@ LAYER7_NONE_IMMEDIATE_1_THRESHOLD = table(
     79, 70
 ).repeat(2)
 
-LAYER7_NONE_IMMEDIATE_TAPS_4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
+LAYER7_NONE_IMMEDIATE_TAPS4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
 
 LAYER8_SUBTRACT_SNNTORCH_FAN_IN_4 = matrix(
     """
@@ -349,7 +349,7 @@ LAYER8_SUBTRACT_SNNTORCH_1_THRESHOLD = table(
     68, 76
 ).repeat(2)
 
-LAYER8_SUBTRACT_SNNTORCH_TAPS_4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
+LAYER8_SUBTRACT_SNNTORCH_TAPS4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
 
 LAYER9_ZERO_BEFORE_DELAYED_FAN_IN_4 = matrix(
     """
@@ -385,7 +385,7 @@ LAYER9_ZERO_BEFORE_DELAYED_1_THRESHOLD = table(
     64, 60
 ).repeat(2)
 
-LAYER9_ZERO_BEFORE_DELAYED_TAPS_4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
+LAYER9_ZERO_BEFORE_DELAYED_TAPS4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
 
 LAYER10_SYNAPSE_FAN_IN_5 = matrix(
     """
@@ -421,7 +421,7 @@ LAYER10_SYNAPSE_1_THRESHOLD = table(
     57, 65
 ).repeat(2)
 
-LAYER10_SYNAPSE_TAPS_5 = taps((1, 9), (1, 5), (1, 4), (0, 0))
+LAYER10_SYNAPSE_TAPS5 = taps((1, 9), (1, 5), (1, 4), (0, 0))
 
 LAYER11_ADAPTIVE_FAN_IN_4 = matrix(
     """
@@ -461,7 +461,7 @@ LAYER11_ADAPTIVE_2_ADAPTATION = table(
     40, 23
 ).repeat(2)
 
-LAYER11_ADAPTIVE_TAPS_4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
+LAYER11_ADAPTIVE_TAPS4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
 
 LAYER12_REFRACTORY_FAN_IN_4 = matrix(
     """
@@ -497,7 +497,7 @@ LAYER12_REFRACTORY_1_THRESHOLD = table(
     60, 54
 ).repeat(2)
 
-LAYER12_REFRACTORY_TAPS_4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
+LAYER12_REFRACTORY_TAPS4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
 
 LAYER13_NO_LEAK_FAN_IN_3 = matrix(
     """
@@ -533,7 +533,7 @@ LAYER13_NO_LEAK_1_THRESHOLD = table(
     94, 64
 ).repeat(2)
 
-LAYER13_NO_LEAK_TAPS_3 = taps((1, 9), (1, 5), (1, 4), (0, 0))
+LAYER13_NO_LEAK_TAPS3 = taps((1, 9), (1, 5), (1, 4), (0, 0))
 
 LAYER14_ALPHA_FAN_IN_5 = matrix(
     """
@@ -569,7 +569,7 @@ LAYER14_ALPHA_1_THRESHOLD = table(
     49, 46
 ).repeat(2)
 
-LAYER14_ALPHA_TAPS_5 = taps((1, 9), (1, 5), (1, 4), (0, 0))
+LAYER14_ALPHA_TAPS5 = taps((1, 9), (1, 5), (1, 4), (0, 0))
 
 LAYER15_ALPHA_UNRESET_FAN_IN_5 = matrix(
     """
@@ -605,7 +605,7 @@ LAYER15_ALPHA_UNRESET_1_THRESHOLD = table(
     68, 77
 ).repeat(2)
 
-LAYER15_ALPHA_UNRESET_TAPS_5 = taps((1, 9), (1, 5), (1, 4), (0, 0))
+LAYER15_ALPHA_UNRESET_TAPS5 = taps((1, 9), (1, 5), (1, 4), (0, 0))
 
 LAYER16_STEP_FAN_IN_3 = matrix(
     """
@@ -641,7 +641,7 @@ LAYER16_STEP_1_THRESHOLD = table(
     72, 79
 ).repeat(2)
 
-LAYER16_STEP_TAPS_3 = taps((1, 9), (1, 5), (1, 4), (0, 0))
+LAYER16_STEP_TAPS3 = taps((1, 9), (1, 5), (1, 4), (0, 0))
 
 LAYER17_SEVERAL_FAN_IN_4 = matrix(
     """
@@ -681,7 +681,7 @@ LAYER17_SEVERAL_13_CONSTANT = table(
     136, 188
 ).repeat(2)
 
-LAYER17_SEVERAL_TAPS_4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
+LAYER17_SEVERAL_TAPS4 = taps((1, 9), (1, 5), (1, 4), (0, 0))
 
 LAYER18_ALL_FAN_IN_4 = matrix(
     """
@@ -873,7 +873,7 @@ LAYER19_OUT_1_THRESHOLD = table(
     56, 64, 64, 56, 63, 62, 60, 62, 58, 58
 )
 
-LAYER19_OUT_TAPS_4 = taps((1, 4), (1, 4), (1, 1), (0, 0))
+LAYER19_OUT_TAPS4 = taps((1, 4), (1, 4), (1, 1), (0, 0))
 
 
 def initial_state(samples):
@@ -889,7 +889,7 @@ def step(state, x):
     v0 = LAYER1_IMAGE_0_BIAS  # [-3, 3]
     v1 = LAYER1_IMAGE_1_THRESHOLD  # [50, 77]
     v2 = outputs['input']  # [0, 16]
-    v3 = convolution(v2, LAYER1_IMAGE_FAN_IN_3, LAYER1_IMAGE_TAPS_3, 1, 1)  # [-96, 64]
+    v3 = convolution(v2, LAYER1_IMAGE_FAN_IN_3, LAYER1_IMAGE_TAPS3, 1, 1)  # [-96, 64]
     v4 = state['image.u']  # [-128, 127]
     v5 = v3 << 1  # [-192, 128]
     v6 = v5 + v0  # [-193, 131]
@@ -912,7 +912,7 @@ def step(state, x):
     v1 = LAYER2_SUBTRACT_DELAYED_1_THRESHOLD  # [68, 91]
     v2 = 58  # [58, 58]
     v3 = outputs['image']  # [0, 1]
-    v4 = convolution(v3, LAYER2_SUBTRACT_DELAYED_FAN_IN_4, LAYER2_SUBTRACT_DELAYED_TAPS_4, 4, 1)  # [-17, 17]
+    v4 = convolution(v3, LAYER2_SUBTRACT_DELAYED_FAN_IN_4, LAYER2_SUBTRACT_DELAYED_TAPS4, 4, 1)  # [-17, 17]
     v5 = state['subtract_delayed.u']  # [-128, 127]
     v6 = v4 << 5  # [-544, 544]
     v7 = v6 + v0  # [-545, 541]
@@ -934,7 +934,7 @@ def step(state, x):
     v1 = LAYER3_SUBTRACT_IMMEDIATE_1_THRESHOLD  # [59, 82]
     v2 = 57  # [57, 57]
     v3 = outputs['image']  # [0, 1]
-    v4 = convolution(v3, LAYER3_SUBTRACT_IMMEDIATE_FAN_IN_4, LAYER3_SUBTRACT_IMMEDIATE_TAPS_4, 4, 1)  # [-19, 16]
+    v4 = convolution(v3, LAYER3_SUBTRACT_IMMEDIATE_FAN_IN_4, LAYER3_SUBTRACT_IMMEDIATE_TAPS4, 4, 1)  # [-19, 16]
     v5 = state['subtract_immediate.u']  # [-128, 127]
     v6 = v4 << 5  # [-608, 512]
     v7 = v6 + v0  # [-615, 511]
@@ -956,7 +956,7 @@ def step(state, x):
     v1 = LAYER4_ZERO_DELAYED_1_THRESHOLD  # [57, 64]
     v2 = 58  # [58, 58]
     v3 = outputs['image']  # [0, 1]
-    v4 = convolution(v3, LAYER4_ZERO_DELAYED_FAN_IN_4, LAYER4_ZERO_DELAYED_TAPS_4, 4, 1)  # [-16, 13]
+    v4 = convolution(v3, LAYER4_ZERO_DELAYED_FAN_IN_4, LAYER4_ZERO_DELAYED_TAPS4, 4, 1)  # [-16, 13]
     v5 = state['zero_delayed.u']  # [-128, 127]
     v6 = v4 << 5  # [-512, 416]
     v7 = v6 + v0  # [-515, 418]
@@ -976,7 +976,7 @@ def step(state, x):
     v0 = LAYER5_ZERO_IMMEDIATE_0_BIAS  # [-1, 3]
     v1 = LAYER5_ZERO_IMMEDIATE_1_THRESHOLD  # [58, 61]
     v2 = outputs['image']  # [0, 1]
-    v3 = convolution(v2, LAYER5_ZERO_IMMEDIATE_FAN_IN_3, LAYER5_ZERO_IMMEDIATE_TAPS_3, 4, 1)  # [-18, 16]
+    v3 = convolution(v2, LAYER5_ZERO_IMMEDIATE_FAN_IN_3, LAYER5_ZERO_IMMEDIATE_TAPS3, 4, 1)  # [-18, 16]
     v4 = state['zero_immediate.u']  # [-128, 127]
     v5 = v3 << 5  # [-576, 512]
     v6 = v5 + v0  # [-573, 511]
@@ -997,7 +997,7 @@ def step(state, x):
     v1 = 65  # [65, 65]
     v2 = 54  # [54, 54]
     v3 = outputs['image']  # [0, 1]
-    v4 = convolution(v3, LAYER6_NONE_DELAYED_FAN_IN_4, LAYER6_NONE_DELAYED_TAPS_4, 4, 1)  # [-16, 12]
+    v4 = convolution(v3, LAYER6_NONE_DELAYED_FAN_IN_4, LAYER6_NONE_DELAYED_TAPS4, 4, 1)  # [-16, 12]
     v5 = state['none_delayed.u']  # [-128, 127]
     v6 = v4 << 5  # [-512, 384]
     v7 = v6 + v0  # [-512, 382]
@@ -1015,7 +1015,7 @@ def step(state, x):
     v1 = LAYER7_NONE_IMMEDIATE_1_THRESHOLD  # [70, 79]
     v2 = 53  # [53, 53]
     v3 = outputs['image']  # [0, 1]
-    v4 = convolution(v3, LAYER7_NONE_IMMEDIATE_FAN_IN_4, LAYER7_NONE_IMMEDIATE_TAPS_4, 4, 1)  # [-18, 17]
+    v4 = convolution(v3, LAYER7_NONE_IMMEDIATE_FAN_IN_4, LAYER7_NONE_IMMEDIATE_TAPS4, 4, 1)  # [-18, 17]
     v5 = state['none_immediate.u']  # [-128, 127]
     v6 = v4 << 5  # [-576, 544]
     v7 = v6 + v0  # [-580, 540]
@@ -1033,7 +1033,7 @@ def step(state, x):
     v1 = LAYER8_SUBTRACT_SNNTORCH_1_THRESHOLD  # [68, 76]
     v2 = 53  # [53, 53]
     v3 = outputs['image']  # [0, 1]
-    v4 = convolution(v3, LAYER8_SUBTRACT_SNNTORCH_FAN_IN_4, LAYER8_SUBTRACT_SNNTORCH_TAPS_4, 4, 1)  # [-18, 15]
+    v4 = convolution(v3, LAYER8_SUBTRACT_SNNTORCH_FAN_IN_4, LAYER8_SUBTRACT_SNNTORCH_TAPS4, 4, 1)  # [-18, 15]
     v5 = state['subtract_snntorch.u']  # [-128, 127]
     v6 = v4 << 5  # [-576, 480]
     v7 = v6 + v0  # [-575, 474]
@@ -1059,7 +1059,7 @@ def step(state, x):
     v1 = LAYER9_ZERO_BEFORE_DELAYED_1_THRESHOLD  # [60, 64]
     v2 = 58  # [58, 58]
     v3 = outputs['image']  # [0, 1]
-    v4 = convolution(v3, LAYER9_ZERO_BEFORE_DELAYED_FAN_IN_4, LAYER9_ZERO_BEFORE_DELAYED_TAPS_4, 4, 1)  # [-16, 19]
+    v4 = convolution(v3, LAYER9_ZERO_BEFORE_DELAYED_FAN_IN_4, LAYER9_ZERO_BEFORE_DELAYED_TAPS4, 4, 1)  # [-16, 19]
     v5 = state['zero_before_delayed.u']  # [-128, 127]
     v6 = v4 << 5  # [-512, 608]
     v7 = v6 + v0  # [-513, 611]
@@ -1081,7 +1081,7 @@ def step(state, x):
     v2 = 58  # [58, 58]
     v3 = 52  # [52, 52]
     v4 = outputs['image']  # [0, 1]
-    v5 = convolution(v4, LAYER10_SYNAPSE_FAN_IN_5, LAYER10_SYNAPSE_TAPS_5, 4, 1)  # [-16, 15]
+    v5 = convolution(v4, LAYER10_SYNAPSE_FAN_IN_5, LAYER10_SYNAPSE_TAPS5, 4, 1)  # [-16, 15]
     v6 = state['synapse.u']  # [-128, 127]
     v7 = state['synapse.i']  # [-128, 127]
     v8 = v5 << 5  # [-512, 480]
@@ -1109,7 +1109,7 @@ def step(state, x):
     v1 = LAYER11_ADAPTIVE_1_THRESHOLD  # [45, 80]
     v2 = LAYER11_ADAPTIVE_2_ADAPTATION  # [23, 40]
     v3 = outputs['image']  # [0, 1]
-    v4 = convolution(v3, LAYER11_ADAPTIVE_FAN_IN_4, LAYER11_ADAPTIVE_TAPS_4, 4, 1)  # [-15, 13]
+    v4 = convolution(v3, LAYER11_ADAPTIVE_FAN_IN_4, LAYER11_ADAPTIVE_TAPS4, 4, 1)  # [-15, 13]
     v5 = state['adaptive.u']  # [-128, 127]
     v6 = state['adaptive.a']  # [0, 127]
     v7 = state['adaptive.spike']  # [0, 1]
@@ -1142,7 +1142,7 @@ def step(state, x):
     v1 = LAYER12_REFRACTORY_1_THRESHOLD  # [54, 60]
     v2 = 57  # [57, 57]
     v3 = outputs['image']  # [0, 1]
-    v4 = convolution(v3, LAYER12_REFRACTORY_FAN_IN_4, LAYER12_REFRACTORY_TAPS_4, 4, 1)  # [-14, 13]
+    v4 = convolution(v3, LAYER12_REFRACTORY_FAN_IN_4, LAYER12_REFRACTORY_TAPS4, 4, 1)  # [-14, 13]
     v5 = state['refractory.u']  # [-128, 127]
     v6 = state['refractory.rest']  # [0, 2]
     v7 = state['refractory.spike']  # [0, 1]
@@ -1171,7 +1171,7 @@ def step(state, x):
     v0 = LAYER13_NO_LEAK_0_BIAS  # [-4, -3]
     v1 = LAYER13_NO_LEAK_1_THRESHOLD  # [64, 94]
     v2 = outputs['image']  # [0, 1]
-    v3 = convolution(v2, LAYER13_NO_LEAK_FAN_IN_3, LAYER13_NO_LEAK_TAPS_3, 4, 1)  # [-17, 16]
+    v3 = convolution(v2, LAYER13_NO_LEAK_FAN_IN_3, LAYER13_NO_LEAK_TAPS3, 4, 1)  # [-17, 16]
     v4 = state['no_leak.u']  # [-128, 127]
     v5 = v3 << 5  # [-544, 512]
     v6 = v5 + v0  # [-547, 508]
@@ -1192,7 +1192,7 @@ def step(state, x):
     v2 = 47  # [47, 47]
     v3 = 55  # [55, 55]
     v4 = outputs['image']  # [0, 1]
-    v5 = convolution(v4, LAYER14_ALPHA_FAN_IN_5, LAYER14_ALPHA_TAPS_5, 4, 1)  # [-21, 14]
+    v5 = convolution(v4, LAYER14_ALPHA_FAN_IN_5, LAYER14_ALPHA_TAPS5, 4, 1)  # [-21, 14]
     v6 = state['alpha.e']  # [-128, 127]
     v7 = state['alpha.h']  # [-128, 127]
     v8 = state['alpha.spike']  # [0, 1]
@@ -1229,7 +1229,7 @@ def step(state, x):
     v2 = 44  # [44, 44]
     v3 = 58  # [58, 58]
     v4 = outputs['image']  # [0, 1]
-    v5 = convolution(v4, LAYER15_ALPHA_UNRESET_FAN_IN_5, LAYER15_ALPHA_UNRESET_TAPS_5, 4, 1)  # [-14, 16]
+    v5 = convolution(v4, LAYER15_ALPHA_UNRESET_FAN_IN_5, LAYER15_ALPHA_UNRESET_TAPS5, 4, 1)  # [-14, 16]
     v6 = state['alpha_unreset.e']  # [-128, 127]
     v7 = state['alpha_unreset.h']  # [-128, 127]
     v8 = v5 << 5  # [-448, 512]
@@ -1261,7 +1261,7 @@ def step(state, x):
     v0 = LAYER16_STEP_0_BIAS  # [-7, -2]
     v1 = LAYER16_STEP_1_THRESHOLD  # [72, 79]
     v2 = outputs['image']  # [0, 1]
-    v3 = convolution(v2, LAYER16_STEP_FAN_IN_3, LAYER16_STEP_TAPS_3, 4, 1)  # [-13, 15]
+    v3 = convolution(v2, LAYER16_STEP_FAN_IN_3, LAYER16_STEP_TAPS3, 4, 1)  # [-13, 15]
     v4 = v3 << 5  # [-416, 480]
     v5 = v4 + v0  # [-423, 478]
     v6 = np.greater(v5, v1).astype(np.int32)  # [0, 1]
@@ -1273,7 +1273,7 @@ def step(state, x):
     v1 = LAYER17_SEVERAL_1_THRESHOLD  # [68, 94]
     v2 = 55  # [55, 55]
     v3 = outputs['image']  # [0, 1]
-    v4 = convolution(v3, LAYER17_SEVERAL_FAN_IN_4, LAYER17_SEVERAL_TAPS_4, 4, 1)  # [-18, 20]
+    v4 = convolution(v3, LAYER17_SEVERAL_FAN_IN_4, LAYER17_SEVERAL_TAPS4, 4, 1)  # [-18, 20]
     v5 = state['several.u']  # [-128, 127]
     v6 = v4 << 5  # [-576, 640]
     v7 = v6 + v0  # [-580, 638]
@@ -1380,7 +1380,7 @@ def step(state, x):
     v1 = LAYER19_OUT_1_THRESHOLD  # [56, 64]
     v2 = 57  # [57, 57]
     v3 = outputs['all']  # [0, 1]
-    v4 = convolution(v3, LAYER19_OUT_FAN_IN_4, LAYER19_OUT_TAPS_4, 2, 1)  # [-11, 8]
+    v4 = convolution(v3, LAYER19_OUT_FAN_IN_4, LAYER19_OUT_TAPS4, 2, 1)  # [-11, 8]
     v5 = state['out.u']  # [-128, 127]
     v6 = state['out.count']  # [0, 65535]
     v7 = v4 << 3  # [-88, 64]

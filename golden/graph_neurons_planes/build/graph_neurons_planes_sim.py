@@ -110,7 +110,7 @@ LAYER1_IMAGE_1_THRESHOLD = table(
     73, 126, 79, 50
 ).repeat(9)
 
-LAYER1_IMAGE_TAPS_4 = taps((8, 8), (3, 3), (2, 2), (0, 0))
+LAYER1_IMAGE_TAPS4 = taps((8, 8), (3, 3), (2, 2), (0, 0))
 
 LAYER2_SUBTRACT_DELAYED_FAN_IN_4 = matrix(
     """
@@ -142,7 +142,7 @@ LAYER2_SUBTRACT_DELAYED_1_THRESHOLD = table(
     53, 64
 ).repeat(4)
 
-LAYER2_SUBTRACT_DELAYED_TAPS_4 = taps((3, 3), (2, 2), (1, 1), (0, 0))
+LAYER2_SUBTRACT_DELAYED_TAPS4 = taps((3, 3), (2, 2), (1, 1), (0, 0))
 
 LAYER3_SUBTRACT_IMMEDIATE_FAN_IN_4 = matrix(
     """
@@ -170,7 +170,7 @@ LAYER3_SUBTRACT_IMMEDIATE_1_THRESHOLD = table(
     59, 63
 ).repeat(4)
 
-LAYER3_SUBTRACT_IMMEDIATE_TAPS_4 = taps((3, 3), (2, 2), (1, 1), (0, 0))
+LAYER3_SUBTRACT_IMMEDIATE_TAPS4 = taps((3, 3), (2, 2), (1, 1), (0, 0))
 
 LAYER4_ZERO_DELAYED_FAN_IN_3 = matrix(
     """
@@ -202,7 +202,7 @@ LAYER4_ZERO_DELAYED_1_THRESHOLD = table(
     55, 41
 ).repeat(4)
 
-LAYER4_ZERO_DELAYED_TAPS_3 = taps((3, 3), (2, 2), (1, 1), (0, 0))
+LAYER4_ZERO_DELAYED_TAPS3 = taps((3, 3), (2, 2), (1, 1), (0, 0))
 
 LAYER5_ZERO_IMMEDIATE_FAN_IN_3 = matrix(
     """
@@ -234,7 +234,7 @@ LAYER5_ZERO_IMMEDIATE_1_THRESHOLD = table(
     60, 44
 ).repeat(4)
 
-LAYER5_ZERO_IMMEDIATE_TAPS_3 = taps((3, 3), (2, 2), (1, 1), (0, 0))
+LAYER5_ZERO_IMMEDIATE_TAPS3 = taps((3, 3), (2, 2), (1, 1), (0, 0))
 
 LAYER6_NONE_DELAYED_FAN_IN_4 = matrix(
     """
@@ -266,7 +266,7 @@ LAYER6_NONE_DELAYED_1_THRESHOLD = table(
     56, 54
 ).repeat(4)
 
-LAYER6_NONE_DELAYED_TAPS_4 = taps((3, 3), (2, 2), (1, 1), (0, 0))
+LAYER6_NONE_DELAYED_TAPS4 = taps((3, 3), (2, 2), (1, 1), (0, 0))
 
 LAYER7_NONE_IMMEDIATE_FAN_IN_4 = matrix(
     """
@@ -298,7 +298,7 @@ LAYER7_NONE_IMMEDIATE_1_THRESHOLD = table(
     70, 38
 ).repeat(4)
 
-LAYER7_NONE_IMMEDIATE_TAPS_4 = taps((3, 3), (2, 2), (1, 1), (0, 0))
+LAYER7_NONE_IMMEDIATE_TAPS4 = taps((3, 3), (2, 2), (1, 1), (0, 0))
 
 LAYER8_SUBTRACT_SNNTORCH_FAN_IN_4 = matrix(
     """
@@ -330,7 +330,7 @@ LAYER8_SUBTRACT_SNNTORCH_1_THRESHOLD = table(
     51, 63
 ).repeat(4)
 
-LAYER8_SUBTRACT_SNNTORCH_TAPS_4 = taps((3, 3), (2, 2), (1, 1), (0, 0))
+LAYER8_SUBTRACT_SNNTORCH_TAPS4 = taps((3, 3), (2, 2), (1, 1), (0, 0))
 
 LAYER9_ZERO_BEFORE_DELAYED_FAN_IN_4 = matrix(
     """
@@ -362,7 +362,7 @@ LAYER9_ZERO_BEFORE_DELAYED_1_THRESHOLD = table(
     46, 78
 ).repeat(4)
 
-LAYER9_ZERO_BEFORE_DELAYED_TAPS_4 = taps((3, 3), (2, 2), (1, 1), (0, 0))
+LAYER9_ZERO_BEFORE_DELAYED_TAPS4 = taps((3, 3), (2, 2), (1, 1), (0, 0))
 
 LAYER10_SYNAPSE_FAN_IN_5 = matrix(
     """
@@ -394,7 +394,7 @@ LAYER10_SYNAPSE_1_THRESHOLD = table(
     71, 59
 ).repeat(4)
 
-LAYER10_SYNAPSE_TAPS_5 = taps((3, 3), (2, 2), (1, 1), (0, 0))
+LAYER10_SYNAPSE_TAPS5 = taps((3, 3), (2, 2), (1, 1), (0, 0))
 
 LAYER11_ADAPTIVE_FAN_IN_5 = matrix(
     """
@@ -426,7 +426,7 @@ LAYER11_ADAPTIVE_2_ADAPTATION = table(
     24, 19
 ).repeat(4)
 
-LAYER11_ADAPTIVE_TAPS_5 = taps((3, 3), (2, 2), (1, 1), (0, 0))
+LAYER11_ADAPTIVE_TAPS5 = taps((3, 3), (2, 2), (1, 1), (0, 0))
 
 LAYER12_REFRACTORY_FAN_IN_3 = matrix(
     """
@@ -458,7 +458,7 @@ LAYER12_REFRACTORY_1_THRESHOLD = table(
     55, 62
 ).repeat(4)
 
-LAYER12_REFRACTORY_TAPS_3 = taps((3, 3), (2, 2), (1, 1), (0, 0))
+LAYER12_REFRACTORY_TAPS3 = taps((3, 3), (2, 2), (1, 1), (0, 0))
 
 LAYER13_NO_LEAK_FAN_IN_3 = matrix(
     """
@@ -490,7 +490,7 @@ LAYER13_NO_LEAK_1_THRESHOLD = table(
     58, 50
 ).repeat(4)
 
-LAYER13_NO_LEAK_TAPS_3 = taps((3, 3), (2, 2), (1, 1), (0, 0))
+LAYER13_NO_LEAK_TAPS3 = taps((3, 3), (2, 2), (1, 1), (0, 0))
 
 LAYER14_ALPHA_FAN_IN_5 = matrix(
     """
@@ -522,7 +522,7 @@ LAYER14_ALPHA_1_THRESHOLD = table(
     65, 49
 ).repeat(4)
 
-LAYER14_ALPHA_TAPS_5 = taps((3, 3), (2, 2), (1, 1), (0, 0))
+LAYER14_ALPHA_TAPS5 = taps((3, 3), (2, 2), (1, 1), (0, 0))
 
 LAYER15_ALPHA_UNRESET_FAN_IN_5 = matrix(
     """
@@ -554,7 +554,7 @@ LAYER15_ALPHA_UNRESET_1_THRESHOLD = table(
     55, 57
 ).repeat(4)
 
-LAYER15_ALPHA_UNRESET_TAPS_5 = taps((3, 3), (2, 2), (1, 1), (0, 0))
+LAYER15_ALPHA_UNRESET_TAPS5 = taps((3, 3), (2, 2), (1, 1), (0, 0))
 
 LAYER16_STEP_FAN_IN_3 = matrix(
     """
@@ -586,7 +586,7 @@ LAYER16_STEP_1_THRESHOLD = table(
     53, 41
 ).repeat(4)
 
-LAYER16_STEP_TAPS_3 = taps((3, 3), (2, 2), (1, 1), (0, 0))
+LAYER16_STEP_TAPS3 = taps((3, 3), (2, 2), (1, 1), (0, 0))
 
 LAYER17_SEVERAL_FAN_IN_4 = matrix(
     """
@@ -618,7 +618,7 @@ LAYER17_SEVERAL_13_CONSTANT = table(
     122, 114
 ).repeat(4)
 
-LAYER17_SEVERAL_TAPS_4 = taps((3, 3), (2, 2), (1, 1), (0, 0))
+LAYER17_SEVERAL_TAPS4 = taps((3, 3), (2, 2), (1, 1), (0, 0))
 
 LAYER18_ALL_FAN_IN_3 = matrix(
     """
@@ -870,7 +870,7 @@ LAYER19_OUT_0_BIAS = table(
     -1, 0, -1, -1, 0, 1, 1, 1, 0, 1
 )
 
-LAYER19_OUT_TAPS_2 = taps((2, 2), (2, 2), (1, 1), (0, 0))
+LAYER19_OUT_TAPS2 = taps((2, 2), (2, 2), (1, 1), (0, 0))
 
 
 def initial_state(samples):
@@ -887,7 +887,7 @@ def step(state, x):
     v1 = LAYER1_IMAGE_1_THRESHOLD  # [50, 126]
     v2 = 55  # [55, 55]
     v3 = outputs['input']  # [0, 16]
-    v4 = convolution(v3, LAYER1_IMAGE_FAN_IN_4, LAYER1_IMAGE_TAPS_4, 1, 1)  # [-240, 272]
+    v4 = convolution(v3, LAYER1_IMAGE_FAN_IN_4, LAYER1_IMAGE_TAPS4, 1, 1)  # [-240, 272]
     v5 = state['image.u']  # [-128, 127]
     v6 = v4 << 1  # [-480, 544]
     v7 = v6 + v0  # [-478, 546]
@@ -909,7 +909,7 @@ def step(state, x):
     v1 = LAYER2_SUBTRACT_DELAYED_1_THRESHOLD  # [53, 64]
     v2 = 55  # [55, 55]
     v3 = outputs['image']  # [0, 1]
-    v4 = convolution(v3, LAYER2_SUBTRACT_DELAYED_FAN_IN_4, LAYER2_SUBTRACT_DELAYED_TAPS_4, 4, 1)  # [-10, 17]
+    v4 = convolution(v3, LAYER2_SUBTRACT_DELAYED_FAN_IN_4, LAYER2_SUBTRACT_DELAYED_TAPS4, 4, 1)  # [-10, 17]
     v5 = state['subtract_delayed.u']  # [-128, 127]
     v6 = v4 << 5  # [-320, 544]
     v7 = v6 + v0  # [-318, 540]
@@ -931,7 +931,7 @@ def step(state, x):
     v1 = LAYER3_SUBTRACT_IMMEDIATE_1_THRESHOLD  # [59, 63]
     v2 = 55  # [55, 55]
     v3 = outputs['image']  # [0, 1]
-    v4 = convolution(v3, LAYER3_SUBTRACT_IMMEDIATE_FAN_IN_4, LAYER3_SUBTRACT_IMMEDIATE_TAPS_4, 4, 1)  # [-12, 11]
+    v4 = convolution(v3, LAYER3_SUBTRACT_IMMEDIATE_FAN_IN_4, LAYER3_SUBTRACT_IMMEDIATE_TAPS4, 4, 1)  # [-12, 11]
     v5 = state['subtract_immediate.u']  # [-128, 127]
     v6 = v4 << 5  # [-384, 352]
     v7 = v6 + v0  # [-386, 350]
@@ -952,7 +952,7 @@ def step(state, x):
     v0 = LAYER4_ZERO_DELAYED_0_BIAS  # [-4, 2]
     v1 = LAYER4_ZERO_DELAYED_1_THRESHOLD  # [41, 55]
     v2 = outputs['image']  # [0, 1]
-    v3 = convolution(v2, LAYER4_ZERO_DELAYED_FAN_IN_3, LAYER4_ZERO_DELAYED_TAPS_3, 4, 1)  # [-10, 17]
+    v3 = convolution(v2, LAYER4_ZERO_DELAYED_FAN_IN_3, LAYER4_ZERO_DELAYED_TAPS3, 4, 1)  # [-10, 17]
     v4 = state['zero_delayed.u']  # [-128, 127]
     v5 = v3 << 5  # [-320, 544]
     v6 = v5 + v0  # [-318, 540]
@@ -973,7 +973,7 @@ def step(state, x):
     v0 = LAYER5_ZERO_IMMEDIATE_0_BIAS  # [-4, 4]
     v1 = LAYER5_ZERO_IMMEDIATE_1_THRESHOLD  # [44, 60]
     v2 = outputs['image']  # [0, 1]
-    v3 = convolution(v2, LAYER5_ZERO_IMMEDIATE_FAN_IN_3, LAYER5_ZERO_IMMEDIATE_TAPS_3, 4, 1)  # [-9, 15]
+    v3 = convolution(v2, LAYER5_ZERO_IMMEDIATE_FAN_IN_3, LAYER5_ZERO_IMMEDIATE_TAPS3, 4, 1)  # [-9, 15]
     v4 = state['zero_immediate.u']  # [-128, 127]
     v5 = v3 << 5  # [-288, 480]
     v6 = v5 + v0  # [-284, 476]
@@ -994,7 +994,7 @@ def step(state, x):
     v1 = LAYER6_NONE_DELAYED_1_THRESHOLD  # [54, 56]
     v2 = 53  # [53, 53]
     v3 = outputs['image']  # [0, 1]
-    v4 = convolution(v3, LAYER6_NONE_DELAYED_FAN_IN_4, LAYER6_NONE_DELAYED_TAPS_4, 4, 1)  # [-14, 12]
+    v4 = convolution(v3, LAYER6_NONE_DELAYED_FAN_IN_4, LAYER6_NONE_DELAYED_TAPS4, 4, 1)  # [-14, 12]
     v5 = state['none_delayed.u']  # [-128, 127]
     v6 = v4 << 5  # [-448, 384]
     v7 = v6 + v0  # [-448, 380]
@@ -1012,7 +1012,7 @@ def step(state, x):
     v1 = LAYER7_NONE_IMMEDIATE_1_THRESHOLD  # [38, 70]
     v2 = 55  # [55, 55]
     v3 = outputs['image']  # [0, 1]
-    v4 = convolution(v3, LAYER7_NONE_IMMEDIATE_FAN_IN_4, LAYER7_NONE_IMMEDIATE_TAPS_4, 4, 1)  # [-8, 16]
+    v4 = convolution(v3, LAYER7_NONE_IMMEDIATE_FAN_IN_4, LAYER7_NONE_IMMEDIATE_TAPS4, 4, 1)  # [-8, 16]
     v5 = state['none_immediate.u']  # [-128, 127]
     v6 = v4 << 5  # [-256, 512]
     v7 = v6 + v0  # [-253, 510]
@@ -1030,7 +1030,7 @@ def step(state, x):
     v1 = LAYER8_SUBTRACT_SNNTORCH_1_THRESHOLD  # [51, 63]
     v2 = 58  # [58, 58]
     v3 = outputs['image']  # [0, 1]
-    v4 = convolution(v3, LAYER8_SUBTRACT_SNNTORCH_FAN_IN_4, LAYER8_SUBTRACT_SNNTORCH_TAPS_4, 4, 1)  # [-11, 12]
+    v4 = convolution(v3, LAYER8_SUBTRACT_SNNTORCH_FAN_IN_4, LAYER8_SUBTRACT_SNNTORCH_TAPS4, 4, 1)  # [-11, 12]
     v5 = state['subtract_snntorch.u']  # [-128, 127]
     v6 = v4 << 5  # [-352, 384]
     v7 = v6 + v0  # [-348, 388]
@@ -1056,7 +1056,7 @@ def step(state, x):
     v1 = LAYER9_ZERO_BEFORE_DELAYED_1_THRESHOLD  # [46, 78]
     v2 = 50  # [50, 50]
     v3 = outputs['image']  # [0, 1]
-    v4 = convolution(v3, LAYER9_ZERO_BEFORE_DELAYED_FAN_IN_4, LAYER9_ZERO_BEFORE_DELAYED_TAPS_4, 4, 1)  # [-15, 14]
+    v4 = convolution(v3, LAYER9_ZERO_BEFORE_DELAYED_FAN_IN_4, LAYER9_ZERO_BEFORE_DELAYED_TAPS4, 4, 1)  # [-15, 14]
     v5 = state['zero_before_delayed.u']  # [-128, 127]
     v6 = v4 << 5  # [-480, 448]
     v7 = v6 + v0  # [-488, 447]
@@ -1078,7 +1078,7 @@ def step(state, x):
     v2 = 59  # [59, 59]
     v3 = 52  # [52, 52]
     v4 = outputs['image']  # [0, 1]
-    v5 = convolution(v4, LAYER10_SYNAPSE_FAN_IN_5, LAYER10_SYNAPSE_TAPS_5, 4, 1)  # [-14, 10]
+    v5 = convolution(v4, LAYER10_SYNAPSE_FAN_IN_5, LAYER10_SYNAPSE_TAPS5, 4, 1)  # [-14, 10]
     v6 = state['synapse.u']  # [-128, 127]
     v7 = state['synapse.i']  # [-128, 127]
     v8 = v5 << 5  # [-448, 320]
@@ -1107,7 +1107,7 @@ def step(state, x):
     v2 = LAYER11_ADAPTIVE_2_ADAPTATION  # [19, 24]
     v3 = 54  # [54, 54]
     v4 = outputs['image']  # [0, 1]
-    v5 = convolution(v4, LAYER11_ADAPTIVE_FAN_IN_5, LAYER11_ADAPTIVE_TAPS_5, 4, 1)  # [-13, 8]
+    v5 = convolution(v4, LAYER11_ADAPTIVE_FAN_IN_5, LAYER11_ADAPTIVE_TAPS5, 4, 1)  # [-13, 8]
     v6 = state['adaptive.u']  # [-128, 127]
     v7 = state['adaptive.a']  # [0, 127]
     v8 = state['adaptive.spike']  # [0, 1]
@@ -1138,7 +1138,7 @@ def step(state, x):
     v0 = LAYER12_REFRACTORY_0_BIAS  # [0, 2]
     v1 = LAYER12_REFRACTORY_1_THRESHOLD  # [55, 62]
     v2 = outputs['image']  # [0, 1]
-    v3 = convolution(v2, LAYER12_REFRACTORY_FAN_IN_3, LAYER12_REFRACTORY_TAPS_3, 4, 1)  # [-13, 12]
+    v3 = convolution(v2, LAYER12_REFRACTORY_FAN_IN_3, LAYER12_REFRACTORY_TAPS3, 4, 1)  # [-13, 12]
     v4 = state['refractory.u']  # [-128, 127]
     v5 = state['refractory.rest']  # [0, 2]
     v6 = state['refractory.spike']  # [0, 1]
@@ -1168,7 +1168,7 @@ def step(state, x):
     v0 = LAYER13_NO_LEAK_0_BIAS  # [-1, 3]
     v1 = LAYER13_NO_LEAK_1_THRESHOLD  # [50, 58]
     v2 = outputs['image']  # [0, 1]
-    v3 = convolution(v2, LAYER13_NO_LEAK_FAN_IN_3, LAYER13_NO_LEAK_TAPS_3, 4, 1)  # [-13, 14]
+    v3 = convolution(v2, LAYER13_NO_LEAK_FAN_IN_3, LAYER13_NO_LEAK_TAPS3, 4, 1)  # [-13, 14]
     v4 = state['no_leak.u']  # [-128, 127]
     v5 = v3 << 5  # [-416, 448]
     v6 = v5 + v0  # [-413, 447]
@@ -1189,7 +1189,7 @@ def step(state, x):
     v2 = 44  # [44, 44]
     v3 = 58  # [58, 58]
     v4 = outputs['image']  # [0, 1]
-    v5 = convolution(v4, LAYER14_ALPHA_FAN_IN_5, LAYER14_ALPHA_TAPS_5, 4, 1)  # [-8, 12]
+    v5 = convolution(v4, LAYER14_ALPHA_FAN_IN_5, LAYER14_ALPHA_TAPS5, 4, 1)  # [-8, 12]
     v6 = state['alpha.e']  # [-128, 127]
     v7 = state['alpha.h']  # [-128, 102]
     v8 = state['alpha.spike']  # [0, 1]
@@ -1226,7 +1226,7 @@ def step(state, x):
     v2 = 49  # [49, 49]
     v3 = 53  # [53, 53]
     v4 = outputs['image']  # [0, 1]
-    v5 = convolution(v4, LAYER15_ALPHA_UNRESET_FAN_IN_5, LAYER15_ALPHA_UNRESET_TAPS_5, 4, 1)  # [-10, 15]
+    v5 = convolution(v4, LAYER15_ALPHA_UNRESET_FAN_IN_5, LAYER15_ALPHA_UNRESET_TAPS5, 4, 1)  # [-10, 15]
     v6 = state['alpha_unreset.e']  # [-128, 127]
     v7 = state['alpha_unreset.h']  # [-128, 127]
     v8 = v5 << 5  # [-320, 480]
@@ -1258,7 +1258,7 @@ def step(state, x):
     v0 = LAYER16_STEP_0_BIAS  # [1, 4]
     v1 = LAYER16_STEP_1_THRESHOLD  # [41, 53]
     v2 = outputs['image']  # [0, 1]
-    v3 = convolution(v2, LAYER16_STEP_FAN_IN_3, LAYER16_STEP_TAPS_3, 4, 1)  # [-16, 12]
+    v3 = convolution(v2, LAYER16_STEP_FAN_IN_3, LAYER16_STEP_TAPS3, 4, 1)  # [-16, 12]
     v4 = v3 << 5  # [-512, 384]
     v5 = v4 + v0  # [-508, 385]
     v6 = np.greater(v5, v1).astype(np.int32)  # [0, 1]
@@ -1270,7 +1270,7 @@ def step(state, x):
     v1 = LAYER17_SEVERAL_1_THRESHOLD  # [57, 61]
     v2 = 55  # [55, 55]
     v3 = outputs['image']  # [0, 1]
-    v4 = convolution(v3, LAYER17_SEVERAL_FAN_IN_4, LAYER17_SEVERAL_TAPS_4, 4, 1)  # [-18, 9]
+    v4 = convolution(v3, LAYER17_SEVERAL_FAN_IN_4, LAYER17_SEVERAL_TAPS4, 4, 1)  # [-18, 9]
     v5 = state['several.u']  # [-128, 127]
     v6 = v4 << 5  # [-576, 288]
     v7 = v6 + v0  # [-579, 285]
@@ -1375,7 +1375,7 @@ def step(state, x):
     # out
     v0 = LAYER19_OUT_0_BIAS  # [-1, 1]
     v1 = outputs['all']  # [0, 1]
-    v2 = convolution(v1, LAYER19_OUT_FAN_IN_2, LAYER19_OUT_TAPS_2, 2, 1)  # [-9, 12]
+    v2 = convolution(v1, LAYER19_OUT_FAN_IN_2, LAYER19_OUT_TAPS2, 2, 1)  # [-9, 12]
     v3 = state['out.u']  # [-128, 127]
     v4 = v2 + v0  # [-10, 11]
     v5 = v3 << 1  # [-256, 254]

@@ -121,7 +121,7 @@ LAYER1_IMAGE_1_THRESHOLD = table(
     70, 126, 74, 43
 ).repeat(9)
 
-LAYER1_IMAGE_TAPS_3 = taps((8, 8), (3, 3), (2, 2), (0, 0))
+LAYER1_IMAGE_TAPS3 = taps((8, 8), (3, 3), (2, 2), (0, 0))
 
 LAYER2_SUBTRACT_DELAYED_FAN_IN_3 = matrix(
     """
@@ -1221,7 +1221,7 @@ def step(state, x):
     v0 = LAYER1_IMAGE_0_BIAS  # [0, 5]
     v1 = LAYER1_IMAGE_1_THRESHOLD  # [43, 126]
     v2 = outputs['input']  # [0, 16]
-    v3 = convolution(v2, LAYER1_IMAGE_FAN_IN_3, LAYER1_IMAGE_TAPS_3, 1, 1)  # [-176, 416]
+    v3 = convolution(v2, LAYER1_IMAGE_FAN_IN_3, LAYER1_IMAGE_TAPS3, 1, 1)  # [-176, 416]
     v4 = state['image.u']  # [-128, 127]
     v5 = v3 << 1  # [-352, 832]
     v6 = v5 + v0  # [-349, 837]

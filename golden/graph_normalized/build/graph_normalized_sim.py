@@ -87,7 +87,7 @@ LAYER1_IMAGE_1_THRESHOLD = table(
     43, 61, 52, 48
 ).repeat(36)
 
-LAYER1_IMAGE_TAPS_3 = taps((8, 8), (3, 3), (1, 1), (0, 0))
+LAYER1_IMAGE_TAPS3 = taps((8, 8), (3, 3), (1, 1), (0, 0))
 
 LAYER2_SECOND_FAN_IN_4 = matrix(
     """
@@ -119,7 +119,7 @@ LAYER2_SECOND_1_THRESHOLD = table(
     59, 110, 74, 84
 ).repeat(9)
 
-LAYER2_SECOND_TAPS_4 = taps((6, 6), (2, 2), (2, 2), (0, 0))
+LAYER2_SECOND_TAPS4 = taps((6, 6), (2, 2), (2, 2), (0, 0))
 
 LAYER3_TABLE_FAN_IN_2 = matrix(
     """
@@ -155,7 +155,7 @@ LAYER3_TABLE_BORDERS9 = table(
     -156, -52, 49, 145, 242, 344, 437
 )
 
-LAYER3_TABLE_TAPS_2 = taps((3, 3), (2, 2), (1, 1), (0, 0))
+LAYER3_TABLE_TAPS2 = taps((3, 3), (2, 2), (1, 1), (0, 0))
 
 LAYER4_OUT_FAN_IN_2 = matrix(
     """
@@ -197,7 +197,7 @@ def step(state, x):
     v0 = LAYER1_IMAGE_0_BIAS  # [-35, 95]
     v1 = LAYER1_IMAGE_1_THRESHOLD  # [43, 61]
     v2 = outputs['input']  # [0, 16]
-    v3 = convolution(v2, LAYER1_IMAGE_FAN_IN_3, LAYER1_IMAGE_TAPS_3, 1, 1)  # [-160, 112]
+    v3 = convolution(v2, LAYER1_IMAGE_FAN_IN_3, LAYER1_IMAGE_TAPS3, 1, 1)  # [-160, 112]
     v4 = state['image.u']  # [-128, 127]
     v5 = v3 << 1  # [-320, 224]
     v6 = v5 + v0  # [-225, 189]
@@ -220,7 +220,7 @@ def step(state, x):
     v1 = LAYER2_SECOND_1_THRESHOLD  # [59, 110]
     v2 = 58  # [58, 58]
     v3 = outputs['image']  # [0, 1]
-    v4 = convolution(v3, LAYER2_SECOND_FAN_IN_4, LAYER2_SECOND_TAPS_4, 4, 1)  # [-13, 10]
+    v4 = convolution(v3, LAYER2_SECOND_FAN_IN_4, LAYER2_SECOND_TAPS4, 4, 1)  # [-13, 10]
     v5 = state['second.u']  # [-128, 127]
     v6 = v4 << 5  # [-416, 320]
     v7 = v6 + v0  # [-427, 316]
@@ -240,7 +240,7 @@ def step(state, x):
     # table
     v0 = LAYER3_TABLE_0_BIAS  # [-28, 73]
     v1 = outputs['second']  # [0, 1]
-    v2 = convolution(v1, LAYER3_TABLE_FAN_IN_2, LAYER3_TABLE_TAPS_2, 4, 1)  # [-19, 15]
+    v2 = convolution(v1, LAYER3_TABLE_FAN_IN_2, LAYER3_TABLE_TAPS2, 4, 1)  # [-19, 15]
     v3 = state['table.u']  # [0, 7]
     v4 = v2 << 7  # [-2432, 1920]
     v5 = v4 + v0  # [-2460, 1918]

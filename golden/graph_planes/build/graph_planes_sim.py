@@ -86,9 +86,9 @@ LAYER1_IMAGE_1_THRESHOLD = table(
     84, 68, 74, 51
 ).repeat(64)
 
-LAYER1_IMAGE_TAPS_4 = taps((8, 8), (3, 3), (1, 1), (1, 1))
+LAYER1_IMAGE_TAPS4 = taps((8, 8), (3, 3), (1, 1), (1, 1))
 
-LAYER2_HALF_TAPS_1 = taps((8, 8), (2, 2), (2, 2), (0, 0))
+LAYER2_HALF_TAPS1 = taps((8, 8), (2, 2), (2, 2), (0, 0))
 
 LAYER3_GROUPED_FAN_IN_4 = matrix(
     """
@@ -120,7 +120,7 @@ LAYER3_GROUPED_2_DECAY = table(
     53, 63, 61, 62, 63, 63
 ).repeat(6)
 
-LAYER3_GROUPED_TAPS_4 = taps((4, 4), (3, 2), (2, 1), (1, 0))
+LAYER3_GROUPED_TAPS4 = taps((4, 4), (3, 2), (2, 1), (1, 0))
 
 LAYER4_OUT_FAN_IN_2 = matrix(
     """
@@ -183,7 +183,7 @@ def step(state, x):
     v1 = LAYER1_IMAGE_1_THRESHOLD  # [51, 84]
     v2 = 55  # [55, 55]
     v3 = outputs['input']  # [0, 16]
-    v4 = convolution(v3, LAYER1_IMAGE_FAN_IN_4, LAYER1_IMAGE_TAPS_4, 1, 1)  # [-240, 160]
+    v4 = convolution(v3, LAYER1_IMAGE_FAN_IN_4, LAYER1_IMAGE_TAPS4, 1, 1)  # [-240, 160]
     v5 = state['image.u']  # [-128, 127]
     v6 = v4 << 1  # [-480, 320]
     v7 = v6 + v0  # [-473, 314]
@@ -202,7 +202,7 @@ def step(state, x):
 
     # half
     v0 = outputs['image']  # [0, 1]
-    v1 = gathered(v0, LAYER2_HALF_TAPS_1, 4).sum(axis=-1).reshape(len(v0), -1)  # [0, 4]
+    v1 = gathered(v0, LAYER2_HALF_TAPS1, 4).sum(axis=-1).reshape(len(v0), -1)  # [0, 4]
     after["half.sum"] = v1
     outputs["half"] = v1
 
@@ -211,7 +211,7 @@ def step(state, x):
     v1 = LAYER3_GROUPED_1_THRESHOLD  # [57, 75]
     v2 = LAYER3_GROUPED_2_DECAY  # [53, 63]
     v3 = outputs['half']  # [0, 4]
-    v4 = convolution(v3, LAYER3_GROUPED_FAN_IN_4, LAYER3_GROUPED_TAPS_4, 4, 2)  # [-44, 44]
+    v4 = convolution(v3, LAYER3_GROUPED_FAN_IN_4, LAYER3_GROUPED_TAPS4, 4, 2)  # [-44, 44]
     v5 = state['grouped.u']  # [-128, 127]
     v6 = v4 << 3  # [-352, 352]
     v7 = v6 + v0  # [-358, 355]

@@ -87,7 +87,7 @@ LAYER1_IMAGE_CURRENT_0_BIAS = table(
     -1, 3, -2, 2
 ).repeat(36)
 
-LAYER1_IMAGE_CURRENT_TAPS_2 = taps((8, 8), (3, 3), (1, 1), (0, 0))
+LAYER1_IMAGE_CURRENT_TAPS2 = taps((8, 8), (3, 3), (1, 1), (0, 0))
 
 LAYER2_IMAGE_1_THRESHOLD = table(
     78, 70, 64, 49
@@ -143,7 +143,7 @@ LAYER3_INNER_1_THRESHOLD = table(
     64, 50, 65, 43
 ).repeat(36)
 
-LAYER3_INNER_TAPS_4 = taps((6, 6), (3, 3), (1, 1), (1, 1))
+LAYER3_INNER_TAPS4 = taps((6, 6), (3, 3), (1, 1), (1, 1))
 
 LAYER4_BLOCK_CURRENT_FAN_IN_2 = matrix(
     """
@@ -191,7 +191,7 @@ LAYER4_BLOCK_CURRENT_0_BIAS = table(
     -2, 1, -1, 3
 ).repeat(36)
 
-LAYER4_BLOCK_CURRENT_TAPS_2 = taps((6, 6), (3, 3), (1, 1), (1, 1))
+LAYER4_BLOCK_CURRENT_TAPS2 = taps((6, 6), (3, 3), (1, 1), (1, 1))
 
 LAYER5_BLOCK_1_THRESHOLD = table(
     80, 70, 61, 49
@@ -215,7 +215,7 @@ LAYER6_AGAIN_1_THRESHOLD = table(
     80, 68, 64, 44
 ).repeat(36)
 
-LAYER6_AGAIN_TAPS_4 = taps((6, 6), (1, 1), (1, 1), (0, 0))
+LAYER6_AGAIN_TAPS4 = taps((6, 6), (1, 1), (1, 1), (0, 0))
 
 LAYER7_DENSE_CURRENT_FAN_IN_2 = matrix(
     """
@@ -442,7 +442,7 @@ def step(state, x):
     # image_current
     v0 = LAYER1_IMAGE_CURRENT_0_BIAS  # [-2, 3]
     v1 = outputs['input']  # [0, 16]
-    v2 = convolution(v1, LAYER1_IMAGE_CURRENT_FAN_IN_2, LAYER1_IMAGE_CURRENT_TAPS_2, 1, 1)  # [-192, 160]
+    v2 = convolution(v1, LAYER1_IMAGE_CURRENT_FAN_IN_2, LAYER1_IMAGE_CURRENT_TAPS2, 1, 1)  # [-192, 160]
     v3 = v2 << 1  # [-384, 320]
     v4 = v3 + v0  # [-382, 318]
     after["image_current.current"] = v4
@@ -471,7 +471,7 @@ def step(state, x):
     v1 = LAYER3_INNER_1_THRESHOLD  # [43, 65]
     v2 = 59  # [59, 59]
     v3 = outputs['image']  # [0, 1]
-    v4 = convolution(v3, LAYER3_INNER_FAN_IN_4, LAYER3_INNER_TAPS_4, 4, 1)  # [-20, 19]
+    v4 = convolution(v3, LAYER3_INNER_FAN_IN_4, LAYER3_INNER_TAPS4, 4, 1)  # [-20, 19]
     v5 = state['inner.u']  # [-128, 127]
     v6 = v4 << 6  # [-1280, 1216]
     v7 = v6 + v0  # [-1283, 1219]
@@ -491,7 +491,7 @@ def step(state, x):
     # block_current
     v0 = LAYER4_BLOCK_CURRENT_0_BIAS  # [-2, 3]
     v1 = outputs['inner']  # [0, 1]
-    v2 = convolution(v1, LAYER4_BLOCK_CURRENT_FAN_IN_2, LAYER4_BLOCK_CURRENT_TAPS_2, 4, 1)  # [-40, 34]
+    v2 = convolution(v1, LAYER4_BLOCK_CURRENT_FAN_IN_2, LAYER4_BLOCK_CURRENT_TAPS2, 4, 1)  # [-40, 34]
     v3 = v2 << 5  # [-1280, 1088]
     v4 = outputs['image_current']  # [-382, 318]
     v5 = v3 + v4  # [-1501, 1343]
@@ -522,7 +522,7 @@ def step(state, x):
     v1 = LAYER6_AGAIN_1_THRESHOLD  # [44, 80]
     v2 = 58  # [58, 58]
     v3 = outputs['block']  # [0, 1]
-    v4 = convolution(v3, LAYER6_AGAIN_FAN_IN_4, LAYER6_AGAIN_TAPS_4, 4, 1)  # [-18, 22]
+    v4 = convolution(v3, LAYER6_AGAIN_FAN_IN_4, LAYER6_AGAIN_TAPS4, 4, 1)  # [-18, 22]
     v5 = v4 << 3  # [-144, 176]
     v6 = outputs['block_current']  # [-1500, 1341]
     v7 = v5 + v6  # [-1644, 1517]
