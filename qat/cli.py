@@ -170,11 +170,11 @@ def train(
             config = replace(config, training=replace(config.training, seed=seed))
         config_check.check(config, str(network or preset_name or task))
         dataset = load_data(config, data)
-        for note in dataset.notes:
-            _say(note)
         start = None if source is None else Start(Run.open(source), calibration or "mse")
         run = Run.create(out, config, dataset, start, None if teacher is None else Run.open(teacher))
         alone()
+    for note in dataset.notes:
+        _say(note)
     engine.set_threads(max(1, engine.threads() // parallel.neighbours()))
     epochs = config.training.epochs if epochs is None else epochs
     measures = train_run(run, dataset, epochs)

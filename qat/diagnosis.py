@@ -11,7 +11,7 @@ from qat.grids import TableGrid
 from qat.layers import SpikingLayer
 from qat.network import SpikingNetwork
 
-SATURATED = 0.75
+SATURATED = 0.9
 """The share of a layer's membranes, over samples and steps, from which on being at their limit is worth a word."""
 
 LEAST_BITS = 4

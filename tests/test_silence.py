@@ -147,12 +147,12 @@ def test_membranes_at_their_limit_are_counted() -> None:
     network = biased("hidden", -900.0)
     line = said(network, X, Y)[1]
     assert line.startswith("100 % of hidden's membranes are at their limit: try")
-    for share in (SATURATED, SATURATED - 1 / 96):  # of 12 samples of 8 steps, of one neuron
-        codes = torch.zeros(12, 8, 1)
-        codes.view(-1)[: round(share * 96)] = 127
+    for share in (SATURATED, SATURATED - 1 / 100):  # of 10 samples of 10 steps, of one neuron
+        codes = torch.zeros(10, 10, 1)
+        codes.view(-1)[: round(share * 100)] = 127
         layer = network_of({}, {}).stack[0]
         found = _of_membranes(layer, {"hidden.u": codes})
-        assert [line.partition("'")[0] for line in found] == (["75 % of hidden"] if share == SATURATED else [])
+        assert [line.partition("'")[0] for line in found] == (["90 % of hidden"] if share == SATURATED else [])
     few = network_of({"states": 3}, {}).stack[0]
     assert _of_membranes(few, {"hidden.u": torch.full((12, 8, 1), 3.0)}) == []
 

@@ -51,10 +51,9 @@ def train(out: str, *args: object, network: str = "net.toml") -> Done:
 
 
 def said(done: Done) -> str:
-    """What a training says of its network: all but its first line, the memory that it took."""
-    memory, _, rest = done.out.partition("\n")
-    assert re.fullmatch(r"peak memory [1-9]\d* MiB", memory)
-    return rest
+    """What a training says of its network, what is wrong with it included: all but the memory that it took."""
+    before, after = re.split(r"^peak memory [1-9]\d* MiB\n", done.out, flags=re.MULTILINE)
+    return before + after
 
 
 def results(run: str) -> dict[str, bytes]:
@@ -369,7 +368,7 @@ def configs(draw: st.DrawFn) -> Config:
     words = st.from_regex(r"l[a-z0-9_]{0,9}_", fullmatch=True)
     names = draw(st.lists(words, min_size=1, max_size=3, unique=True))
     exact, budget = draw(st.booleans()), 0
-    layers = []
+    encoder, layers = draw(_table(Encoder)), []
     for name in names:
         readout = name == names[-1]
         neuron = draw(st.sampled_from([kind for kind, row in NEURONS.items() if row.readout == readout]))
@@ -397,7 +396,10 @@ def configs(draw: st.DrawFn) -> Config:
         fixed |= {name: getattr(Layer, name) for name in memory} if plain else {}
         if states != "float" and not plain and (not tabled or state_quantizer == "dq"):
             fixed["state_gradient"] = "clip"
-        delays = draw(st.lists(st.integers(0, 4096), min_size=1, max_size=3, unique=True).map(sorted).map(tuple))
+        late = st.integers(0, min(4096, encoder.steps - 1))
+        delays = draw(st.lists(late, min_size=1, max_size=3, unique=True).map(sorted).map(tuple))
+        if state_quantizer == "uniform" and states != "float":  # levels are less than two thresholds apart
+            fixed["state_range"] = draw(st.floats(1, min(1024, 2 ** int(states) - 0.5)))
         recurrent = draw(st.booleans()) and not readout and not plain
         fixed |= {name: getattr(Layer, name) for name in GRAPH_FIELDS} | {"delays": delays, "recurrent": recurrent}
         fixed |= {"recurrence": draw(st.sampled_from(["full", "diagonal"])) if recurrent else "full"}
@@ -413,7 +415,7 @@ def configs(draw: st.DrawFn) -> Config:
     alone |= {} if layers[-1].neuron == "li" else {"loss": st.sampled_from(["last", "steps"])}
     given = {"budget": st.just(budget), "method": st.just("bptt"), "ridge": st.just(0.0)}
     training = draw(_table(Training, **given, **hard, **alone))
-    return Config(draw(_table(Task, options=options)), draw(_table(Encoder)), tuple(layers), training)
+    return Config(draw(_table(Task, options=options)), encoder, tuple(layers), training)
 
 
 @settings(max_examples=100, deadline=None)
