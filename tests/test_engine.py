@@ -1,5 +1,6 @@
 """The fused engine is the torch reading of the step: forward bit for bit, gradients as autograd has them."""
 
+import ctypes
 import itertools
 import signal
 import threading
@@ -317,6 +318,28 @@ def test_a_cache_that_moves_to_another_processor_serves_none_of_its_code(
         monkeypatch.setattr(engine, "_processor", lambda processor=processor: processor)
         engine._compiled.__wrapped__("int some_code;", False)
         assert len(list(tmp_path.iterdir())) == made
+
+
+def test_each_target_and_each_compiler_has_code_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made: list[tuple[str, ...]] = []
+
+    def compile_host(_: list[Path], out: Path, *, flags: tuple[str, ...]) -> None:
+        made.append(flags)
+        out.write_bytes(b"")
+
+    monkeypatch.setattr(engine, "cache_folder", lambda _: tmp_path)
+    monkeypatch.setattr(engine, "compile_host", compile_host)
+    monkeypatch.setattr(ctypes, "CDLL", Path)
+    for target in ("native", "x86-64", "x86-64-v3"):
+        monkeypatch.setenv("QUANTAL_TARGET", target)
+        for compiler in ("one", "another", "one"):
+            monkeypatch.setattr(toolchain, "host_compiler", lambda compiler=compiler: [compiler])
+            engine._compiled.__wrapped__("int some_code;", False)
+    assert len(made) == len(list(tmp_path.iterdir())) == 6
+    assert [sum(f"-march={target}" in flags for flags in made) for target in ("native", "x86-64", "x86-64-v3")] == [
+        2
+    ] * 3
+    assert all("-ffp-contract=off" in flags and "-ffast-math" not in flags for flags in made)
 
 
 # ---- threads

@@ -565,8 +565,9 @@ def step(state, x):
 def run(x):
     """The network on x (samples, steps, inputs): every state, spike and output, each (samples, steps, neurons)."""
     x = np.asarray(x)
-    if x.ndim != 3 or x.shape[2] != INPUTS or (x.size and not 0 <= x.min() <= x.max() <= 16):
-        raise ValueError(f"expected integers (samples, steps, {INPUTS}) in [0, 16]")
+    whole = x.dtype.kind in "biu" and x.ndim == 3 and x.shape[1] > 0 and x.shape[2] == INPUTS
+    if not whole or (x.size and not 0 <= x.min() <= x.max() <= 16):
+        raise ValueError(f"expected integers (samples, steps from 1, {INPUTS}) in [0, 16]")
     state, steps = initial_state(len(x)), []
     for t in range(x.shape[1]):
         after = step(state, x[:, t].astype(np.int32))
