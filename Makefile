@@ -1,4 +1,5 @@
 # make demo: the whole way on real data, in a minute. make test: lint, types, tests. make bench: the README's figures.
+# make proof: Frama-C on every golden header, in minutes.
 # Each sets up its own virtual environment in .venv; nothing outside this folder changes but the caches of pip and of compilers.
 
 PYTHON ?= python3
@@ -6,17 +7,28 @@ BIN := .venv/bin
 DEMO ?= build/demo
 DATA ?= data
 
-.PHONY: demo test bench golden format clean
+.PHONY: demo test proof frama-c bench golden format clean
 
 demo: .venv/ready-verify
 	rm -rf $(DEMO)
 	$(BIN)/quantal demo --out $(DEMO)
 
-test: .venv/ready-dev
+test: .venv/ready-dev frama-c
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --durations 10
+
+proof: .venv/ready-dev frama-c
+	@command -v frama-c >/dev/null
+	$(BIN)/python -m pytest -n 2 --durations 10 -m '' tests/test_frama_c.py
+
+# As root with apt it is installed. Elsewhere `make test` goes on, and says which tests were skipped without it.
+frama-c:
+	@command -v frama-c >/dev/null || \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -q && apt-get install -qy --no-install-recommends frama-c-base; \
+	  else echo "No frama-c here; install your system's frama-c-base"; fi
 
 bench: .venv/ready-verify
 	$(BIN)/python benchmarks/presets.py --data $(DATA) --out build/bench
