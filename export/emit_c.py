@@ -192,9 +192,7 @@ class _LayerWriter:
             case ir.Shl(a, shift):
                 return f"{n(a)} * {1 << shift}" if shift < 31 else f"{n(a)} * {1 << 30} * 2"
             case ir.Clamp(a):
-                lo, hi = self.hulls[
-                    index
-                ]  # no value is beyond them, so nothing changes; the line alone shows its bounds
+                lo, hi = self.hulls[index]  # its proven interval: no value changes, and the line alone shows its bounds
                 below = f"{n(a)} > {hi} ? {hi} : {n(a)}" if hi < WORD_HI else n(a)
                 return f"{n(a)} < {lo} ? {lo} : ({below})" if lo > WORD_LO else below
             case ir.Gt(a, b):
