@@ -1,5 +1,6 @@
 # make demo: the whole way on real data, in a minute. make test: lint, types, tests. make bench: the README's figures.
 # make test-machines: the tests as other x86 processors would run them, older ones and one with more threads.
+# make proof: Frama-C on every golden header, in minutes.
 # Each sets up its own virtual environment in .venv; nothing outside this folder changes but the caches of pip and of compilers.
 
 PYTHON ?= python3
@@ -12,23 +13,34 @@ BASIC := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE4
   QUANTAL_TARGET=x86-64
 AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell QUANTAL_TARGET=x86-64-v3
 
-.PHONY: demo test test-machines bench golden format clean
+.PHONY: demo test test-machines proof frama-c bench golden format clean
 
 demo: .venv/ready-verify
 	rm -rf $(DEMO)
 	$(BIN)/quantal demo --out $(DEMO)
 
-test: .venv/ready-dev
+test: .venv/ready-dev frama-c
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(SUITE)
 
-test-machines: .venv/ready-dev
+test-machines: .venv/ready-dev frama-c
 	$(SUITE)
 	env $(BASIC) $(SUITE)
 	env $(AVX2) $(SUITE)
 	env OMP_NUM_THREADS=4 $(SUITE)
+
+proof: .venv/ready-dev frama-c
+	@command -v frama-c >/dev/null
+	$(BIN)/python -m pytest -n 2 --durations 10 -m '' tests/test_frama_c.py
+
+# As root with apt it is installed. Elsewhere `make test` goes on, and says which tests were skipped without it.
+frama-c:
+	@command -v frama-c >/dev/null || \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -q && apt-get install -qy --no-install-recommends frama-c-base; \
+	  else echo "No frama-c here; install your system's frama-c-base"; fi
 
 bench: .venv/ready-verify
 	$(BIN)/python benchmarks/presets.py --data $(DATA) --out build/bench

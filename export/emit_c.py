@@ -72,6 +72,11 @@ class CProduct:
     window: Window | None = None
     channels: tuple[int, int] = (1, 1)
 
+    @property
+    def wide(self) -> str:
+        """What is written before a sum of 16 bits, so that an int of 16 is added to it in 32 bits."""
+        return "(int32_t)" if self.type == "int16_t" and self.how.spikes else ""
+
 
 @dataclass(frozen=True)
 class CRing:
@@ -198,7 +203,8 @@ class _LayerWriter:
                 return f"({n(a)} + {1 << (shift - 1)}) >> {shift}" if shift else n(a)
             case ir.Shl(a, shift):
                 return f"{n(a)} * {1 << shift}" if shift < 31 else f"{n(a)} * {1 << 30} * 2"
-            case ir.Clamp(a, lo, hi):
+            case ir.Clamp(a):
+                lo, hi = self.hulls[index]  # its proven interval: no value changes, and the line alone shows its bounds
                 below = f"{n(a)} > {hi} ? {hi} : {n(a)}" if hi < WORD_HI else n(a)
                 return f"{n(a)} < {lo} ? {lo} : ({below})" if lo > WORD_LO else below
             case ir.Gt(a, b):

@@ -20,7 +20,7 @@ class Synapses:
 
     `event` comes first, once an event. `terms`: what each code of a byte adds to its sum. The sums, of which there are
     a whole number of bytes, lie in [lo, hi]; the product is a sum with `before` written before it. `table`: the levels
-    that terms look up in constants. `base`: what `event` adds to, 0 at first.
+    that terms look up in constants. `base`: what `event` adds to, 0 at first. `spikes`: terms are ints, as x is 1.
     """
 
     rows: Ints
@@ -32,6 +32,7 @@ class Synapses:
     before: str = ""
     table: tuple[int, ...] = ()
     base: str = ""
+    spikes: bool = False
 
     @property
     def sums(self) -> int:
@@ -56,7 +57,7 @@ def synapses(
     if not levels:
         half = 1 << (bits - 1)
         weight = code if bits == 8 else [f"((({c}) ^ {half}) - {half})" for c in code]
-        return Synapses(rows, [w + times_x for w in weight], *total)
+        return Synapses(rows, [w + times_x for w in weight], *total, spikes=spikes)
     used = levels[: int(codes.max()) + 1]
     first, step = used[0], used[-1] - used[0]
     if not groups and bits == 1 and inputs * max(abs(end) for end in x) * max(abs(first), abs(step)) < 2**31:
@@ -67,10 +68,13 @@ def synapses(
             event=(f"{base} += {first}{times_x};",),
             before=f"{base} {'-' if step < 0 else '+'} {abs(step)} * (int32_t)",
             base=base,
+            spikes=spikes,
         )  # fmt: skip
+    size = len(used) if bits == 8 else 1 << bits  # whatever the bits of a code are, they lie within the table
     if spikes or len(used) > min(_FEW_LEVELS, neurons):
-        return Synapses(rows, [f"{table}[{c}]{times_x}" for c in code], *total, table=used)
-    return Synapses(rows, [f"products[{c}]" for c in code], *total, event=_products(used))
+        table_of_all = used + used[-1:] * (size - len(used))
+        return Synapses(rows, [f"{table}[{c}]{times_x}" for c in code], *total, table=table_of_all, spikes=spikes)
+    return Synapses(rows, [f"products[{c}]" for c in code], *total, event=_products(used, size))
 
 
 def added(total: tuple[int, int]) -> Synapses:
@@ -86,13 +90,16 @@ def _field(bits: int, k: int) -> str:
     return f"{f'({shifted})' if k else shifted} & {(1 << bits) - 1}"
 
 
-def _products(levels: tuple[int, ...]) -> tuple[str, ...]:
-    """The lines that make `products`, x times each level: in unsigned words, where overflow and sign do not matter."""
+def _products(levels: tuple[int, ...], size: int) -> tuple[str, ...]:
+    """The lines that make `products`, x times each level: in unsigned words, where overflow and sign do not matter.
+
+    Beyond the levels, up to `size`, they are 0.
+    """
     how = "shifts and adds" if all(len(_powers(level)) <= 2 for level in levels) else "multiplications"
     return (
         f"/* x times each level, once, by {how} of words; what a row asks for is proven to fit. */",
         *(["const uint32_t u = (uint32_t)x;"] if any(level not in (0, 1) for level in levels) else []),
-        f"const int32_t products[{len(levels)}] = {{",
+        f"const int32_t products[{size}] = {{",
         *(f"    {_product(level)}, /* {level} */" for level in levels),
         "};",
     )

@@ -15,6 +15,7 @@
  *
  * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in units of 2^2 accumulator units.
  * C99, <stdint.h> alone; no heap, no float, no recursion, no static memory but constants.
+ * A comment that begins with @ is for Frama-C: how often to unroll a loop, so that its sum has exact bounds.
  *
  * In exactly one .c file:
  *     #define BINARY_16BIT_IMPLEMENTATION
@@ -441,6 +442,7 @@ static void binary_16bit_priv_1_first(binary_16bit_state *state, const binary_16
         for (i = 0; i < 24; ++i) {
             sums[i] = 0;
         }
+        /*@ loop unroll 64; */
         for (e = 0; e < 64; ++e) {
             const int32_t x = in[e];
             if (x != 0) {

@@ -270,7 +270,6 @@ static const int8_t count_conv_subtract_snntorch_priv_1_out_fan_in[56][5] = {
 static void count_conv_subtract_snntorch_priv_1_out(count_conv_subtract_snntorch_state *state, const count_conv_subtract_snntorch_input *in, int32_t *out)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* out fan_in: sums in [-3664, 752], fxp-s13/0 */
         int16_t *const sums = state->scratch.out_sums.fan_in_4;
@@ -280,10 +279,9 @@ static void count_conv_subtract_snntorch_priv_1_out(count_conv_subtract_snntorch
         for (i = 0; i < 10; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 1; ++channel) {
             for (place = 0; place < 64; ++place) {
-                const int32_t x = in[e++];
+                const int32_t x = in[channel * 64 + place];
                 if (x == 0) {
                     continue;
                 }

@@ -2,12 +2,21 @@
  *
  * Without arguments it replays the header's golden vector. With a number of steps it reads samples of that many steps
  * from standard input (count_late_zero_before_delayed_input, packed) and writes every state, spike and output of every step to standard
- * output. Built with -DQUANTAL_BARE there is no main: a debugger or an emulator calls the harness functions.
+ * output. With the name of a function, and classify's number of steps, it calls that on what it reads, and writes what
+ * it gives. Built with -DQUANTAL_BARE there is no main: a debugger or an emulator calls the harness functions.
  */
 
 #define COUNT_LATE_ZERO_BEFORE_DELAYED_IMPLEMENTATION
 #define COUNT_LATE_ZERO_BEFORE_DELAYED_SELF_TEST
 #include "count_late_zero_before_delayed.h"
+
+static void fill(void *memory, uint32_t size, uint8_t byte)
+{
+    uint8_t *to = (uint8_t *)memory;
+    while (size-- > 0) {
+        *to++ = byte;
+    }
+}
 
 #ifdef QUANTAL_BARE
 
@@ -18,10 +27,16 @@ count_late_zero_before_delayed_input harness_input[COUNT_LATE_ZERO_BEFORE_DELAYE
 int32_t harness_output[COUNT_LATE_ZERO_BEFORE_DELAYED_OUTPUTS];
 uint8_t harness_record[RECORD_BYTES];
 
+void harness_fill(uint32_t byte);
 void harness_reset(void);
 void harness_step(void);
 void harness_write(void);
 uint32_t harness_self_test(void);
+
+void harness_fill(uint32_t byte)
+{
+    fill(&harness_state, sizeof harness_state, (uint8_t)byte);
+}
 
 void harness_reset(void)
 {
@@ -51,6 +66,19 @@ void harness_write(void)
     (void)copy(to, harness_output, sizeof harness_output);
 }
 
+#define RING_BYTES (0 + sizeof(((const count_late_zero_before_delayed_state *)0)->input_delay2_line) + 2)
+
+uint8_t harness_rings[RING_BYTES];
+
+void harness_write_rings(void);
+
+void harness_write_rings(void)
+{
+    uint8_t *to = harness_rings;
+    to = copy(to, harness_state.input_delay2_line, sizeof harness_state.input_delay2_line);
+    to = copy(to, &harness_state.input_delay2_line_at, sizeof harness_state.input_delay2_line_at);
+}
+
 uint32_t harness_self_test(void)
 {
     return count_late_zero_before_delayed_self_test(&harness_state);
@@ -60,6 +88,7 @@ uint32_t harness_self_test(void)
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #ifdef _WIN32
 #include <fcntl.h>
 #include <io.h>
@@ -70,15 +99,23 @@ uint32_t harness_self_test(void)
 
 static count_late_zero_before_delayed_state state;
 
+static void write_arrays(void)
+{
+    fwrite(state.input_delay2_value, sizeof state.input_delay2_value, 1, stdout);
+    fwrite(state.out_u, sizeof state.out_u, 1, stdout);
+    fwrite(state.out_count, sizeof state.out_count, 1, stdout);
+}
+
+static void write_number(uint32_t number)
+{
+    fwrite(&number, sizeof number, 1, stdout);
+}
+
 static int stream(long steps)
 {
     static count_late_zero_before_delayed_input in[COUNT_LATE_ZERO_BEFORE_DELAYED_INPUTS];
     static int32_t out[COUNT_LATE_ZERO_BEFORE_DELAYED_OUTPUTS];
     char *const buffers = (char *)malloc(2 * BUFFER);
-#ifdef _WIN32 /* Its text streams end lines with two bytes, and the input at a byte 26. */
-    (void)_setmode(_fileno(stdin), _O_BINARY);
-    (void)_setmode(_fileno(stdout), _O_BINARY);
-#endif
     if (buffers != NULL) {
         (void)setvbuf(stdin, buffers, _IOFBF, BUFFER);
         (void)setvbuf(stdout, buffers + BUFFER, _IOFBF, BUFFER);
@@ -91,20 +128,91 @@ static int stream(long steps)
                 return t == 0 ? 0 : 2;
             }
             count_late_zero_before_delayed_step(&state, in, out);
-            fwrite(state.input_delay2_value, sizeof state.input_delay2_value, 1, stdout);
-            fwrite(state.out_u, sizeof state.out_u, 1, stdout);
-            fwrite(state.out_count, sizeof state.out_count, 1, stdout);
+            write_arrays();
             fwrite(out, sizeof out, 1, stdout);
         }
     }
+}
+
+/* What a reset leaves of a state full of something else. */
+static int reset_twice(void)
+{
+    fill(&state, sizeof state, 165);
+    count_late_zero_before_delayed_reset(&state);
+    write_arrays();
+    fwrite(state.input_delay2_line, sizeof state.input_delay2_line, 1, stdout);
+    fwrite(&state.input_delay2_line_at, sizeof state.input_delay2_line_at, 1, stdout);
+    fill(&state, sizeof state, 90);
+    count_late_zero_before_delayed_reset(&state);
+    write_arrays();
+    fwrite(state.input_delay2_line, sizeof state.input_delay2_line, 1, stdout);
+    fwrite(&state.input_delay2_line_at, sizeof state.input_delay2_line_at, 1, stdout);
+    return 0;
+}
+
+/* The class of each row of outputs. What stands behind a row is the greatest. */
+static int argmax_rows(void)
+{
+    static int32_t out[COUNT_LATE_ZERO_BEFORE_DELAYED_OUTPUTS + 1];
+    out[COUNT_LATE_ZERO_BEFORE_DELAYED_OUTPUTS] = 2147483647;
+    while (fread(out, 4 * COUNT_LATE_ZERO_BEFORE_DELAYED_OUTPUTS, 1, stdin) == 1) {
+        write_number(count_late_zero_before_delayed_argmax(out));
+    }
+    return 0;
+}
+
+/* The class of each sample and the state that it leaves; at last the class of no steps. */
+static int classify_samples(long steps)
+{
+    const size_t count = (size_t)steps * COUNT_LATE_ZERO_BEFORE_DELAYED_INPUTS;
+    count_late_zero_before_delayed_input *const in = (count_late_zero_before_delayed_input *)malloc(count * sizeof *in);
+    if (in == NULL) {
+        return 2;
+    }
+    fill(&state, sizeof state, 165);
+    while (fread(in, sizeof *in, count, stdin) == count) {
+        write_number(count_late_zero_before_delayed_classify(&state, in, (uint32_t)steps));
+        write_arrays();
+    }
+    write_number(count_late_zero_before_delayed_classify(&state, in, 0));
+    free(in);
+    return 0;
+}
+
+static int self_test_once(void)
+{
+    fill(&state, sizeof state, 165);
+    write_number(count_late_zero_before_delayed_self_test(&state));
+    return 0;
+}
+
+static int call(const char *function, long steps)
+{
+    if (strcmp(function, "reset") == 0) {
+        return reset_twice();
+    }
+    if (strcmp(function, "argmax") == 0) {
+        return argmax_rows();
+    }
+    if (strcmp(function, "classify") == 0 && steps > 0) {
+        return classify_samples(steps);
+    }
+    if (strcmp(function, "self_test") == 0) {
+        return self_test_once();
+    }
+    return 2;
 }
 
 int main(int argc, char **argv)
 {
     uint32_t failed;
     if (argc > 1) {
-        const long steps = strtol(argv[1], NULL, 10);
-        return steps > 0 ? stream(steps) : 2;
+#ifdef _WIN32 /* Its text streams end lines with two bytes, and the input at a byte 26. */
+        (void)_setmode(_fileno(stdin), _O_BINARY);
+        (void)_setmode(_fileno(stdout), _O_BINARY);
+#endif
+        const long steps = strtol(argv[argc - 1], NULL, 10);
+        return argc == 2 && steps > 0 ? stream(steps) : call(argv[1], steps);
     }
     failed = count_late_zero_before_delayed_self_test(&state);
     if (failed != 0) {

@@ -2,12 +2,21 @@
  *
  * Without arguments it replays the header's golden vector. With a number of steps it reads samples of that many steps
  * from standard input (graph_delays_input, packed) and writes every state, spike and output of every step to standard
- * output. Built with -DQUANTAL_BARE there is no main: a debugger or an emulator calls the harness functions.
+ * output. With the name of a function, and classify's number of steps, it calls that on what it reads, and writes what
+ * it gives. Built with -DQUANTAL_BARE there is no main: a debugger or an emulator calls the harness functions.
  */
 
 #define GRAPH_DELAYS_IMPLEMENTATION
 #define GRAPH_DELAYS_SELF_TEST
 #include "graph_delays.h"
+
+static void fill(void *memory, uint32_t size, uint8_t byte)
+{
+    uint8_t *to = (uint8_t *)memory;
+    while (size-- > 0) {
+        *to++ = byte;
+    }
+}
 
 #ifdef QUANTAL_BARE
 
@@ -18,10 +27,16 @@ graph_delays_input harness_input[GRAPH_DELAYS_INPUTS];
 int32_t harness_output[GRAPH_DELAYS_OUTPUTS];
 uint8_t harness_record[RECORD_BYTES];
 
+void harness_fill(uint32_t byte);
 void harness_reset(void);
 void harness_step(void);
 void harness_write(void);
 uint32_t harness_self_test(void);
+
+void harness_fill(uint32_t byte)
+{
+    fill(&harness_state, sizeof harness_state, (uint8_t)byte);
+}
 
 void harness_reset(void)
 {
@@ -62,6 +77,23 @@ void harness_write(void)
     (void)copy(to, harness_output, sizeof harness_output);
 }
 
+#define RING_BYTES (0 + sizeof(((const graph_delays_state *)0)->input_delay4_line) + 2 + sizeof(((const graph_delays_state *)0)->early_delay2_line) + 2 + sizeof(((const graph_delays_state *)0)->fed_delay3_line) + 2)
+
+uint8_t harness_rings[RING_BYTES];
+
+void harness_write_rings(void);
+
+void harness_write_rings(void)
+{
+    uint8_t *to = harness_rings;
+    to = copy(to, harness_state.input_delay4_line, sizeof harness_state.input_delay4_line);
+    to = copy(to, &harness_state.input_delay4_line_at, sizeof harness_state.input_delay4_line_at);
+    to = copy(to, harness_state.early_delay2_line, sizeof harness_state.early_delay2_line);
+    to = copy(to, &harness_state.early_delay2_line_at, sizeof harness_state.early_delay2_line_at);
+    to = copy(to, harness_state.fed_delay3_line, sizeof harness_state.fed_delay3_line);
+    to = copy(to, &harness_state.fed_delay3_line_at, sizeof harness_state.fed_delay3_line_at);
+}
+
 uint32_t harness_self_test(void)
 {
     return graph_delays_self_test(&harness_state);
@@ -71,6 +103,7 @@ uint32_t harness_self_test(void)
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #ifdef _WIN32
 #include <fcntl.h>
 #include <io.h>
@@ -81,15 +114,34 @@ uint32_t harness_self_test(void)
 
 static graph_delays_state state;
 
+static void write_arrays(void)
+{
+    fwrite(state.input_delay1_line, sizeof state.input_delay1_line, 1, stdout);
+    fwrite(state.input_delay1_value, sizeof state.input_delay1_value, 1, stdout);
+    fwrite(state.input_delay2_line, sizeof state.input_delay2_line, 1, stdout);
+    fwrite(state.input_delay2_value, sizeof state.input_delay2_value, 1, stdout);
+    fwrite(state.input_delay4_value, sizeof state.input_delay4_value, 1, stdout);
+    fwrite(state.early_u, sizeof state.early_u, 1, stdout);
+    fwrite(state.early_spike, sizeof state.early_spike, 1, stdout);
+    fwrite(state.early_delay2_value, sizeof state.early_delay2_value, 1, stdout);
+    fwrite(state.early_delay3_line, sizeof state.early_delay3_line, 1, stdout);
+    fwrite(state.early_delay3_value, sizeof state.early_delay3_value, 1, stdout);
+    fwrite(state.fed_u, sizeof state.fed_u, 1, stdout);
+    fwrite(state.fed_spike, sizeof state.fed_spike, 1, stdout);
+    fwrite(state.fed_delay3_value, sizeof state.fed_delay3_value, 1, stdout);
+    fwrite(state.out_u, sizeof state.out_u, 1, stdout);
+}
+
+static void write_number(uint32_t number)
+{
+    fwrite(&number, sizeof number, 1, stdout);
+}
+
 static int stream(long steps)
 {
     static graph_delays_input in[GRAPH_DELAYS_INPUTS];
     static int32_t out[GRAPH_DELAYS_OUTPUTS];
     char *const buffers = (char *)malloc(2 * BUFFER);
-#ifdef _WIN32 /* Its text streams end lines with two bytes, and the input at a byte 26. */
-    (void)_setmode(_fileno(stdin), _O_BINARY);
-    (void)_setmode(_fileno(stdout), _O_BINARY);
-#endif
     if (buffers != NULL) {
         (void)setvbuf(stdin, buffers, _IOFBF, BUFFER);
         (void)setvbuf(stdout, buffers + BUFFER, _IOFBF, BUFFER);
@@ -102,31 +154,99 @@ static int stream(long steps)
                 return t == 0 ? 0 : 2;
             }
             graph_delays_step(&state, in, out);
-            fwrite(state.input_delay1_line, sizeof state.input_delay1_line, 1, stdout);
-            fwrite(state.input_delay1_value, sizeof state.input_delay1_value, 1, stdout);
-            fwrite(state.input_delay2_line, sizeof state.input_delay2_line, 1, stdout);
-            fwrite(state.input_delay2_value, sizeof state.input_delay2_value, 1, stdout);
-            fwrite(state.input_delay4_value, sizeof state.input_delay4_value, 1, stdout);
-            fwrite(state.early_u, sizeof state.early_u, 1, stdout);
-            fwrite(state.early_spike, sizeof state.early_spike, 1, stdout);
-            fwrite(state.early_delay2_value, sizeof state.early_delay2_value, 1, stdout);
-            fwrite(state.early_delay3_line, sizeof state.early_delay3_line, 1, stdout);
-            fwrite(state.early_delay3_value, sizeof state.early_delay3_value, 1, stdout);
-            fwrite(state.fed_u, sizeof state.fed_u, 1, stdout);
-            fwrite(state.fed_spike, sizeof state.fed_spike, 1, stdout);
-            fwrite(state.fed_delay3_value, sizeof state.fed_delay3_value, 1, stdout);
-            fwrite(state.out_u, sizeof state.out_u, 1, stdout);
+            write_arrays();
             fwrite(out, sizeof out, 1, stdout);
         }
     }
+}
+
+/* What a reset leaves of a state full of something else. */
+static int reset_twice(void)
+{
+    fill(&state, sizeof state, 165);
+    graph_delays_reset(&state);
+    write_arrays();
+    fwrite(state.input_delay4_line, sizeof state.input_delay4_line, 1, stdout);
+    fwrite(&state.input_delay4_line_at, sizeof state.input_delay4_line_at, 1, stdout);
+    fwrite(state.early_delay2_line, sizeof state.early_delay2_line, 1, stdout);
+    fwrite(&state.early_delay2_line_at, sizeof state.early_delay2_line_at, 1, stdout);
+    fwrite(state.fed_delay3_line, sizeof state.fed_delay3_line, 1, stdout);
+    fwrite(&state.fed_delay3_line_at, sizeof state.fed_delay3_line_at, 1, stdout);
+    fill(&state, sizeof state, 90);
+    graph_delays_reset(&state);
+    write_arrays();
+    fwrite(state.input_delay4_line, sizeof state.input_delay4_line, 1, stdout);
+    fwrite(&state.input_delay4_line_at, sizeof state.input_delay4_line_at, 1, stdout);
+    fwrite(state.early_delay2_line, sizeof state.early_delay2_line, 1, stdout);
+    fwrite(&state.early_delay2_line_at, sizeof state.early_delay2_line_at, 1, stdout);
+    fwrite(state.fed_delay3_line, sizeof state.fed_delay3_line, 1, stdout);
+    fwrite(&state.fed_delay3_line_at, sizeof state.fed_delay3_line_at, 1, stdout);
+    return 0;
+}
+
+/* The class of each row of outputs. What stands behind a row is the greatest. */
+static int argmax_rows(void)
+{
+    static int32_t out[GRAPH_DELAYS_OUTPUTS + 1];
+    out[GRAPH_DELAYS_OUTPUTS] = 2147483647;
+    while (fread(out, 4 * GRAPH_DELAYS_OUTPUTS, 1, stdin) == 1) {
+        write_number(graph_delays_argmax(out));
+    }
+    return 0;
+}
+
+/* The class of each sample and the state that it leaves; at last the class of no steps. */
+static int classify_samples(long steps)
+{
+    const size_t count = (size_t)steps * GRAPH_DELAYS_INPUTS;
+    graph_delays_input *const in = (graph_delays_input *)malloc(count * sizeof *in);
+    if (in == NULL) {
+        return 2;
+    }
+    fill(&state, sizeof state, 165);
+    while (fread(in, sizeof *in, count, stdin) == count) {
+        write_number(graph_delays_classify(&state, in, (uint32_t)steps));
+        write_arrays();
+    }
+    write_number(graph_delays_classify(&state, in, 0));
+    free(in);
+    return 0;
+}
+
+static int self_test_once(void)
+{
+    fill(&state, sizeof state, 165);
+    write_number(graph_delays_self_test(&state));
+    return 0;
+}
+
+static int call(const char *function, long steps)
+{
+    if (strcmp(function, "reset") == 0) {
+        return reset_twice();
+    }
+    if (strcmp(function, "argmax") == 0) {
+        return argmax_rows();
+    }
+    if (strcmp(function, "classify") == 0 && steps > 0) {
+        return classify_samples(steps);
+    }
+    if (strcmp(function, "self_test") == 0) {
+        return self_test_once();
+    }
+    return 2;
 }
 
 int main(int argc, char **argv)
 {
     uint32_t failed;
     if (argc > 1) {
-        const long steps = strtol(argv[1], NULL, 10);
-        return steps > 0 ? stream(steps) : 2;
+#ifdef _WIN32 /* Its text streams end lines with two bytes, and the input at a byte 26. */
+        (void)_setmode(_fileno(stdin), _O_BINARY);
+        (void)_setmode(_fileno(stdout), _O_BINARY);
+#endif
+        const long steps = strtol(argv[argc - 1], NULL, 10);
+        return argc == 2 && steps > 0 ? stream(steps) : call(argv[1], steps);
     }
     failed = graph_delays_self_test(&state);
     if (failed != 0) {

@@ -229,7 +229,6 @@ static const uint8_t graph_line_priv_4_out_fan_in[12][5] = {
 static void graph_line_priv_1_line(graph_line_state *state, const graph_line_input *in)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* line fan_in: sums in [-96, 32], fxp-s8/0 */
         int8_t *const sums = state->scratch.line_sums.fan_in_3;
@@ -239,10 +238,9 @@ static void graph_line_priv_1_line(graph_line_state *state, const graph_line_inp
         for (i = 0; i < 55; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 2; ++channel) {
             for (place = 0; place < 32; ++place) {
-                const int32_t x = in[e++];
+                const int32_t x = in[channel * 32 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -289,7 +287,6 @@ static void graph_line_priv_1_line(graph_line_state *state, const graph_line_inp
 static void graph_line_priv_2_sums(graph_line_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* sums window: sums in [0, 3], fxp-u2/0 */
         int8_t *const sums = state->scratch.sums_sums.window_1;
@@ -298,10 +295,9 @@ static void graph_line_priv_2_sums(graph_line_state *state)
         for (i = 0; i < 25; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 5; ++channel) {
             for (place = 0; place < 11; ++place) {
-                const int32_t x = state->line_spike[e++];
+                const int32_t x = state->line_spike[channel * 11 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -335,7 +331,6 @@ static void graph_line_priv_2_sums(graph_line_state *state)
 static void graph_line_priv_3_deep(graph_line_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* deep fan_in: sums in [-987, 1431], fxp-s12/0 */
         int16_t *const sums = state->scratch.deep_sums.fan_in_4;
@@ -345,10 +340,9 @@ static void graph_line_priv_3_deep(graph_line_state *state)
         for (i = 0; i < 12; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 5; ++channel) {
             for (place = 0; place < 5; ++place) {
-                const int32_t x = state->sums_sum[e++];
+                const int32_t x = state->sums_sum[channel * 5 + place];
                 if (x == 0) {
                     continue;
                 }

@@ -1653,7 +1653,7 @@ static void graph_neurons_added_priv_12_adaptive(graph_neurons_added_state *stat
         const int32_t v17 = v12 + v16; /* [0, 445] */
         const int32_t v18 = v17 + v13; /* [0, 628] */
         const int32_t v19 = (v18 + 2) >> 2; /* [0, 157] */
-        const int32_t v20 = v19 < -128 ? -128 : (v19 > 127 ? 127 : v19); /* [0, 127] */
+        const int32_t v20 = v19 < 0 ? 0 : (v19 > 127 ? 127 : v19); /* [0, 127] */
         const int32_t v21 = v20 * 4; /* [0, 508] */
         const int32_t v22 = v1 + v21; /* [295, 876] */
         const int32_t v23 = v8 * 4; /* [-512, 508] */
@@ -1711,7 +1711,7 @@ static void graph_neurons_added_priv_13_refractory(graph_neurons_added_state *st
         const int32_t v9 = state->refractory_spike[i]; /* [0, 1] */
         const int32_t v10 = v6 + v0; /* [-4208, 4288] */
         const int32_t v12 = v8 - 1; /* [-1, 1] */
-        const int32_t v13 = v12 < 0 ? 0 : (v12 > 2 ? 2 : v12); /* [0, 1] */
+        const int32_t v13 = v12 < 0 ? 0 : (v12 > 1 ? 1 : v12); /* [0, 1] */
         const int32_t v15 = v9 != 0 ? 2 : v13; /* [0, 2] */
         const int32_t v16 = v7 * 4; /* [-512, 508] */
         const int32_t v18 = 0 - v16; /* [-508, 512] */

@@ -4332,7 +4332,6 @@ static const uint8_t graph_neurons_delayed_priv_22_out_fan_in1[8][5] = {
 static void graph_neurons_delayed_priv_1_image(graph_neurons_delayed_state *state, const graph_neurons_delayed_input *in)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* image fan_in: sums in [-224, 144], fxp-s9/0 */
         int16_t *const sums = state->scratch.image_sums.fan_in_4;
@@ -4342,10 +4341,9 @@ static void graph_neurons_delayed_priv_1_image(graph_neurons_delayed_state *stat
         for (i = 0; i < 36; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 1; ++channel) {
             for (place = 0; place < 64; ++place) {
-                const int32_t x = in[e++];
+                const int32_t x = in[channel * 64 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -5042,7 +5040,7 @@ static void graph_neurons_delayed_priv_12_adaptive(graph_neurons_delayed_state *
         const int32_t v16 = v11 * 59; /* [0, 7493] */
         const int32_t v17 = (v16 + 32) >> 6; /* [0, 117] */
         const int32_t v18 = v17 + v15; /* [0, 151] */
-        const int32_t v19 = v18 < -128 ? -128 : (v18 > 127 ? 127 : v18); /* [0, 127] */
+        const int32_t v19 = v18 < 0 ? 0 : (v18 > 127 ? 127 : v18); /* [0, 127] */
         const int32_t v20 = v1 + v19; /* [64, 200] */
         const int32_t v21 = v10 * 57; /* [-7296, 7239] */
         const int32_t v22 = (v21 + 32) >> 6; /* [-114, 113] */
@@ -5112,7 +5110,7 @@ static void graph_neurons_delayed_priv_13_refractory(graph_neurons_delayed_state
         const int32_t v10 = v6 * 16; /* [-880, 928] */
         const int32_t v11 = v10 + v0; /* [-878, 923] */
         const int32_t v13 = v8 - 1; /* [-1, 1] */
-        const int32_t v14 = v13 < 0 ? 0 : (v13 > 2 ? 2 : v13); /* [0, 1] */
+        const int32_t v14 = v13 < 0 ? 0 : (v13 > 1 ? 1 : v13); /* [0, 1] */
         const int32_t v16 = v9 != 0 ? 2 : v14; /* [0, 2] */
         const int32_t v18 = 0 - v7; /* [-127, 128] */
         const int32_t v19 = (v18 + 4) >> 3; /* [-16, 16] */

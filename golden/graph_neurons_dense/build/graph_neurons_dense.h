@@ -2479,7 +2479,6 @@ static const uint8_t graph_neurons_dense_priv_19_out_fan_in[8][5] = {
 static void graph_neurons_dense_priv_1_image(graph_neurons_dense_state *state, const graph_neurons_dense_input *in)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* image fan_in: sums in [-208, 112], fxp-s9/0 */
         int16_t *const sums = state->scratch.image_sums.fan_in_4;
@@ -2489,10 +2488,9 @@ static void graph_neurons_dense_priv_1_image(graph_neurons_dense_state *state, c
         for (i = 0; i < 36; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 1; ++channel) {
             for (place = 0; place < 64; ++place) {
-                const int32_t x = in[e++];
+                const int32_t x = in[channel * 64 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2979,7 +2977,7 @@ static void graph_neurons_dense_priv_11_adaptive(graph_neurons_dense_state *stat
         const int32_t v14 = (v13 + 4) >> 3; /* [-16, 0] */
         const int32_t v15 = v7 + v14; /* [0, 111] */
         const int32_t v16 = v15 + v11; /* [0, 160] */
-        const int32_t v17 = v16 < -128 ? -128 : (v16 > 127 ? 127 : v16); /* [0, 127] */
+        const int32_t v17 = v16 < 0 ? 0 : (v16 > 127 ? 127 : v16); /* [0, 127] */
         const int32_t v18 = v1 + v17; /* [73, 220] */
         const int32_t v19 = v6 * 61; /* [-7808, 7747] */
         const int32_t v20 = (v19 + 32) >> 6; /* [-122, 121] */
@@ -3029,7 +3027,7 @@ static void graph_neurons_dense_priv_12_refractory(graph_neurons_dense_state *st
         const int32_t v8 = v4 * 16; /* [-512, 528] */
         const int32_t v9 = v8 + v0; /* [-512, 528] */
         const int32_t v11 = v6 - 1; /* [-1, 1] */
-        const int32_t v12 = v11 < 0 ? 0 : (v11 > 2 ? 2 : v11); /* [0, 1] */
+        const int32_t v12 = v11 < 0 ? 0 : (v11 > 1 ? 1 : v11); /* [0, 1] */
         const int32_t v14 = v7 != 0 ? 2 : v12; /* [0, 2] */
         const int32_t v15 = v5 * 57; /* [-7296, 7239] */
         const int32_t v16 = (v15 + 32) >> 6; /* [-114, 113] */

@@ -2397,7 +2397,6 @@ static const uint8_t graph_neurons_diagonal_priv_18_out_fan_in[8][5] = {
 static void graph_neurons_diagonal_priv_1_image(graph_neurons_diagonal_state *state, const graph_neurons_diagonal_input *in)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* image fan_in: sums in [-304, 224], fxp-s10/0 */
         int16_t *const sums = state->scratch.image_sums.fan_in_4;
@@ -2407,10 +2406,9 @@ static void graph_neurons_diagonal_priv_1_image(graph_neurons_diagonal_state *st
         for (i = 0; i < 36; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 1; ++channel) {
             for (place = 0; place < 64; ++place) {
-                const int32_t x = in[e++];
+                const int32_t x = in[channel * 64 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2942,7 +2940,7 @@ static void graph_neurons_diagonal_priv_11_adaptive(graph_neurons_diagonal_state
         const int32_t v17 = v8 * 59; /* [0, 7493] */
         const int32_t v18 = (v17 + 32) >> 6; /* [0, 117] */
         const int32_t v19 = v18 + v16; /* [0, 169] */
-        const int32_t v20 = v19 < -128 ? -128 : (v19 > 127 ? 127 : v19); /* [0, 127] */
+        const int32_t v20 = v19 < 0 ? 0 : (v19 > 127 ? 127 : v19); /* [0, 127] */
         const int32_t v21 = v1 + v20; /* [87, 221] */
         const int32_t v22 = v7 * 58; /* [-7424, 7366] */
         const int32_t v23 = (v22 + 32) >> 6; /* [-116, 115] */
@@ -2996,7 +2994,7 @@ static void graph_neurons_diagonal_priv_12_refractory(graph_neurons_diagonal_sta
         const int32_t v12 = v10 + v11; /* [-1024, 1248] */
         const int32_t v13 = v12 + v0; /* [-1021, 1245] */
         const int32_t v15 = v6 - 1; /* [-1, 1] */
-        const int32_t v16 = v15 < 0 ? 0 : (v15 > 2 ? 2 : v15); /* [0, 1] */
+        const int32_t v16 = v15 < 0 ? 0 : (v15 > 1 ? 1 : v15); /* [0, 1] */
         const int32_t v18 = v7 != 0 ? 2 : v16; /* [0, 2] */
         const int32_t v19 = v5 * 53; /* [-6784, 6731] */
         const int32_t v20 = (v19 + 32) >> 6; /* [-106, 105] */

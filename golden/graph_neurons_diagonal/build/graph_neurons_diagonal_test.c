@@ -2,12 +2,21 @@
  *
  * Without arguments it replays the header's golden vector. With a number of steps it reads samples of that many steps
  * from standard input (graph_neurons_diagonal_input, packed) and writes every state, spike and output of every step to standard
- * output. Built with -DQUANTAL_BARE there is no main: a debugger or an emulator calls the harness functions.
+ * output. With the name of a function, and classify's number of steps, it calls that on what it reads, and writes what
+ * it gives. Built with -DQUANTAL_BARE there is no main: a debugger or an emulator calls the harness functions.
  */
 
 #define GRAPH_NEURONS_DIAGONAL_IMPLEMENTATION
 #define GRAPH_NEURONS_DIAGONAL_SELF_TEST
 #include "graph_neurons_diagonal.h"
+
+static void fill(void *memory, uint32_t size, uint8_t byte)
+{
+    uint8_t *to = (uint8_t *)memory;
+    while (size-- > 0) {
+        *to++ = byte;
+    }
+}
 
 #ifdef QUANTAL_BARE
 
@@ -18,10 +27,16 @@ graph_neurons_diagonal_input harness_input[GRAPH_NEURONS_DIAGONAL_INPUTS];
 int32_t harness_output[GRAPH_NEURONS_DIAGONAL_OUTPUTS];
 uint8_t harness_record[RECORD_BYTES];
 
+void harness_fill(uint32_t byte);
 void harness_reset(void);
 void harness_step(void);
 void harness_write(void);
 uint32_t harness_self_test(void);
+
+void harness_fill(uint32_t byte)
+{
+    fill(&harness_state, sizeof harness_state, (uint8_t)byte);
+}
 
 void harness_reset(void)
 {
@@ -97,6 +112,7 @@ uint32_t harness_self_test(void)
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #ifdef _WIN32
 #include <fcntl.h>
 #include <io.h>
@@ -107,15 +123,60 @@ uint32_t harness_self_test(void)
 
 static graph_neurons_diagonal_state state;
 
+static void write_arrays(void)
+{
+    fwrite(state.image_u, sizeof state.image_u, 1, stdout);
+    fwrite(state.image_spike, sizeof state.image_spike, 1, stdout);
+    fwrite(state.subtract_delayed_u, sizeof state.subtract_delayed_u, 1, stdout);
+    fwrite(state.subtract_delayed_spike, sizeof state.subtract_delayed_spike, 1, stdout);
+    fwrite(state.subtract_immediate_u, sizeof state.subtract_immediate_u, 1, stdout);
+    fwrite(state.subtract_immediate_spike, sizeof state.subtract_immediate_spike, 1, stdout);
+    fwrite(state.zero_delayed_u, sizeof state.zero_delayed_u, 1, stdout);
+    fwrite(state.zero_delayed_spike, sizeof state.zero_delayed_spike, 1, stdout);
+    fwrite(state.zero_immediate_u, sizeof state.zero_immediate_u, 1, stdout);
+    fwrite(state.zero_immediate_spike, sizeof state.zero_immediate_spike, 1, stdout);
+    fwrite(state.none_delayed_u, sizeof state.none_delayed_u, 1, stdout);
+    fwrite(state.none_delayed_spike, sizeof state.none_delayed_spike, 1, stdout);
+    fwrite(state.none_immediate_u, sizeof state.none_immediate_u, 1, stdout);
+    fwrite(state.none_immediate_spike, sizeof state.none_immediate_spike, 1, stdout);
+    fwrite(state.subtract_snntorch_u, sizeof state.subtract_snntorch_u, 1, stdout);
+    fwrite(state.subtract_snntorch_spike, sizeof state.subtract_snntorch_spike, 1, stdout);
+    fwrite(state.zero_before_delayed_u, sizeof state.zero_before_delayed_u, 1, stdout);
+    fwrite(state.zero_before_delayed_spike, sizeof state.zero_before_delayed_spike, 1, stdout);
+    fwrite(state.synapse_u, sizeof state.synapse_u, 1, stdout);
+    fwrite(state.synapse_i, sizeof state.synapse_i, 1, stdout);
+    fwrite(state.synapse_spike, sizeof state.synapse_spike, 1, stdout);
+    fwrite(state.adaptive_u, sizeof state.adaptive_u, 1, stdout);
+    fwrite(state.adaptive_a, sizeof state.adaptive_a, 1, stdout);
+    fwrite(state.adaptive_spike, sizeof state.adaptive_spike, 1, stdout);
+    fwrite(state.refractory_u, sizeof state.refractory_u, 1, stdout);
+    fwrite(state.refractory_rest, sizeof state.refractory_rest, 1, stdout);
+    fwrite(state.refractory_spike, sizeof state.refractory_spike, 1, stdout);
+    fwrite(state.no_leak_u, sizeof state.no_leak_u, 1, stdout);
+    fwrite(state.no_leak_spike, sizeof state.no_leak_spike, 1, stdout);
+    fwrite(state.alpha_e, sizeof state.alpha_e, 1, stdout);
+    fwrite(state.alpha_h, sizeof state.alpha_h, 1, stdout);
+    fwrite(state.alpha_spike, sizeof state.alpha_spike, 1, stdout);
+    fwrite(state.alpha_unreset_e, sizeof state.alpha_unreset_e, 1, stdout);
+    fwrite(state.alpha_unreset_h, sizeof state.alpha_unreset_h, 1, stdout);
+    fwrite(state.alpha_unreset_spike, sizeof state.alpha_unreset_spike, 1, stdout);
+    fwrite(state.several_u, sizeof state.several_u, 1, stdout);
+    fwrite(state.several_spike, sizeof state.several_spike, 1, stdout);
+    fwrite(state.all_u, sizeof state.all_u, 1, stdout);
+    fwrite(state.all_spike, sizeof state.all_spike, 1, stdout);
+    fwrite(state.out_u, sizeof state.out_u, 1, stdout);
+}
+
+static void write_number(uint32_t number)
+{
+    fwrite(&number, sizeof number, 1, stdout);
+}
+
 static int stream(long steps)
 {
     static graph_neurons_diagonal_input in[GRAPH_NEURONS_DIAGONAL_INPUTS];
     static int32_t out[GRAPH_NEURONS_DIAGONAL_OUTPUTS];
     char *const buffers = (char *)malloc(2 * BUFFER);
-#ifdef _WIN32 /* Its text streams end lines with two bytes, and the input at a byte 26. */
-    (void)_setmode(_fileno(stdin), _O_BINARY);
-    (void)_setmode(_fileno(stdout), _O_BINARY);
-#endif
     if (buffers != NULL) {
         (void)setvbuf(stdin, buffers, _IOFBF, BUFFER);
         (void)setvbuf(stdout, buffers + BUFFER, _IOFBF, BUFFER);
@@ -128,57 +189,87 @@ static int stream(long steps)
                 return t == 0 ? 0 : 2;
             }
             graph_neurons_diagonal_step(&state, in, out);
-            fwrite(state.image_u, sizeof state.image_u, 1, stdout);
-            fwrite(state.image_spike, sizeof state.image_spike, 1, stdout);
-            fwrite(state.subtract_delayed_u, sizeof state.subtract_delayed_u, 1, stdout);
-            fwrite(state.subtract_delayed_spike, sizeof state.subtract_delayed_spike, 1, stdout);
-            fwrite(state.subtract_immediate_u, sizeof state.subtract_immediate_u, 1, stdout);
-            fwrite(state.subtract_immediate_spike, sizeof state.subtract_immediate_spike, 1, stdout);
-            fwrite(state.zero_delayed_u, sizeof state.zero_delayed_u, 1, stdout);
-            fwrite(state.zero_delayed_spike, sizeof state.zero_delayed_spike, 1, stdout);
-            fwrite(state.zero_immediate_u, sizeof state.zero_immediate_u, 1, stdout);
-            fwrite(state.zero_immediate_spike, sizeof state.zero_immediate_spike, 1, stdout);
-            fwrite(state.none_delayed_u, sizeof state.none_delayed_u, 1, stdout);
-            fwrite(state.none_delayed_spike, sizeof state.none_delayed_spike, 1, stdout);
-            fwrite(state.none_immediate_u, sizeof state.none_immediate_u, 1, stdout);
-            fwrite(state.none_immediate_spike, sizeof state.none_immediate_spike, 1, stdout);
-            fwrite(state.subtract_snntorch_u, sizeof state.subtract_snntorch_u, 1, stdout);
-            fwrite(state.subtract_snntorch_spike, sizeof state.subtract_snntorch_spike, 1, stdout);
-            fwrite(state.zero_before_delayed_u, sizeof state.zero_before_delayed_u, 1, stdout);
-            fwrite(state.zero_before_delayed_spike, sizeof state.zero_before_delayed_spike, 1, stdout);
-            fwrite(state.synapse_u, sizeof state.synapse_u, 1, stdout);
-            fwrite(state.synapse_i, sizeof state.synapse_i, 1, stdout);
-            fwrite(state.synapse_spike, sizeof state.synapse_spike, 1, stdout);
-            fwrite(state.adaptive_u, sizeof state.adaptive_u, 1, stdout);
-            fwrite(state.adaptive_a, sizeof state.adaptive_a, 1, stdout);
-            fwrite(state.adaptive_spike, sizeof state.adaptive_spike, 1, stdout);
-            fwrite(state.refractory_u, sizeof state.refractory_u, 1, stdout);
-            fwrite(state.refractory_rest, sizeof state.refractory_rest, 1, stdout);
-            fwrite(state.refractory_spike, sizeof state.refractory_spike, 1, stdout);
-            fwrite(state.no_leak_u, sizeof state.no_leak_u, 1, stdout);
-            fwrite(state.no_leak_spike, sizeof state.no_leak_spike, 1, stdout);
-            fwrite(state.alpha_e, sizeof state.alpha_e, 1, stdout);
-            fwrite(state.alpha_h, sizeof state.alpha_h, 1, stdout);
-            fwrite(state.alpha_spike, sizeof state.alpha_spike, 1, stdout);
-            fwrite(state.alpha_unreset_e, sizeof state.alpha_unreset_e, 1, stdout);
-            fwrite(state.alpha_unreset_h, sizeof state.alpha_unreset_h, 1, stdout);
-            fwrite(state.alpha_unreset_spike, sizeof state.alpha_unreset_spike, 1, stdout);
-            fwrite(state.several_u, sizeof state.several_u, 1, stdout);
-            fwrite(state.several_spike, sizeof state.several_spike, 1, stdout);
-            fwrite(state.all_u, sizeof state.all_u, 1, stdout);
-            fwrite(state.all_spike, sizeof state.all_spike, 1, stdout);
-            fwrite(state.out_u, sizeof state.out_u, 1, stdout);
+            write_arrays();
             fwrite(out, sizeof out, 1, stdout);
         }
     }
+}
+
+/* What a reset leaves of a state full of something else. */
+static int reset_twice(void)
+{
+    fill(&state, sizeof state, 165);
+    graph_neurons_diagonal_reset(&state);
+    write_arrays();
+    fill(&state, sizeof state, 90);
+    graph_neurons_diagonal_reset(&state);
+    write_arrays();
+    return 0;
+}
+
+/* The class of each row of outputs. What stands behind a row is the greatest. */
+static int argmax_rows(void)
+{
+    static int32_t out[GRAPH_NEURONS_DIAGONAL_OUTPUTS + 1];
+    out[GRAPH_NEURONS_DIAGONAL_OUTPUTS] = 2147483647;
+    while (fread(out, 4 * GRAPH_NEURONS_DIAGONAL_OUTPUTS, 1, stdin) == 1) {
+        write_number(graph_neurons_diagonal_argmax(out));
+    }
+    return 0;
+}
+
+/* The class of each sample and the state that it leaves; at last the class of no steps. */
+static int classify_samples(long steps)
+{
+    const size_t count = (size_t)steps * GRAPH_NEURONS_DIAGONAL_INPUTS;
+    graph_neurons_diagonal_input *const in = (graph_neurons_diagonal_input *)malloc(count * sizeof *in);
+    if (in == NULL) {
+        return 2;
+    }
+    fill(&state, sizeof state, 165);
+    while (fread(in, sizeof *in, count, stdin) == count) {
+        write_number(graph_neurons_diagonal_classify(&state, in, (uint32_t)steps));
+        write_arrays();
+    }
+    write_number(graph_neurons_diagonal_classify(&state, in, 0));
+    free(in);
+    return 0;
+}
+
+static int self_test_once(void)
+{
+    fill(&state, sizeof state, 165);
+    write_number(graph_neurons_diagonal_self_test(&state));
+    return 0;
+}
+
+static int call(const char *function, long steps)
+{
+    if (strcmp(function, "reset") == 0) {
+        return reset_twice();
+    }
+    if (strcmp(function, "argmax") == 0) {
+        return argmax_rows();
+    }
+    if (strcmp(function, "classify") == 0 && steps > 0) {
+        return classify_samples(steps);
+    }
+    if (strcmp(function, "self_test") == 0) {
+        return self_test_once();
+    }
+    return 2;
 }
 
 int main(int argc, char **argv)
 {
     uint32_t failed;
     if (argc > 1) {
-        const long steps = strtol(argv[1], NULL, 10);
-        return steps > 0 ? stream(steps) : 2;
+#ifdef _WIN32 /* Its text streams end lines with two bytes, and the input at a byte 26. */
+        (void)_setmode(_fileno(stdin), _O_BINARY);
+        (void)_setmode(_fileno(stdout), _O_BINARY);
+#endif
+        const long steps = strtol(argv[argc - 1], NULL, 10);
+        return argc == 2 && steps > 0 ? stream(steps) : call(argv[1], steps);
     }
     failed = graph_neurons_diagonal_self_test(&state);
     if (failed != 0) {

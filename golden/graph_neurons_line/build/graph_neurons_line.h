@@ -1690,7 +1690,6 @@ static const uint8_t graph_neurons_line_priv_19_out_fan_in[8][5] = {
 static void graph_neurons_line_priv_1_image(graph_neurons_line_state *state, const graph_neurons_line_input *in)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* image fan_in: sums in [-96, 64], fxp-s8/0 */
         int8_t *const sums = state->scratch.image_sums.fan_in_3;
@@ -1700,10 +1699,9 @@ static void graph_neurons_line_priv_1_image(graph_neurons_line_state *state, con
         for (i = 0; i < 36; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 1; ++channel) {
             for (place = 0; place < 64; ++place) {
-                const int32_t x = in[e++];
+                const int32_t x = in[channel * 64 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -1755,7 +1753,6 @@ static void graph_neurons_line_priv_1_image(graph_neurons_line_state *state, con
 static void graph_neurons_line_priv_2_subtract_delayed(graph_neurons_line_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* subtract_delayed fan_in: sums in [-17, 17], fxp-s6/0 */
         int8_t *const sums = state->scratch.subtract_delayed_sums.fan_in_4;
@@ -1765,10 +1762,9 @@ static void graph_neurons_line_priv_2_subtract_delayed(graph_neurons_line_state 
         for (i = 0; i < 4; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -1819,7 +1815,6 @@ static void graph_neurons_line_priv_2_subtract_delayed(graph_neurons_line_state 
 static void graph_neurons_line_priv_3_subtract_immediate(graph_neurons_line_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* subtract_immediate fan_in: sums in [-19, 16], fxp-s6/0 */
         int8_t *const sums = state->scratch.subtract_immediate_sums.fan_in_4;
@@ -1829,10 +1824,9 @@ static void graph_neurons_line_priv_3_subtract_immediate(graph_neurons_line_stat
         for (i = 0; i < 4; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -1883,7 +1877,6 @@ static void graph_neurons_line_priv_3_subtract_immediate(graph_neurons_line_stat
 static void graph_neurons_line_priv_4_zero_delayed(graph_neurons_line_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* zero_delayed fan_in: sums in [-16, 13], fxp-s5/0 */
         int8_t *const sums = state->scratch.zero_delayed_sums.fan_in_4;
@@ -1893,10 +1886,9 @@ static void graph_neurons_line_priv_4_zero_delayed(graph_neurons_line_state *sta
         for (i = 0; i < 4; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -1946,7 +1938,6 @@ static void graph_neurons_line_priv_4_zero_delayed(graph_neurons_line_state *sta
 static void graph_neurons_line_priv_5_zero_immediate(graph_neurons_line_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* zero_immediate fan_in: sums in [-18, 16], fxp-s6/0 */
         int8_t *const sums = state->scratch.zero_immediate_sums.fan_in_3;
@@ -1956,10 +1947,9 @@ static void graph_neurons_line_priv_5_zero_immediate(graph_neurons_line_state *s
         for (i = 0; i < 4; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2009,7 +1999,6 @@ static void graph_neurons_line_priv_5_zero_immediate(graph_neurons_line_state *s
 static void graph_neurons_line_priv_6_none_delayed(graph_neurons_line_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* none_delayed fan_in: sums in [-16, 12], fxp-s5/0 */
         int8_t *const sums = state->scratch.none_delayed_sums.fan_in_4;
@@ -2019,10 +2008,9 @@ static void graph_neurons_line_priv_6_none_delayed(graph_neurons_line_state *sta
         for (i = 0; i < 4; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2069,7 +2057,6 @@ static void graph_neurons_line_priv_6_none_delayed(graph_neurons_line_state *sta
 static void graph_neurons_line_priv_7_none_immediate(graph_neurons_line_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* none_immediate fan_in: sums in [-18, 17], fxp-s6/0 */
         int8_t *const sums = state->scratch.none_immediate_sums.fan_in_4;
@@ -2079,10 +2066,9 @@ static void graph_neurons_line_priv_7_none_immediate(graph_neurons_line_state *s
         for (i = 0; i < 4; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2129,7 +2115,6 @@ static void graph_neurons_line_priv_7_none_immediate(graph_neurons_line_state *s
 static void graph_neurons_line_priv_8_subtract_snntorch(graph_neurons_line_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* subtract_snntorch fan_in: sums in [-18, 15], fxp-s6/0 */
         int8_t *const sums = state->scratch.subtract_snntorch_sums.fan_in_4;
@@ -2139,10 +2124,9 @@ static void graph_neurons_line_priv_8_subtract_snntorch(graph_neurons_line_state
         for (i = 0; i < 4; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2197,7 +2181,6 @@ static void graph_neurons_line_priv_8_subtract_snntorch(graph_neurons_line_state
 static void graph_neurons_line_priv_9_zero_before_delayed(graph_neurons_line_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* zero_before_delayed fan_in: sums in [-16, 19], fxp-s6/0 */
         int8_t *const sums = state->scratch.zero_before_delayed_sums.fan_in_4;
@@ -2207,10 +2190,9 @@ static void graph_neurons_line_priv_9_zero_before_delayed(graph_neurons_line_sta
         for (i = 0; i < 4; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2260,7 +2242,6 @@ static void graph_neurons_line_priv_9_zero_before_delayed(graph_neurons_line_sta
 static void graph_neurons_line_priv_10_synapse(graph_neurons_line_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* synapse fan_in: sums in [-16, 15], fxp-s5/0 */
         int8_t *const sums = state->scratch.synapse_sums.fan_in_5;
@@ -2270,10 +2251,9 @@ static void graph_neurons_line_priv_10_synapse(graph_neurons_line_state *state)
         for (i = 0; i < 4; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2330,7 +2310,6 @@ static void graph_neurons_line_priv_10_synapse(graph_neurons_line_state *state)
 static void graph_neurons_line_priv_11_adaptive(graph_neurons_line_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* adaptive fan_in: sums in [-15, 13], fxp-s5/0 */
         int8_t *const sums = state->scratch.adaptive_sums.fan_in_4;
@@ -2340,10 +2319,9 @@ static void graph_neurons_line_priv_11_adaptive(graph_neurons_line_state *state)
         for (i = 0; i < 4; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2385,7 +2363,7 @@ static void graph_neurons_line_priv_11_adaptive(graph_neurons_line_state *state)
         const int32_t v13 = (v12 + 16) >> 5; /* [-4, 0] */
         const int32_t v14 = v6 + v13; /* [0, 123] */
         const int32_t v15 = v14 + v10; /* [0, 163] */
-        const int32_t v16 = v15 < -128 ? -128 : (v15 > 127 ? 127 : v15); /* [0, 127] */
+        const int32_t v16 = v15 < 0 ? 0 : (v15 > 127 ? 127 : v15); /* [0, 127] */
         const int32_t v17 = v1 + v16; /* [45, 207] */
         const int32_t v18 = 0 - v5; /* [-127, 128] */
         const int32_t v19 = (v18 + 32) >> 6; /* [-2, 2] */
@@ -2406,7 +2384,6 @@ static void graph_neurons_line_priv_11_adaptive(graph_neurons_line_state *state)
 static void graph_neurons_line_priv_12_refractory(graph_neurons_line_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* refractory fan_in: sums in [-14, 13], fxp-s5/0 */
         int8_t *const sums = state->scratch.refractory_sums.fan_in_4;
@@ -2416,10 +2393,9 @@ static void graph_neurons_line_priv_12_refractory(graph_neurons_line_state *stat
         for (i = 0; i < 4; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2456,7 +2432,7 @@ static void graph_neurons_line_priv_12_refractory(graph_neurons_line_state *stat
         const int32_t v8 = v4 * 32; /* [-448, 416] */
         const int32_t v9 = v8 + v0; /* [-446, 420] */
         const int32_t v11 = v6 - 1; /* [-1, 1] */
-        const int32_t v12 = v11 < 0 ? 0 : (v11 > 2 ? 2 : v11); /* [0, 1] */
+        const int32_t v12 = v11 < 0 ? 0 : (v11 > 1 ? 1 : v11); /* [0, 1] */
         const int32_t v14 = v7 != 0 ? 2 : v12; /* [0, 2] */
         const int32_t v15 = v5 * 57; /* [-7296, 7239] */
         const int32_t v16 = (v15 + 32) >> 6; /* [-114, 113] */
@@ -2476,7 +2452,6 @@ static void graph_neurons_line_priv_12_refractory(graph_neurons_line_state *stat
 static void graph_neurons_line_priv_13_no_leak(graph_neurons_line_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* no_leak fan_in: sums in [-17, 16], fxp-s6/0 */
         int8_t *const sums = state->scratch.no_leak_sums.fan_in_3;
@@ -2486,10 +2461,9 @@ static void graph_neurons_line_priv_13_no_leak(graph_neurons_line_state *state)
         for (i = 0; i < 4; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2538,7 +2512,6 @@ static void graph_neurons_line_priv_13_no_leak(graph_neurons_line_state *state)
 static void graph_neurons_line_priv_14_alpha(graph_neurons_line_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* alpha fan_in: sums in [-21, 14], fxp-s6/0 */
         int8_t *const sums = state->scratch.alpha_sums.fan_in_5;
@@ -2548,10 +2521,9 @@ static void graph_neurons_line_priv_14_alpha(graph_neurons_line_state *state)
         for (i = 0; i < 4; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2616,7 +2588,6 @@ static void graph_neurons_line_priv_14_alpha(graph_neurons_line_state *state)
 static void graph_neurons_line_priv_15_alpha_unreset(graph_neurons_line_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* alpha_unreset fan_in: sums in [-14, 16], fxp-s6/0 */
         int8_t *const sums = state->scratch.alpha_unreset_sums.fan_in_5;
@@ -2626,10 +2597,9 @@ static void graph_neurons_line_priv_15_alpha_unreset(graph_neurons_line_state *s
         for (i = 0; i < 4; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2691,7 +2661,6 @@ static void graph_neurons_line_priv_15_alpha_unreset(graph_neurons_line_state *s
 static void graph_neurons_line_priv_16_step(graph_neurons_line_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* step fan_in: sums in [-13, 15], fxp-s5/0 */
         int8_t *const sums = state->scratch.step_sums.fan_in_3;
@@ -2701,10 +2670,9 @@ static void graph_neurons_line_priv_16_step(graph_neurons_line_state *state)
         for (i = 0; i < 4; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2746,7 +2714,6 @@ static void graph_neurons_line_priv_16_step(graph_neurons_line_state *state)
 static void graph_neurons_line_priv_17_several(graph_neurons_line_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* several fan_in: sums in [-18, 20], fxp-s6/0 */
         int8_t *const sums = state->scratch.several_sums.fan_in_4;
@@ -2756,10 +2723,9 @@ static void graph_neurons_line_priv_17_several(graph_neurons_line_state *state)
         for (i = 0; i < 4; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -3172,7 +3138,6 @@ static void graph_neurons_line_priv_18_all(graph_neurons_line_state *state)
 static void graph_neurons_line_priv_19_out(graph_neurons_line_state *state, int32_t *out)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* out fan_in: sums in [-11, 8], fxp-s5/0 */
         int8_t *const sums = state->scratch.out_sums.fan_in_4;
@@ -3182,10 +3147,9 @@ static void graph_neurons_line_priv_19_out(graph_neurons_line_state *state, int3
         for (i = 0; i < 10; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 2; ++channel) {
             for (place = 0; place < 4; ++place) {
-                const int32_t x = state->all_spike[e++];
+                const int32_t x = state->all_spike[channel * 4 + place];
                 if (x == 0) {
                     continue;
                 }

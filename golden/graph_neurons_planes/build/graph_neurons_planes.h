@@ -1699,7 +1699,6 @@ static const uint8_t graph_neurons_planes_priv_19_out_fan_in[8][5] = {
 static void graph_neurons_planes_priv_1_image(graph_neurons_planes_state *state, const graph_neurons_planes_input *in)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* image fan_in: sums in [-240, 272], fxp-s10/0 */
         int16_t *const sums = state->scratch.image_sums.fan_in_4;
@@ -1709,10 +1708,9 @@ static void graph_neurons_planes_priv_1_image(graph_neurons_planes_state *state,
         for (i = 0; i < 36; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 1; ++channel) {
             for (place = 0; place < 64; ++place) {
-                const int32_t x = in[e++];
+                const int32_t x = in[channel * 64 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -1763,7 +1761,6 @@ static void graph_neurons_planes_priv_1_image(graph_neurons_planes_state *state,
 static void graph_neurons_planes_priv_2_subtract_delayed(graph_neurons_planes_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* subtract_delayed fan_in: sums in [-10, 17], fxp-s6/0 */
         int8_t *const sums = state->scratch.subtract_delayed_sums.fan_in_4;
@@ -1773,10 +1770,9 @@ static void graph_neurons_planes_priv_2_subtract_delayed(graph_neurons_planes_st
         for (i = 0; i < 8; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -1827,7 +1823,6 @@ static void graph_neurons_planes_priv_2_subtract_delayed(graph_neurons_planes_st
 static void graph_neurons_planes_priv_3_subtract_immediate(graph_neurons_planes_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* subtract_immediate fan_in: sums in [-12, 11], fxp-s5/0 */
         int8_t *const sums = state->scratch.subtract_immediate_sums.fan_in_4;
@@ -1837,10 +1832,9 @@ static void graph_neurons_planes_priv_3_subtract_immediate(graph_neurons_planes_
         for (i = 0; i < 8; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -1890,7 +1884,6 @@ static void graph_neurons_planes_priv_3_subtract_immediate(graph_neurons_planes_
 static void graph_neurons_planes_priv_4_zero_delayed(graph_neurons_planes_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* zero_delayed fan_in: sums in [-10, 17], fxp-s6/0 */
         int8_t *const sums = state->scratch.zero_delayed_sums.fan_in_3;
@@ -1900,10 +1893,9 @@ static void graph_neurons_planes_priv_4_zero_delayed(graph_neurons_planes_state 
         for (i = 0; i < 8; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -1954,7 +1946,6 @@ static void graph_neurons_planes_priv_4_zero_delayed(graph_neurons_planes_state 
 static void graph_neurons_planes_priv_5_zero_immediate(graph_neurons_planes_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* zero_immediate fan_in: sums in [-9, 15], fxp-s5/0 */
         int8_t *const sums = state->scratch.zero_immediate_sums.fan_in_3;
@@ -1964,10 +1955,9 @@ static void graph_neurons_planes_priv_5_zero_immediate(graph_neurons_planes_stat
         for (i = 0; i < 8; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2017,7 +2007,6 @@ static void graph_neurons_planes_priv_5_zero_immediate(graph_neurons_planes_stat
 static void graph_neurons_planes_priv_6_none_delayed(graph_neurons_planes_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* none_delayed fan_in: sums in [-14, 12], fxp-s5/0 */
         int8_t *const sums = state->scratch.none_delayed_sums.fan_in_4;
@@ -2027,10 +2016,9 @@ static void graph_neurons_planes_priv_6_none_delayed(graph_neurons_planes_state 
         for (i = 0; i < 8; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2078,7 +2066,6 @@ static void graph_neurons_planes_priv_6_none_delayed(graph_neurons_planes_state 
 static void graph_neurons_planes_priv_7_none_immediate(graph_neurons_planes_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* none_immediate fan_in: sums in [-8, 16], fxp-s6/0 */
         int8_t *const sums = state->scratch.none_immediate_sums.fan_in_4;
@@ -2088,10 +2075,9 @@ static void graph_neurons_planes_priv_7_none_immediate(graph_neurons_planes_stat
         for (i = 0; i < 8; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2139,7 +2125,6 @@ static void graph_neurons_planes_priv_7_none_immediate(graph_neurons_planes_stat
 static void graph_neurons_planes_priv_8_subtract_snntorch(graph_neurons_planes_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* subtract_snntorch fan_in: sums in [-11, 12], fxp-s5/0 */
         int8_t *const sums = state->scratch.subtract_snntorch_sums.fan_in_4;
@@ -2149,10 +2134,9 @@ static void graph_neurons_planes_priv_8_subtract_snntorch(graph_neurons_planes_s
         for (i = 0; i < 8; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2207,7 +2191,6 @@ static void graph_neurons_planes_priv_8_subtract_snntorch(graph_neurons_planes_s
 static void graph_neurons_planes_priv_9_zero_before_delayed(graph_neurons_planes_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* zero_before_delayed fan_in: sums in [-15, 14], fxp-s5/0 */
         int8_t *const sums = state->scratch.zero_before_delayed_sums.fan_in_4;
@@ -2217,10 +2200,9 @@ static void graph_neurons_planes_priv_9_zero_before_delayed(graph_neurons_planes
         for (i = 0; i < 8; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2270,7 +2252,6 @@ static void graph_neurons_planes_priv_9_zero_before_delayed(graph_neurons_planes
 static void graph_neurons_planes_priv_10_synapse(graph_neurons_planes_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* synapse fan_in: sums in [-14, 10], fxp-s5/0 */
         int8_t *const sums = state->scratch.synapse_sums.fan_in_5;
@@ -2280,10 +2261,9 @@ static void graph_neurons_planes_priv_10_synapse(graph_neurons_planes_state *sta
         for (i = 0; i < 8; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2340,7 +2320,6 @@ static void graph_neurons_planes_priv_10_synapse(graph_neurons_planes_state *sta
 static void graph_neurons_planes_priv_11_adaptive(graph_neurons_planes_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* adaptive fan_in: sums in [-13, 8], fxp-s5/0 */
         int8_t *const sums = state->scratch.adaptive_sums.fan_in_5;
@@ -2350,10 +2329,9 @@ static void graph_neurons_planes_priv_11_adaptive(graph_neurons_planes_state *st
         for (i = 0; i < 8; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2393,7 +2371,7 @@ static void graph_neurons_planes_priv_11_adaptive(graph_neurons_planes_state *st
         const int32_t v12 = v7 * 54; /* [0, 6858] */
         const int32_t v13 = (v12 + 32) >> 6; /* [0, 107] */
         const int32_t v14 = v13 + v11; /* [0, 131] */
-        const int32_t v15 = v14 < -128 ? -128 : (v14 > 127 ? 127 : v14); /* [0, 127] */
+        const int32_t v15 = v14 < 0 ? 0 : (v14 > 127 ? 127 : v14); /* [0, 127] */
         const int32_t v16 = v1 + v15; /* [44, 183] */
         const int32_t v18 = 0 - v6; /* [-127, 128] */
         const int32_t v19 = (v18 + 32) >> 6; /* [-2, 2] */
@@ -2414,7 +2392,6 @@ static void graph_neurons_planes_priv_11_adaptive(graph_neurons_planes_state *st
 static void graph_neurons_planes_priv_12_refractory(graph_neurons_planes_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* refractory fan_in: sums in [-13, 12], fxp-s5/0 */
         int8_t *const sums = state->scratch.refractory_sums.fan_in_3;
@@ -2424,10 +2401,9 @@ static void graph_neurons_planes_priv_12_refractory(graph_neurons_planes_state *
         for (i = 0; i < 8; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2464,7 +2440,7 @@ static void graph_neurons_planes_priv_12_refractory(graph_neurons_planes_state *
         const int32_t v7 = v3 * 32; /* [-416, 384] */
         const int32_t v8 = v7 + v0; /* [-416, 386] */
         const int32_t v10 = v5 - 1; /* [-1, 1] */
-        const int32_t v11 = v10 < 0 ? 0 : (v10 > 2 ? 2 : v10); /* [0, 1] */
+        const int32_t v11 = v10 < 0 ? 0 : (v10 > 1 ? 1 : v10); /* [0, 1] */
         const int32_t v13 = v6 != 0 ? 2 : v11; /* [0, 2] */
         const int32_t v15 = 0 - v4; /* [-127, 128] */
         const int32_t v16 = (v15 + 16) >> 5; /* [-4, 4] */
@@ -2485,7 +2461,6 @@ static void graph_neurons_planes_priv_12_refractory(graph_neurons_planes_state *
 static void graph_neurons_planes_priv_13_no_leak(graph_neurons_planes_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* no_leak fan_in: sums in [-13, 14], fxp-s5/0 */
         int8_t *const sums = state->scratch.no_leak_sums.fan_in_3;
@@ -2495,10 +2470,9 @@ static void graph_neurons_planes_priv_13_no_leak(graph_neurons_planes_state *sta
         for (i = 0; i < 8; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2547,7 +2521,6 @@ static void graph_neurons_planes_priv_13_no_leak(graph_neurons_planes_state *sta
 static void graph_neurons_planes_priv_14_alpha(graph_neurons_planes_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* alpha fan_in: sums in [-8, 12], fxp-s5/0 */
         int8_t *const sums = state->scratch.alpha_sums.fan_in_5;
@@ -2557,10 +2530,9 @@ static void graph_neurons_planes_priv_14_alpha(graph_neurons_planes_state *state
         for (i = 0; i < 8; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2610,7 +2582,7 @@ static void graph_neurons_planes_priv_14_alpha(graph_neurons_planes_state *state
         const int32_t v23 = v22 + v12; /* [-1087, 818] */
         const int32_t v24 = v8 != 0 ? 0 : v23; /* [-1087, 818] */
         const int32_t v25 = (v24 + 4) >> 3; /* [-136, 102] */
-        const int32_t v26 = v25 < -128 ? -128 : (v25 > 127 ? 127 : v25); /* [-128, 102] */
+        const int32_t v26 = v25 < -128 ? -128 : (v25 > 102 ? 102 : v25); /* [-128, 102] */
         const int32_t v27 = v19 * 8; /* [-1024, 1016] */
         const int32_t v28 = v26 * 8; /* [-1024, 816] */
         const int32_t v29 = v27 + v28; /* [-2048, 1832] */
@@ -2625,7 +2597,6 @@ static void graph_neurons_planes_priv_14_alpha(graph_neurons_planes_state *state
 static void graph_neurons_planes_priv_15_alpha_unreset(graph_neurons_planes_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* alpha_unreset fan_in: sums in [-10, 15], fxp-s5/0 */
         int8_t *const sums = state->scratch.alpha_unreset_sums.fan_in_5;
@@ -2635,10 +2606,9 @@ static void graph_neurons_planes_priv_15_alpha_unreset(graph_neurons_planes_stat
         for (i = 0; i < 8; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2700,7 +2670,6 @@ static void graph_neurons_planes_priv_15_alpha_unreset(graph_neurons_planes_stat
 static void graph_neurons_planes_priv_16_step(graph_neurons_planes_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* step fan_in: sums in [-16, 12], fxp-s5/0 */
         int8_t *const sums = state->scratch.step_sums.fan_in_3;
@@ -2710,10 +2679,9 @@ static void graph_neurons_planes_priv_16_step(graph_neurons_planes_state *state)
         for (i = 0; i < 8; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -2755,7 +2723,6 @@ static void graph_neurons_planes_priv_16_step(graph_neurons_planes_state *state)
 static void graph_neurons_planes_priv_17_several(graph_neurons_planes_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* several fan_in: sums in [-18, 9], fxp-s6/0 */
         int8_t *const sums = state->scratch.several_sums.fan_in_4;
@@ -2765,10 +2732,9 @@ static void graph_neurons_planes_priv_17_several(graph_neurons_planes_state *sta
         for (i = 0; i < 8; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -3181,7 +3147,6 @@ static void graph_neurons_planes_priv_18_all(graph_neurons_planes_state *state)
 static void graph_neurons_planes_priv_19_out(graph_neurons_planes_state *state, int32_t *out)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* out fan_in: sums in [-9, 12], fxp-s5/0 */
         int8_t *const sums = state->scratch.out_sums.fan_in_2;
@@ -3191,10 +3156,9 @@ static void graph_neurons_planes_priv_19_out(graph_neurons_planes_state *state, 
         for (i = 0; i < 10; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 2; ++channel) {
             for (place = 0; place < 4; ++place) {
-                const int32_t x = state->all_spike[e++];
+                const int32_t x = state->all_spike[channel * 4 + place];
                 if (x == 0) {
                     continue;
                 }

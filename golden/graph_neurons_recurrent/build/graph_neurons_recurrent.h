@@ -2592,7 +2592,6 @@ static const uint8_t graph_neurons_recurrent_priv_18_out_fan_in[8][5] = {
 static void graph_neurons_recurrent_priv_1_image(graph_neurons_recurrent_state *state, const graph_neurons_recurrent_input *in)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* image fan_in: sums in [-176, 416], fxp-s10/0 */
         int16_t *const sums = state->scratch.image_sums.fan_in_3;
@@ -2602,10 +2601,9 @@ static void graph_neurons_recurrent_priv_1_image(graph_neurons_recurrent_state *
         for (i = 0; i < 36; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 1; ++channel) {
             for (place = 0; place < 64; ++place) {
-                const int32_t x = in[e++];
+                const int32_t x = in[channel * 64 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -3301,7 +3299,7 @@ static void graph_neurons_recurrent_priv_11_adaptive(graph_neurons_recurrent_sta
         const int32_t v15 = v7 * 59; /* [0, 7493] */
         const int32_t v16 = (v15 + 32) >> 6; /* [0, 117] */
         const int32_t v17 = v16 + v14; /* [0, 167] */
-        const int32_t v18 = v17 < -128 ? -128 : (v17 > 127 ? 127 : v17); /* [0, 127] */
+        const int32_t v18 = v17 < 0 ? 0 : (v17 > 127 ? 127 : v17); /* [0, 127] */
         const int32_t v19 = v1 + v18; /* [73, 233] */
         const int32_t v21 = 0 - v6; /* [-127, 128] */
         const int32_t v22 = (v21 + 16) >> 5; /* [-4, 4] */
@@ -3373,7 +3371,7 @@ static void graph_neurons_recurrent_priv_12_refractory(graph_neurons_recurrent_s
         const int32_t v11 = v9 + v10; /* [-1120, 1312] */
         const int32_t v12 = v11 + v0; /* [-1121, 1307] */
         const int32_t v14 = v6 - 1; /* [-1, 1] */
-        const int32_t v15 = v14 < 0 ? 0 : (v14 > 2 ? 2 : v14); /* [0, 1] */
+        const int32_t v15 = v14 < 0 ? 0 : (v14 > 1 ? 1 : v14); /* [0, 1] */
         const int32_t v17 = v7 != 0 ? 2 : v15; /* [0, 2] */
         const int32_t v18 = v5 * 58; /* [-7424, 7366] */
         const int32_t v19 = (v18 + 32) >> 6; /* [-116, 115] */
@@ -4052,7 +4050,7 @@ static void graph_neurons_recurrent_priv_18_out(graph_neurons_recurrent_state *s
         const int32_t v9 = v5 + v8; /* [-248, 141] */
         const int32_t v10 = v9 + v4; /* [-261, 146] */
         const int32_t v11 = (v10 + 1) >> 1; /* [-130, 73] */
-        const int32_t v12 = v11 < -128 ? -128 : (v11 > 127 ? 127 : v11); /* [-128, 73] */
+        const int32_t v12 = v11 < -128 ? -128 : (v11 > 73 ? 73 : v11); /* [-128, 73] */
         state->out_u[i] = (int8_t)v12;
         out[i] = v12;
     }

@@ -326,7 +326,6 @@ static const uint8_t graph_normalized_priv_4_out_fan_in[16][5] = {
 static void graph_normalized_priv_1_image(graph_normalized_state *state, const graph_normalized_input *in)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* image fan_in: sums in [-160, 112], fxp-s9/0 */
         int16_t *const sums = state->scratch.image_sums.fan_in_3;
@@ -336,10 +335,9 @@ static void graph_normalized_priv_1_image(graph_normalized_state *state, const g
         for (i = 0; i < 144; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 1; ++channel) {
             for (place = 0; place < 64; ++place) {
-                const int32_t x = in[e++];
+                const int32_t x = in[channel * 64 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -391,7 +389,6 @@ static void graph_normalized_priv_1_image(graph_normalized_state *state, const g
 static void graph_normalized_priv_2_second(graph_normalized_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* second fan_in: sums in [-13, 10], fxp-s5/0 */
         int8_t *const sums = state->scratch.second_sums.fan_in_4;
@@ -401,10 +398,9 @@ static void graph_normalized_priv_2_second(graph_normalized_state *state)
         for (i = 0; i < 36; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 36; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 36 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -455,7 +451,6 @@ static void graph_normalized_priv_2_second(graph_normalized_state *state)
 static void graph_normalized_priv_3_table(graph_normalized_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* table fan_in: sums in [-19, 15], fxp-s6/0 */
         int8_t *const sums = state->scratch.table_sums.fan_in_2;
@@ -465,10 +460,9 @@ static void graph_normalized_priv_3_table(graph_normalized_state *state)
         for (i = 0; i < 16; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 9; ++place) {
-                const int32_t x = state->second_spike[e++];
+                const int32_t x = state->second_spike[channel * 9 + place];
                 if (x == 0) {
                     continue;
                 }

@@ -349,7 +349,6 @@ static const uint8_t graph_planes_priv_4_out_fan_in[36][5] = {
 static void graph_planes_priv_1_image(graph_planes_state *state, const graph_planes_input *in)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* image fan_in: sums in [-240, 160], fxp-s9/0 */
         int16_t *const sums = state->scratch.image_sums.fan_in_4;
@@ -359,10 +358,9 @@ static void graph_planes_priv_1_image(graph_planes_state *state, const graph_pla
         for (i = 0; i < 256; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 1; ++channel) {
             for (place = 0; place < 64; ++place) {
-                const int32_t x = in[e++];
+                const int32_t x = in[channel * 64 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -413,7 +411,6 @@ static void graph_planes_priv_1_image(graph_planes_state *state, const graph_pla
 static void graph_planes_priv_2_half(graph_planes_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* half window: sums in [0, 4], fxp-u3/0 */
         int8_t *const sums = state->scratch.half_sums.window_1;
@@ -422,10 +419,9 @@ static void graph_planes_priv_2_half(graph_planes_state *state)
         for (i = 0; i < 64; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 64; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 64 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -459,7 +455,6 @@ static void graph_planes_priv_2_half(graph_planes_state *state)
 static void graph_planes_priv_3_grouped(graph_planes_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* grouped fan_in: sums in [-44, 44], fxp-s7/0 */
         int8_t *const sums = state->scratch.grouped_sums.fan_in_4;
@@ -469,10 +464,9 @@ static void graph_planes_priv_3_grouped(graph_planes_state *state)
         for (i = 0; i < 36; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 16; ++place) {
-                const int32_t x = state->half_sum[e++];
+                const int32_t x = state->half_sum[channel * 16 + place];
                 if (x == 0) {
                     continue;
                 }

@@ -975,7 +975,6 @@ static const uint8_t graph_residual_priv_10_out_fan_in[8][5] = {
 static void graph_residual_priv_1_image_current(graph_residual_state *state, const graph_residual_input *in)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* image_current fan_in: sums in [-192, 160], fxp-s9/0 */
         int16_t *const sums = state->scratch.image_current_sums.fan_in_2;
@@ -985,10 +984,9 @@ static void graph_residual_priv_1_image_current(graph_residual_state *state, con
         for (i = 0; i < 144; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 1; ++channel) {
             for (place = 0; place < 64; ++place) {
-                const int32_t x = in[e++];
+                const int32_t x = in[channel * 64 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -1050,7 +1048,6 @@ static void graph_residual_priv_2_image(graph_residual_state *state)
 static void graph_residual_priv_3_inner(graph_residual_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* inner fan_in: sums in [-20, 19], fxp-s6/0 */
         int8_t *const sums = state->scratch.inner_sums.fan_in_4;
@@ -1060,10 +1057,9 @@ static void graph_residual_priv_3_inner(graph_residual_state *state)
         for (i = 0; i < 144; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 36; ++place) {
-                const int32_t x = state->image_spike[e++];
+                const int32_t x = state->image_spike[channel * 36 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -1114,7 +1110,6 @@ static void graph_residual_priv_3_inner(graph_residual_state *state)
 static void graph_residual_priv_4_block_current(graph_residual_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* block_current fan_in: sums in [-40, 34], fxp-s7/0 */
         int8_t *const sums = state->scratch.block_current_sums.fan_in_2;
@@ -1124,10 +1119,9 @@ static void graph_residual_priv_4_block_current(graph_residual_state *state)
         for (i = 0; i < 144; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 36; ++place) {
-                const int32_t x = state->inner_spike[e++];
+                const int32_t x = state->inner_spike[channel * 36 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -1191,7 +1185,6 @@ static void graph_residual_priv_5_block(graph_residual_state *state)
 static void graph_residual_priv_6_again(graph_residual_state *state)
 {
     uint_fast16_t i;
-    uint_fast32_t e;
 
     { /* again fan_in: sums in [-18, 22], fxp-s6/0 */
         int8_t *const sums = state->scratch.again_sums.fan_in_4;
@@ -1201,10 +1194,9 @@ static void graph_residual_priv_6_again(graph_residual_state *state)
         for (i = 0; i < 144; ++i) {
             sums[i] = 0;
         }
-        e = 0;
         for (channel = 0; channel < 4; ++channel) {
             for (place = 0; place < 36; ++place) {
-                const int32_t x = state->block_spike[e++];
+                const int32_t x = state->block_spike[channel * 36 + place];
                 if (x == 0) {
                     continue;
                 }
@@ -1268,8 +1260,8 @@ static void graph_residual_priv_7_dense_current(graph_residual_state *state)
                 const uint8_t *const row = graph_residual_priv_7_dense_current_fan_in[e];
                 for (i = 0; i < 8; i += 2) {
                     const uint_fast8_t b = row[i / 2];
-                    sums[i] = (int16_t)(sums[i] + (((b & 15) ^ 8) - 8));
-                    sums[i + 1] = (int16_t)(sums[i + 1] + (((b >> 4) ^ 8) - 8));
+                    sums[i] = (int16_t)((int32_t)sums[i] + (((b & 15) ^ 8) - 8));
+                    sums[i + 1] = (int16_t)((int32_t)sums[i + 1] + (((b >> 4) ^ 8) - 8));
                 }
             }
         }

@@ -681,7 +681,7 @@ static void neurons_adaptive_priv_1_h0(neurons_adaptive_state *state, const neur
         const int32_t v17 = (v16 + 32) >> 6; /* [0, 452] */
         const int32_t v18 = v17 + v15; /* [0, 562] */
         const int32_t v19 = (v18 + 2) >> 2; /* [0, 141] */
-        const int32_t v20 = v19 < -128 ? -128 : (v19 > 127 ? 127 : v19); /* [0, 127] */
+        const int32_t v20 = v19 < 0 ? 0 : (v19 > 127 ? 127 : v19); /* [0, 127] */
         const int32_t v21 = v20 * 4; /* [0, 508] */
         const int32_t v22 = v1 + v21; /* [131, 733] */
         const int32_t v23 = v6 * 4; /* [-512, 508] */
@@ -739,7 +739,7 @@ static void neurons_adaptive_priv_2_h1(neurons_adaptive_state *state)
         const int32_t v12 = v7 * 57; /* [0, 7239] */
         const int32_t v13 = (v12 + 32) >> 6; /* [0, 113] */
         const int32_t v14 = v13 + v11; /* [0, 132] */
-        const int32_t v15 = v14 < -128 ? -128 : (v14 > 127 ? 127 : v14); /* [0, 127] */
+        const int32_t v15 = v14 < 0 ? 0 : (v14 > 127 ? 127 : v14); /* [0, 127] */
         const int32_t v16 = v1 + v15; /* [19, 164] */
         const int32_t v18 = 0 - v6; /* [-127, 128] */
         const int32_t v19 = (v18 + 8) >> 4; /* [-8, 8] */
@@ -820,7 +820,7 @@ static void neurons_adaptive_priv_3_h2(neurons_adaptive_state *state)
         const int32_t v22 = v10 * 58; /* [0, 7366] */
         const int32_t v23 = (v22 + 32) >> 6; /* [0, 115] */
         const int32_t v24 = v23 + v21; /* [0, 131] */
-        const int32_t v25 = v24 < -128 ? -128 : (v24 > 127 ? 127 : v24); /* [0, 127] */
+        const int32_t v25 = v24 < 0 ? 0 : (v24 > 127 ? 127 : v24); /* [0, 127] */
         const int32_t v26 = v1 + v25; /* [22, 167] */
         const int32_t v27 = v8 * 61; /* [-7808, 7747] */
         const int32_t v28 = (v27 + 32) >> 6; /* [-122, 121] */
@@ -875,10 +875,10 @@ static void neurons_adaptive_priv_4_h3(neurons_adaptive_state *state)
         const int32_t v15 = v8 * 53; /* [0, 6731] */
         const int32_t v16 = (v15 + 32) >> 6; /* [0, 105] */
         const int32_t v17 = v16 + v14; /* [0, 134] */
-        const int32_t v18 = v17 < -128 ? -128 : (v17 > 127 ? 127 : v17); /* [0, 127] */
+        const int32_t v18 = v17 < 0 ? 0 : (v17 > 127 ? 127 : v17); /* [0, 127] */
         const int32_t v19 = v1 + v18; /* [24, 199] */
         const int32_t v21 = v9 - 1; /* [-1, 1] */
-        const int32_t v22 = v21 < 0 ? 0 : (v21 > 2 ? 2 : v21); /* [0, 1] */
+        const int32_t v22 = v21 < 0 ? 0 : (v21 > 1 ? 1 : v21); /* [0, 1] */
         const int32_t v24 = v10 != 0 ? 2 : v22; /* [0, 2] */
         const int32_t v25 = v7 * 61; /* [-7808, 7747] */
         const int32_t v26 = (v25 + 32) >> 6; /* [-122, 121] */
@@ -955,7 +955,7 @@ static void neurons_adaptive_priv_5_h4(neurons_adaptive_state *state)
         const int32_t v16 = (v15 + 4) >> 3; /* [-16, 0] */
         const int32_t v17 = v6 + v16; /* [0, 111] */
         const int32_t v18 = v17 + v13; /* [0, 135] */
-        const int32_t v19 = v18 < -128 ? -128 : (v18 > 127 ? 127 : v18); /* [0, 127] */
+        const int32_t v19 = v18 < 0 ? 0 : (v18 > 127 ? 127 : v18); /* [0, 127] */
         const int32_t v20 = v1 + v19; /* [21, 173] */
         const int32_t v21 = 0 - v5; /* [-127, 128] */
         const int32_t v22 = (v21 + 16) >> 5; /* [-4, 4] */

@@ -571,7 +571,7 @@ static void neurons_alpha_priv_2_h1(neurons_alpha_state *state)
         const int32_t v22 = (v21 + 32) >> 6; /* [-60, 109] */
         const int32_t v23 = v22 + v15; /* [-70, 146] */
         const int32_t v24 = v8 != 0 ? 0 : v23; /* [-70, 146] */
-        const int32_t v25 = v24 < -128 ? -128 : (v24 > 127 ? 127 : v24); /* [-70, 127] */
+        const int32_t v25 = v24 < -70 ? -70 : (v24 > 127 ? 127 : v24); /* [-70, 127] */
         const int32_t v26 = v20 + v25; /* [-198, 243] */
         const int32_t v27 = v26 > v1 ? 1 : 0; /* [0, 1] */
         state->h1_e[i] = (int8_t)v20;

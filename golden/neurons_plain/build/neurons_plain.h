@@ -598,7 +598,7 @@ static void neurons_plain_priv_2_h1(neurons_plain_state *state)
         const int32_t v7 = v3 * 64; /* [-576, 512] */
         const int32_t v8 = v7 + v0; /* [-576, 510] */
         const int32_t v10 = v5 - 1; /* [-1, 2] */
-        const int32_t v11 = v10 < 0 ? 0 : (v10 > 3 ? 3 : v10); /* [0, 2] */
+        const int32_t v11 = v10 < 0 ? 0 : (v10 > 2 ? 2 : v10); /* [0, 2] */
         const int32_t v13 = v6 != 0 ? 3 : v11; /* [0, 3] */
         const int32_t v15 = 0 - v4; /* [-127, 128] */
         const int32_t v16 = (v15 + 32) >> 6; /* [-2, 2] */
@@ -670,7 +670,7 @@ static void neurons_plain_priv_3_h2(neurons_plain_state *state)
         const int32_t v10 = v8 + v9; /* [-1024, 768] */
         const int32_t v11 = v10 + v0; /* [-1028, 770] */
         const int32_t v13 = v5 - 1; /* [-1, 0] */
-        const int32_t v14 = v13 < 0 ? 0 : (v13 > 1 ? 1 : v13); /* [0, 0] */
+        const int32_t v14 = v13 < 0 ? 0 : (v13 > 0 ? 0 : v13); /* [0, 0] */
         const int32_t v15 = v6 != 0 ? 1 : v14; /* [0, 1] */
         const int32_t v17 = 0 - v4; /* [-127, 128] */
         const int32_t v18 = (v17 + 32) >> 6; /* [-2, 2] */

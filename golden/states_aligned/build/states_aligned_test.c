@@ -2,12 +2,21 @@
  *
  * Without arguments it replays the header's golden vector. With a number of steps it reads samples of that many steps
  * from standard input (states_aligned_input, packed) and writes every state, spike and output of every step to standard
- * output. Built with -DQUANTAL_BARE there is no main: a debugger or an emulator calls the harness functions.
+ * output. With the name of a function, and classify's number of steps, it calls that on what it reads, and writes what
+ * it gives. Built with -DQUANTAL_BARE there is no main: a debugger or an emulator calls the harness functions.
  */
 
 #define STATES_ALIGNED_IMPLEMENTATION
 #define STATES_ALIGNED_SELF_TEST
 #include "states_aligned.h"
+
+static void fill(void *memory, uint32_t size, uint8_t byte)
+{
+    uint8_t *to = (uint8_t *)memory;
+    while (size-- > 0) {
+        *to++ = byte;
+    }
+}
 
 #ifdef QUANTAL_BARE
 
@@ -18,10 +27,16 @@ states_aligned_input harness_input[STATES_ALIGNED_INPUTS];
 int32_t harness_output[STATES_ALIGNED_OUTPUTS];
 uint8_t harness_record[RECORD_BYTES];
 
+void harness_fill(uint32_t byte);
 void harness_reset(void);
 void harness_step(void);
 void harness_write(void);
 uint32_t harness_self_test(void);
+
+void harness_fill(uint32_t byte)
+{
+    fill(&harness_state, sizeof harness_state, (uint8_t)byte);
+}
 
 void harness_reset(void)
 {
@@ -75,6 +90,7 @@ uint32_t harness_self_test(void)
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #ifdef _WIN32
 #include <fcntl.h>
 #include <io.h>
@@ -85,15 +101,38 @@ uint32_t harness_self_test(void)
 
 static states_aligned_state state;
 
+static void write_arrays(void)
+{
+    fwrite(state.h0_u, sizeof state.h0_u, 1, stdout);
+    fwrite(state.h0_spike, sizeof state.h0_spike, 1, stdout);
+    fwrite(state.h1_u, sizeof state.h1_u, 1, stdout);
+    fwrite(state.h1_spike, sizeof state.h1_spike, 1, stdout);
+    fwrite(state.h2_u, sizeof state.h2_u, 1, stdout);
+    fwrite(state.h2_spike, sizeof state.h2_spike, 1, stdout);
+    fwrite(state.h3_u, sizeof state.h3_u, 1, stdout);
+    fwrite(state.h3_spike, sizeof state.h3_spike, 1, stdout);
+    fwrite(state.h4_u, sizeof state.h4_u, 1, stdout);
+    fwrite(state.h4_spike, sizeof state.h4_spike, 1, stdout);
+    fwrite(state.h5_u, sizeof state.h5_u, 1, stdout);
+    fwrite(state.h5_spike, sizeof state.h5_spike, 1, stdout);
+    fwrite(state.h6_u, sizeof state.h6_u, 1, stdout);
+    fwrite(state.h6_spike, sizeof state.h6_spike, 1, stdout);
+    fwrite(state.h7_u, sizeof state.h7_u, 1, stdout);
+    fwrite(state.h7_spike, sizeof state.h7_spike, 1, stdout);
+    fwrite(state.readout_u, sizeof state.readout_u, 1, stdout);
+    fwrite(state.readout_membrane, sizeof state.readout_membrane, 1, stdout);
+}
+
+static void write_number(uint32_t number)
+{
+    fwrite(&number, sizeof number, 1, stdout);
+}
+
 static int stream(long steps)
 {
     static states_aligned_input in[STATES_ALIGNED_INPUTS];
     static int32_t out[STATES_ALIGNED_OUTPUTS];
     char *const buffers = (char *)malloc(2 * BUFFER);
-#ifdef _WIN32 /* Its text streams end lines with two bytes, and the input at a byte 26. */
-    (void)_setmode(_fileno(stdin), _O_BINARY);
-    (void)_setmode(_fileno(stdout), _O_BINARY);
-#endif
     if (buffers != NULL) {
         (void)setvbuf(stdin, buffers, _IOFBF, BUFFER);
         (void)setvbuf(stdout, buffers + BUFFER, _IOFBF, BUFFER);
@@ -106,35 +145,87 @@ static int stream(long steps)
                 return t == 0 ? 0 : 2;
             }
             states_aligned_step(&state, in, out);
-            fwrite(state.h0_u, sizeof state.h0_u, 1, stdout);
-            fwrite(state.h0_spike, sizeof state.h0_spike, 1, stdout);
-            fwrite(state.h1_u, sizeof state.h1_u, 1, stdout);
-            fwrite(state.h1_spike, sizeof state.h1_spike, 1, stdout);
-            fwrite(state.h2_u, sizeof state.h2_u, 1, stdout);
-            fwrite(state.h2_spike, sizeof state.h2_spike, 1, stdout);
-            fwrite(state.h3_u, sizeof state.h3_u, 1, stdout);
-            fwrite(state.h3_spike, sizeof state.h3_spike, 1, stdout);
-            fwrite(state.h4_u, sizeof state.h4_u, 1, stdout);
-            fwrite(state.h4_spike, sizeof state.h4_spike, 1, stdout);
-            fwrite(state.h5_u, sizeof state.h5_u, 1, stdout);
-            fwrite(state.h5_spike, sizeof state.h5_spike, 1, stdout);
-            fwrite(state.h6_u, sizeof state.h6_u, 1, stdout);
-            fwrite(state.h6_spike, sizeof state.h6_spike, 1, stdout);
-            fwrite(state.h7_u, sizeof state.h7_u, 1, stdout);
-            fwrite(state.h7_spike, sizeof state.h7_spike, 1, stdout);
-            fwrite(state.readout_u, sizeof state.readout_u, 1, stdout);
-            fwrite(state.readout_membrane, sizeof state.readout_membrane, 1, stdout);
+            write_arrays();
             fwrite(out, sizeof out, 1, stdout);
         }
     }
+}
+
+/* What a reset leaves of a state full of something else. */
+static int reset_twice(void)
+{
+    fill(&state, sizeof state, 165);
+    states_aligned_reset(&state);
+    write_arrays();
+    fill(&state, sizeof state, 90);
+    states_aligned_reset(&state);
+    write_arrays();
+    return 0;
+}
+
+/* The class of each row of outputs. What stands behind a row is the greatest. */
+static int argmax_rows(void)
+{
+    static int32_t out[STATES_ALIGNED_OUTPUTS + 1];
+    out[STATES_ALIGNED_OUTPUTS] = 2147483647;
+    while (fread(out, 4 * STATES_ALIGNED_OUTPUTS, 1, stdin) == 1) {
+        write_number(states_aligned_argmax(out));
+    }
+    return 0;
+}
+
+/* The class of each sample and the state that it leaves; at last the class of no steps. */
+static int classify_samples(long steps)
+{
+    const size_t count = (size_t)steps * STATES_ALIGNED_INPUTS;
+    states_aligned_input *const in = (states_aligned_input *)malloc(count * sizeof *in);
+    if (in == NULL) {
+        return 2;
+    }
+    fill(&state, sizeof state, 165);
+    while (fread(in, sizeof *in, count, stdin) == count) {
+        write_number(states_aligned_classify(&state, in, (uint32_t)steps));
+        write_arrays();
+    }
+    write_number(states_aligned_classify(&state, in, 0));
+    free(in);
+    return 0;
+}
+
+static int self_test_once(void)
+{
+    fill(&state, sizeof state, 165);
+    write_number(states_aligned_self_test(&state));
+    return 0;
+}
+
+static int call(const char *function, long steps)
+{
+    if (strcmp(function, "reset") == 0) {
+        return reset_twice();
+    }
+    if (strcmp(function, "argmax") == 0) {
+        return argmax_rows();
+    }
+    if (strcmp(function, "classify") == 0 && steps > 0) {
+        return classify_samples(steps);
+    }
+    if (strcmp(function, "self_test") == 0) {
+        return self_test_once();
+    }
+    return 2;
 }
 
 int main(int argc, char **argv)
 {
     uint32_t failed;
     if (argc > 1) {
-        const long steps = strtol(argv[1], NULL, 10);
-        return steps > 0 ? stream(steps) : 2;
+#ifdef _WIN32 /* Its text streams end lines with two bytes, and the input at a byte 26. */
+        (void)_setmode(_fileno(stdin), _O_BINARY);
+        (void)_setmode(_fileno(stdout), _O_BINARY);
+#endif
+        const long steps = strtol(argv[argc - 1], NULL, 10);
+        return argc == 2 && steps > 0 ? stream(steps) : call(argv[1], steps);
     }
     failed = states_aligned_self_test(&state);
     if (failed != 0) {

@@ -21,6 +21,7 @@
  *
  * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in units of 2^2 accumulator units.
  * C99, <stdint.h> alone; no heap, no float, no recursion, no static memory but constants.
+ * A comment that begins with @ is for Frama-C: how often to unroll a loop, so that its sum has exact bounds.
  *
  * In exactly one .c file:
  *     #define WEIGHTS_DQ_IMPLEMENTATION
@@ -662,6 +663,7 @@ static void weights_dq_priv_1_h0(weights_dq_state *state, const weights_dq_input
         for (i = 0; i < 8; ++i) {
             sums[i] = 0;
         }
+        /*@ loop unroll 64; */
         for (e = 0; e < 64; ++e) {
             const int32_t x = in[e];
             if (x != 0) {
@@ -916,7 +918,7 @@ static void weights_dq_priv_6_h5(weights_dq_state *state)
             if (x != 0) {
                 const int8_t *const row = weights_dq_priv_6_h5_fan_in[e];
                 for (i = 0; i < 8; ++i) {
-                    sums[i] = (int16_t)(sums[i] + row[i]);
+                    sums[i] = (int16_t)((int32_t)sums[i] + row[i]);
                 }
             }
         }
@@ -958,7 +960,7 @@ static void weights_dq_priv_7_h6(weights_dq_state *state)
             if (x != 0) {
                 const int8_t *const row = weights_dq_priv_7_h6_fan_in[e];
                 for (i = 0; i < 8; ++i) {
-                    sums[i] = (int16_t)(sums[i] + row[i]);
+                    sums[i] = (int16_t)((int32_t)sums[i] + row[i]);
                 }
             }
         }
@@ -1002,7 +1004,7 @@ static void weights_dq_priv_8_h7(weights_dq_state *state)
             if (x != 0) {
                 const int8_t *const row = weights_dq_priv_8_h7_fan_in[e];
                 for (i = 0; i < 8; ++i) {
-                    sums[i] = (int16_t)(sums[i] + row[i]);
+                    sums[i] = (int16_t)((int32_t)sums[i] + row[i]);
                 }
             }
         }
@@ -1046,7 +1048,7 @@ static void weights_dq_priv_9_readout(weights_dq_state *state, int32_t *out)
             if (x != 0) {
                 const int8_t *const row = weights_dq_priv_9_readout_fan_in[e];
                 for (i = 0; i < 10; ++i) {
-                    sums[i] = (int16_t)(sums[i] + row[i]);
+                    sums[i] = (int16_t)((int32_t)sums[i] + row[i]);
                 }
             }
         }

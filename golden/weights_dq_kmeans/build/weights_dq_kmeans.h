@@ -21,6 +21,7 @@
  *
  * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in units of 2^2 accumulator units.
  * C99, <stdint.h> alone; no heap, no float, no recursion, no static memory but constants.
+ * A comment that begins with @ is for Frama-C: how often to unroll a loop, so that its sum has exact bounds.
  *
  * In exactly one .c file:
  *     #define WEIGHTS_DQ_KMEANS_IMPLEMENTATION
@@ -662,6 +663,7 @@ static void weights_dq_kmeans_priv_1_h0(weights_dq_kmeans_state *state, const we
         for (i = 0; i < 8; ++i) {
             sums[i] = 0;
         }
+        /*@ loop unroll 64; */
         for (e = 0; e < 64; ++e) {
             const int32_t x = in[e];
             if (x != 0) {
@@ -915,7 +917,7 @@ static void weights_dq_kmeans_priv_6_h5(weights_dq_kmeans_state *state)
             if (x != 0) {
                 const int8_t *const row = weights_dq_kmeans_priv_6_h5_fan_in[e];
                 for (i = 0; i < 8; ++i) {
-                    sums[i] = (int16_t)(sums[i] + row[i]);
+                    sums[i] = (int16_t)((int32_t)sums[i] + row[i]);
                 }
             }
         }
@@ -956,7 +958,7 @@ static void weights_dq_kmeans_priv_7_h6(weights_dq_kmeans_state *state)
             if (x != 0) {
                 const int8_t *const row = weights_dq_kmeans_priv_7_h6_fan_in[e];
                 for (i = 0; i < 8; ++i) {
-                    sums[i] = (int16_t)(sums[i] + row[i]);
+                    sums[i] = (int16_t)((int32_t)sums[i] + row[i]);
                 }
             }
         }
@@ -1000,7 +1002,7 @@ static void weights_dq_kmeans_priv_8_h7(weights_dq_kmeans_state *state)
             if (x != 0) {
                 const int8_t *const row = weights_dq_kmeans_priv_8_h7_fan_in[e];
                 for (i = 0; i < 8; ++i) {
-                    sums[i] = (int16_t)(sums[i] + row[i]);
+                    sums[i] = (int16_t)((int32_t)sums[i] + row[i]);
                 }
             }
         }
@@ -1044,7 +1046,7 @@ static void weights_dq_kmeans_priv_9_readout(weights_dq_kmeans_state *state, int
             if (x != 0) {
                 const int8_t *const row = weights_dq_kmeans_priv_9_readout_fan_in[e];
                 for (i = 0; i < 10; ++i) {
-                    sums[i] = (int16_t)(sums[i] + row[i]);
+                    sums[i] = (int16_t)((int32_t)sums[i] + row[i]);
                 }
             }
         }

@@ -345,8 +345,8 @@ static const uint8_t weights_dq_power_priv_2_h1_fan_in[8][4] = {
 };
 
 /* what the codes of fan_in stand for */
-static const int8_t weights_dq_power_priv_2_h1_3_weights[7] = {
-    -4, -2, -1, 0, 1, 2, 4
+static const int8_t weights_dq_power_priv_2_h1_3_weights[16] = {
+    -4, -2, -1, 0, 1, 2, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4
 };
 
 /* one row an input, 2 codes a byte from its lowest bits up, fxp-u3/0 */
@@ -378,8 +378,8 @@ static const uint8_t weights_dq_power_priv_2_h1_recurrent[8][4] = {
 };
 
 /* what the codes of recurrent stand for */
-static const int8_t weights_dq_power_priv_2_h1_6_weights[7] = {
-    -4, -2, -1, 0, 1, 2, 4
+static const int8_t weights_dq_power_priv_2_h1_6_weights[16] = {
+    -4, -2, -1, 0, 1, 2, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4
 };
 
 static const int8_t weights_dq_power_priv_3_h2_0_bias[8] = {
@@ -419,8 +419,8 @@ static const uint8_t weights_dq_power_priv_3_h2_fan_in[8][4] = {
 };
 
 /* what the codes of fan_in stand for */
-static const int8_t weights_dq_power_priv_3_h2_4_weights[15] = {
-    -12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12
+static const int8_t weights_dq_power_priv_3_h2_4_weights[16] = {
+    -12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12, 12
 };
 
 static const int8_t weights_dq_power_priv_4_readout_0_bias[10] = {
@@ -456,8 +456,8 @@ static const uint8_t weights_dq_power_priv_4_readout_fan_in[8][5] = {
 };
 
 /* what the codes of fan_in stand for */
-static const int8_t weights_dq_power_priv_4_readout_3_weights[15] = {
-    -12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12
+static const int8_t weights_dq_power_priv_4_readout_3_weights[16] = {
+    -12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12, 12
 };
 
 /* h0: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 2 bits, dq-power */

@@ -21,6 +21,7 @@
  *
  * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in units of 2^2 accumulator units.
  * C99, <stdint.h> alone; no heap, no float, no recursion, no static memory but constants.
+ * A comment that begins with @ is for Frama-C: how often to unroll a loop, so that its sum has exact bounds.
  *
  * In exactly one .c file:
  *     #define WEIGHTS_LSQ_IMPLEMENTATION
@@ -662,6 +663,7 @@ static void weights_lsq_priv_1_h0(weights_lsq_state *state, const weights_lsq_in
         for (i = 0; i < 8; ++i) {
             sums[i] = 0;
         }
+        /*@ loop unroll 64; */
         for (e = 0; e < 64; ++e) {
             const int32_t x = in[e];
             if (x != 0) {

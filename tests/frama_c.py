@@ -1,0 +1,132 @@
+"""Frama-C's Eva on a header: a program around it, two analyses, and what they say.
+
+The program resets and then steps for ever on any inputs of the declared range, so Eva finds what the states can be by
+itself. `plain` looks for undefined behaviour in all that a user may call. `exact` goes through every synapse of a step
+by itself, and takes it as an alarm, too, where a value does not fit in the word that it is stored in. There the claims
+of the export's own interval proof only tell Eva where to look for bounds; what it finds it proves.
+
+An index beyond an array of the state that stays within the state is none of Eva's alarms where it goes by a pointer.
+"""
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.intervals import prove
+from export.ir import Network
+
+DATA_MODELS = {"int32": "x86_64", "int16": "x86_16"}
+ANALYSES = {
+    "plain": ("-eva-widening-delay", "20"),
+    "exact": (
+        "-eva-widening-delay", "3", "-eva-auto-loop-unroll", "100000",
+        "-warn-signed-downcast", "-warn-unsigned-downcast",
+    ),
+}  # fmt: skip
+
+_PROGRAM = """
+#define {NAME}_IMPLEMENTATION
+#include "__fc_builtin.h"
+#include "{name}.h"
+
+int main(void)
+{{
+    {static}{name}_state state;
+    {static}{name}_input in[{NAME}_INPUTS];
+    {static}int32_t out[{NAME}_OUTPUTS];
+    uint32_t i;
+{others}
+    {name}_reset(&state);
+    {hints}
+    while (1) {{
+        for (i = 0; i < {NAME}_INPUTS; ++i) {{
+            in[i] = ({name}_input)Frama_C_interval({NAME}_INPUT_MIN, {NAME}_INPUT_MAX);
+        }}
+        {name}_step(&state, in, out);
+        {name}_argmax(out);
+    }}
+}}
+"""
+# Each in a branch of its own, for it never returns to the steps.
+_CLASSIFY = """
+    if (Frama_C_nondet(0, 1)) {{
+        static {name}_input several[3 * {NAME}_INPUTS];
+        for (i = 0; i < 3 * {NAME}_INPUTS; ++i) {{
+            several[i] = ({name}_input)Frama_C_interval({NAME}_INPUT_MIN, {NAME}_INPUT_MAX);
+        }}
+        {name}_classify(&state, several, (uint32_t)Frama_C_interval(0, 3));
+        return 0;
+    }}
+"""
+_ENCODE = """
+    if (Frama_C_nondet(0, 1)) {{
+        static {name}_sample values[{NAME}_CHANNELS];
+        {encoder}
+        while (1) {{
+            for (i = 0; i < {NAME}_CHANNELS; ++i) {{
+                values[i] = ({name}_sample)Frama_C_interval(0, {maximum});
+            }}
+            {name}_encode({arguments});
+        }}
+    }}
+"""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What Eva says: alarms, one a line, and whether it reached every function of the header."""
+
+    alarms: tuple[str, ...]
+    everywhere: bool
+
+
+def program(network: Network, analysis: str) -> str:
+    """The C program for an analysis, with the network's header beside it."""
+    names = {"name": network.name, "NAME": network.name.upper()}
+    static, others, hints = "static ", "", ""
+    if analysis == "exact":  # which sees what is not written before it is read; a loop that is not unrolled hides that
+        static, hints = "", f'/*@ loop widen_hints "all", {", ".join(map(str, sorted(_claims(network))))}; */'
+    else:
+        others = _CLASSIFY.format(**names) + _encode(network, names)
+    return _PROGRAM.format(**names, static=static, others=others, hints=hints)
+
+
+def _claims(network: Network) -> set[int]:
+    """The ends of all that a step leaves in the state."""
+    proven = zip(network.layers, prove(network), strict=True)
+    ends = {end for layer, values in proven for _, value in layer.records() for end in values[value].hull}
+    return ends | {end for layer in network.layers for state in layer.states for end in (state.lo, state.hi)}
+
+
+def _encode(network: Network, names: dict[str, str]) -> str:
+    kind, maximum = network.encoding.get("kind"), network.encoding.get("maximum")
+    if kind not in ("latency", "rate", "delta"):
+        return ""
+    step = f"(uint32_t)Frama_C_interval(0, {names['NAME']}_STEPS - 1)"
+    arguments = "&encoder, values, in" if kind == "delta" else f"values, {step}, in"
+    encoder = "static {name}_encoder encoder;\n        {name}_encoder_reset(&encoder);".format(**names)
+    return _ENCODE.format(**names, maximum=maximum, arguments=arguments, encoder=encoder if kind == "delta" else "")
+
+
+def analyse(network: Network, header: str, folder: Path, analysis: str, data_model: str) -> Verdict:
+    """What the analysis says of the text of the network's header, where an int has 32 or 16 bits."""
+    (folder / f"{network.name}.h").write_text(header, encoding="utf-8")
+    (folder / "main.c").write_text(program(network, analysis), encoding="utf-8")
+    machine = ("-machdep", DATA_MODELS[data_model])
+    quiet = ("-eva-no-results", "-eva-no-print", "-eva-msg-key=-initial-state")
+    command = ["frama-c", *machine, "-eva", *ANALYSES[analysis], *quiet, str(folder / "main.c")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3600)
+    counted = re.search(r"^  (\d+) alarms? generated by the analysis", done.stdout, re.MULTILINE)
+    functions = re.search(r"(\d+) functions analyzed \(out of (\d+)\)", done.stdout)
+    if done.returncode != 0 or not counted or not functions:
+        raise RuntimeError(f"frama-c has not come to an end: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    alarms = tuple(re.findall(r"^\[eva:alarm\] [^\n]*\n[^\n]*", done.stdout, re.MULTILINE))
+    assert len(alarms) >= int(counted[1]), done.stdout[-2000:]
+    unproven = tuple(re.findall(r"^[^\n]*(?:unknown|invalid)\.?$", done.stdout, re.MULTILINE))
+    return Verdict(alarms + unproven, _called(functions, analysis))
+
+
+def _called(functions: re.Match[str], analysis: str) -> bool:
+    """Of an exact analysis, classify and the encoder are no part."""
+    return analysis == "exact" or functions[1] == functions[2]
