@@ -1,11 +1,10 @@
 """The checks on a network's form: names, references, sizes. What its values can be is proven in intervals.py."""
 
 import re
-from typing import Any
 
 import numpy as np
 
-from export.errors import BadInput
+from export.errors import BadInput, shown
 from export.ir import (
     Clamp,
     Conv,
@@ -25,6 +24,8 @@ from export.ir import (
 )
 
 MOST_DELAY = 4096
+MOST_VALUES, MOST_HELD = 1 << 25, 1 << 24
+"""How many values a network computes in a step at most, and how many states it holds: 64 MiB of them."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _C_WORDS = frozenset(
     """
@@ -46,20 +47,17 @@ def check_identifier(name: str, where: str) -> str:
     return name
 
 
-def shown(value: Any, most: int = 40) -> str:
-    """The value for a message: short, in one line, however deep it is nested."""
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "an object"
-    text = repr(value)
-    return text if len(text) <= most else text[: most - 3] + "..."
-
-
 def check(network: Network, where: str) -> None:
     """Raises BadInput, naming the layer, unless every reference, size and name in the network fits."""
     check_identifier(network.name, f"{where}: name")
     _check_encoding(network, f"{where}: input: encoding")
     if not network.layers:
         raise BadInput(f"{where}: layers: expected at least one")
+    values = sum(layer.size * len(layer.ops) for layer in network.layers)
+    held = sum(layer.size * state.delay for layer in network.layers for state in layer.states)
+    for what, count, most in (("values a step", values, MOST_VALUES), ("states", held, MOST_HELD)):
+        if count > most:
+            raise BadInput(f"{where}: layers: compute {count:,} {what} in all, expected at most {most:,}")
     sizes = {"input": network.inputs}
     for layer in network.layers:
         _check_layer(layer, sizes, f"{where}: layer {layer.name}")
@@ -87,12 +85,12 @@ def _check_encoding(network: Network, where: str) -> None:
         return
     kind = encoding.get("kind")
     if kind not in _ENCODINGS:
-        raise BadInput(f"{where}: kind: expected one of {', '.join(_ENCODINGS)}, got {kind!r}")
+        raise BadInput(f"{where}: kind: expected one of {', '.join(_ENCODINGS)}, got {shown(kind)}")
     fan, needed = _ENCODINGS[str(kind)]
     for name in ("steps", "channels", *needed):
         value, (lo, hi) = encoding.get(name), (0, 2**32 - 1) if name == "seed" else (1, 2**16 - 1)
         if not isinstance(value, int) or not lo <= value <= hi:
-            raise BadInput(f"{where}: {name}: expected an integer in [{lo}, {hi}], got {value!r}")
+            raise BadInput(f"{where}: {name}: expected an integer in [{lo}, {hi}], got {shown(value)}")
     if encoding["channels"] * fan != network.inputs:
         raise BadInput(f"{where}: channels: {encoding['channels']} do not make {network.inputs} inputs")
 
@@ -177,12 +175,13 @@ def _check_window(op: Conv | SumPool, layer: Layer, inputs: int, place: str) -> 
     for name, count, least in (("shape", 3, 1), ("kernel", 2, 1), ("stride", 2, 1), ("padding", 2, 0)):
         numbers = getattr(op, name)
         if len(numbers) != count or not all(least <= number < 2**16 for number in numbers):
-            raise BadInput(f"{place}: {name}: expected {count} integers from {least} up, got {numbers}")
+            raise BadInput(f"{place}: {name}: expected {count} integers from {least} up, got {shown(numbers)}")
     window = op.window
     if window.size != inputs:
         raise BadInput(f"{place}: shape: {op.shape} are not the {inputs} values that it reads")
     if not window.fits:
         raise BadInput(f"{place}: kernel: {op.kernel} with a padding of {op.padding} does not go with {op.shape}")
+    window.check_work(place)
     channels = op.shape[0]
     if isinstance(op, Conv):
         kernels = layer.weights[op.weights].shape

@@ -80,6 +80,9 @@ def main() -> None:
     except OSError as error:
         complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         sys.exit(2)
+    except MemoryError:
+        complain("there is not enough memory for this")
+        sys.exit(2)
     except ExecutorError as error:
         complain(str(error))
         sys.exit(1)

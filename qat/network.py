@@ -12,6 +12,7 @@ from export.errors import BadInput
 from export.windows import Window
 from qat import planes
 from qat.config import MOST_SHARP, Config, Layer
+from qat.config_graph import check_size
 from qat.encoding import encoded_channels, encoded_maximum
 from qat.layers import SpikingLayer
 from qat.normalization import MOMENTUM
@@ -66,6 +67,7 @@ class SpikingNetwork(nn.Module):
         self.layers = nn.ModuleList()
         self.inputs = encoded_channels(config.encoder.kind, channels)
         self.input_maximum = encoded_maximum(config.encoder.kind, maximum)
+        check_size(config, self.inputs, "network")
         sizes, most = {"input": self.inputs}, {"input": float(self.input_maximum)}
         for layer, sources in zip(config.layers, config.sources, strict=True):
             scale: float | Tensor = most[sources[0]]

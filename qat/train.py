@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from export.errors import BadInput
+from export import reading
+from export.errors import BadInput, shown
 from export.files import new_folder, replaced
 from qat import augmentation, config_file, objectives, online, parallel, ridge
 from qat.allocation import allocate
@@ -230,7 +231,8 @@ class Run:
             raise BadInput(f"{self.path}: epochs: ridge takes none, expected 0, got {epochs}")
         metrics = self.path / METRICS_FILE
         if parallel.rank() == 0:
-            done = metrics.read_bytes().splitlines(keepends=True)[: self.epochs_done] if metrics.exists() else []
+            lines = reading.content(metrics, reading.LARGE_TEXT) if metrics.exists() else b""
+            done = lines.splitlines(keepends=True)[: self.epochs_done]
             with replaced(metrics) as temporary:
                 temporary.write_bytes(b"".join(done))
         batches = -(-len(data.train.y) // training.batch)
@@ -299,21 +301,24 @@ class Run:
     def samples(self) -> Split:
         """The encoded test samples that the run keeps. Raises BadInput unless the network takes them."""
         path, inputs, maximum = self.path / SAMPLES_FILE, self.network.inputs, self.network.input_maximum
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                x, y = file["x"], file["y"]
-        except Exception as error:  # a damaged archive raises whatever its layers raise
-            raise BadInput(f"{path}: not a readable .npz file of samples ({type(error).__name__})") from None
+        stored = reading.npz(path)
+        for name in ("x", "y"):
+            if name not in stored:
+                raise BadInput(f"{path}: {name}: missing")
+        x, y = stored["x"], stored["y"]
         if x.dtype.kind not in "iu" or x.ndim != 3 or x.shape[2] != inputs or not x.size:
-            raise BadInput(f"{path}: x: expected integers (samples, steps, {inputs}), got {x.dtype} {x.shape}")
-        if x.min() < 0 or x.max() > maximum:
-            raise BadInput(f"{path}: x: expected values 0..{maximum}, got {x.min()}..{x.max()}")
+            raise BadInput(f"{path}: x: expected integers (samples, steps, {inputs}), got {x.dtype} {shown(x.shape)}")
         loss, outputs = self.config.training.loss, self.config.layers[-1].size
-        kind, shape = ("f", (len(x), outputs)) if loss == "regression" else ("iu", x.shape[: 1 + (loss == "steps")])
+        count = x.shape[0]
+        kind, shape = ("f", (count, outputs)) if loss == "regression" else ("iu", x.shape[: 1 + (loss == "steps")])
         if y.dtype.kind not in kind or y.shape != shape:
             what = "real targets" if kind == "f" else "integers"
-            raise BadInput(f"{path}: y: expected {what} of shape {shape}, got {y.dtype} {y.shape}")
-        return Split(x.astype(np.int64), y)
+            raise BadInput(f"{path}: y: expected {what} of shape {shape}, got {y.dtype} {shown(y.shape)}")
+        reading.check_memory(x.nbytes + 8 * x.size, path, f"{count:,} samples")
+        values = x.read()
+        if values.min() < 0 or values.max() > maximum:
+            raise BadInput(f"{path}: x: expected values 0..{maximum}, got {values.min()}..{values.max()}")
+        return Split(values.astype(np.int64), y.read())
 
     def tensors(self, split: Split, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The encoded inputs (batch, steps, inputs) in `dtype` and the labels, where the network is."""
@@ -412,6 +417,9 @@ def _header(path: Path, config: Config) -> tuple[int, int]:
         expected = config.layers[i].size, inputs * len(config.layers[i].delays)
         if tuple(shape) != expected:
             raise BadInput(f"{path}: network.layers.{i}.weight: expected {expected}, got {tuple(shape)}")
+    weights, size = sum(config.weight_counts(inputs).values()), path.stat().st_size
+    if 4 * weights > size:
+        raise BadInput(f"{path}: holds {size:,} bytes, the {weights:,} weights of {CONFIG_FILE} have more")
     if "input" in {name for sources in config.sources for name in sources} and not places:
         bound = [layer.window.size for layer in config.layers if layer.window is not None]
         if inputs > max(bound, default=0):

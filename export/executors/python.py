@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from export import interpret
+from export import interpret, reading
 from export.build import Build
 from export.errors import BadInput, ExecutorError
 from export.executors.toolchain import require
@@ -32,7 +32,7 @@ def on_simulator(build: Build) -> Iterator[Runner]:
     module = importlib.util.module_from_spec(spec)
     try:
         # Compiled from the text: a stale byte-code cache beside it must not answer for a changed file.
-        exec(compile(build.simulator.read_text(encoding="utf-8"), str(build.simulator), "exec"), module.__dict__)
+        exec(compile(reading.text(build.simulator, reading.LARGE_TEXT), str(build.simulator), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:  # to exit early, with whatever code, is to fail
         raise ExecutorError(f"{build.simulator}: does not load ({type(error).__name__}: {error})") from None
     yield _guarded(lambda x: module.run(x), str(build.simulator))
