@@ -25,6 +25,11 @@ def shown(value: Any, most: int = _MOST_SHOWN) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
+def named(name: str) -> str:
+    """A name from a file, as it is, unless it is long or odd."""
+    return name if name.isprintable() and len(name) <= _MOST_SHOWN else shown(name)
+
+
 def listed(names: Any, most: int = 240) -> str:
     """Names for a message, with commas between them: as many as fit."""
     text = ", ".join(map(str, names))

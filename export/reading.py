@@ -19,7 +19,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy_format
 
-from export.errors import BadInput, shown
+from export.errors import BadInput, named, shown
 
 MEMORY = "QUANTAL_MEMORY"
 """The environment variable with the memory, in GiB, that what a file asks for may take; 8 unless it is set."""
@@ -212,7 +212,7 @@ def npz(path: Path) -> dict[str, Stored]:
             raise ValueError(f"{len(members)} arrays are too many")
         for member in members:
             name = member.filename.removesuffix(".npy")
-            with damaged(path, "a whole and intact array of plain numbers", name if len(name) <= 60 else shown(name)):
+            with damaged(path, "a whole and intact array of plain numbers", named(name)):
                 found[name] = _inside(path, archive, member, found.get(name))
     return found
 

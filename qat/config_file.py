@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from export import reading
-from export.errors import BadInput, listed, shown
+from export.errors import BadInput, listed, named, shown
 from qat.config import Augmentation, Config, Encoder, Layer, Task, Training
 from qat.config_check import check
 from qat.config_graph import placed
@@ -23,7 +23,7 @@ def loads(text: str, where: str) -> Config:
     for key in document:
         if key not in ("task", "encoder", "layer", "training", "augmentation"):
             expected = "[task] [encoder] [[layer]] [training] [augmentation]"
-            raise BadInput(f"{where}: {_named(key)}: not a table of the format, expected {expected}")
+            raise BadInput(f"{where}: {named(key)}: not a table of the format, expected {expected}")
     if not isinstance(document.get("layer"), list) or not document["layer"]:
         raise BadInput(f"{where}: layer: expected at least one [[layer]] table")
     task = _table(document, "task", where)
@@ -32,7 +32,7 @@ def loads(text: str, where: str) -> Config:
     options = {key: value for key, value in task.items() if key != "name"}
     for key, value in options.items():
         if not isinstance(value, int | float | str):
-            raise BadInput(f"{where}: task: {_named(key)}: expected a number or a string, got {shown(value)}")
+            raise BadInput(f"{where}: task: {named(key)}: expected a number or a string, got {shown(value)}")
     config = Config(
         task=_read(Task, {"name": task["name"]} | ({"options": options}), f"{where}: task"),
         encoder=_read(Encoder, _table(document, "encoder", where), f"{where}: encoder"),
@@ -53,10 +53,6 @@ def _first(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
-def _named(key: str) -> str:
-    return key if key.isprintable() and len(key) <= 40 else shown(key)
-
-
 def _near(key: str, known: Iterable[str]) -> list[str]:
     """The known names, the most alike first."""
     return sorted(known, key=lambda name: -SequenceMatcher(None, key[:40], name).ratio())
@@ -75,7 +71,7 @@ def _read(kind: Any, row: Any, where: str) -> Any:
     known = {f.name: f for f in fields(kind)}
     for key in row:
         if key not in known:
-            raise BadInput(f"{where}: {_named(key)}: not a field, expected one of {listed(_near(key, known))}")
+            raise BadInput(f"{where}: {named(key)}: not a field, expected one of {listed(_near(key, known))}")
     for name, f in known.items():
         if name not in row and f.default is MISSING and f.default_factory is MISSING:
             raise BadInput(f"{where}: {name}: missing")

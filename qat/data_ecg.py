@@ -1,39 +1,34 @@
 """The loader of an electrocardiogram as spikes, with a label for every step."""
 
-import math
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat, whosmat
 
 from export import reading
 from export.errors import shown
-from qat.data_common import Dataset, Split, bad, check_room, fifths, read, split
+from qat import mat_file
+from qat.data_common import Dataset, Split, bad, fifths, read, split
 from qat.encoding import whole
 
 CHANNELS, CLASSES = 4, 6
 _LAST = {"x": CHANNELS, "y": CLASSES}  # arrays, and their last dimension
-_KINDS = ("double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 
 
 def _recordings(path: Path, steps: int) -> Split:
     """A file's first `steps` steps: x (samples, steps, 4) and y (samples, steps)."""
     raw = read(path)
     with reading.damaged(path, "an intact .mat file"):
-        listed = [row for row in whosmat(BytesIO(raw)) if row[0] in _LAST]
+        listed = [array for array in mat_file.arrays(raw) if array.name in _LAST]
         for name, last in _LAST.items():
-            found = [(shape, kind) for other, shape, kind in listed if other == name]
+            found = [array for array in listed if array.name == name]
             if len(found) != 1:
                 raise bad(path, name, f"an array, found {len(found) or 'none'}")
-            (shape, kind), *_ = found
-            if kind not in _KINDS or len(shape) != 3 or shape[2] != last or min(shape) < 1:
-                raise bad(path, name, f"numbers (samples, steps, {last}), got {kind} {shown(shape)}")
-            if math.prod(shape) > reading.DEFLATE * len(raw):
-                raise bad(path, name, f"values for shape {shown(shape)}, which {len(raw)} bytes cannot hold")
-            check_room(path, shape[0], shape[1], last, each=2 * 8)
-        arrays = loadmat(BytesIO(raw), variable_names=[*_LAST])
-    x, y = (arrays[name] for name in _LAST)
+            shape, numeric = found[0].shape, found[0].numeric
+            if not numeric or len(shape) != 3 or shape[2] != last or 0 in shape:
+                what = "numbers" if numeric else "none"
+                raise bad(path, name, f"numbers (samples, steps, {last}), got {what} {shown(shape)}")
+            reading.check_memory(4 * found[0].nbytes, path, f"{name}, {shown(shape)} numbers,")
+        x, y = (next(array for array in listed if array.name == name).read() for name in _LAST)
     if x.shape[:2] != y.shape[:2]:
         raise bad(path, "y", f"a label for each of the {x.shape[:2]} samples and steps of x, got {y.shape[:2]}")
     if x.shape[1] < steps:

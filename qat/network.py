@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from export.errors import BadInput
+from export.errors import BadInput, named, shown
+from export.reading import damaged
 from export.windows import Window
 from qat import planes
 from qat.config import MOST_SHARP, Config, Layer
@@ -311,18 +311,16 @@ class Flow:
 
 def read_tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors in `path`, which must have the names, shapes and types of `expected` and be finite."""
-    try:
+    with damaged(path, "an intact safetensors file"):
         found = load_file(path)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise BadInput(f"{path}: not a readable safetensors file ({str(error).splitlines()[0]})") from None
     if set(found) != set(expected):
         odd = sorted(set(found) ^ set(expected))[0]
-        raise BadInput(f"{path}: {odd}: {'not a tensor of this network' if odd in found else 'missing'}")
+        raise BadInput(f"{path}: {named(odd)}: {'not a tensor of this network' if odd in found else 'missing'}")
     for name, tensor in expected.items():
         if found[name].shape != tensor.shape or found[name].dtype != tensor.dtype:
             raise BadInput(
                 f"{path}: {name}: expected {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}, "
-                f"got {str(found[name].dtype).removeprefix('torch.')} {tuple(found[name].shape)}"
+                f"got {str(found[name].dtype).removeprefix('torch.')} {shown(tuple(found[name].shape))}"
             )
         if not bool(torch.isfinite(found[name]).all()):
             raise BadInput(f"{path}: {name}: holds NaN or infinity")

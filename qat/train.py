@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import Progress
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -402,12 +402,11 @@ def _header(path: Path, config: Config) -> tuple[int, int]:
         for i, (layer, sources) in enumerate(zip(config.layers, config.sources, strict=True))
         if sources == ("input",) and layer.connection == "dense"
     ]
-    try:
-        with safe_open(path, "pt") as file:
-            numbers = {name: file.get_tensor(name) for name in ("channels", "maximum")}
-            shapes = {i: file.get_slice(f"network.layers.{i}.weight").get_shape() for i in places}
-    except (OSError, SafetensorError, ValueError) as error:
-        raise BadInput(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
+    with reading.opened(path):
+        pass  # it is a file that can be read; safetensors opens it by its name
+    with reading.damaged(path, "an intact checkpoint"), safe_open(path, "pt") as file:
+        numbers = {name: file.get_tensor(name) for name in ("channels", "maximum")}
+        shapes = {i: file.get_slice(f"network.layers.{i}.weight").get_shape() for i in places}
     for name, number in numbers.items():
         if number.shape or number.dtype != torch.int64 or not 1 <= number <= LIMIT:
             raise BadInput(f"{path}: {name}: expected an integer 1..{LIMIT}")
@@ -416,7 +415,7 @@ def _header(path: Path, config: Config) -> tuple[int, int]:
     for i, shape in shapes.items():
         expected = config.layers[i].size, inputs * len(config.layers[i].delays)
         if tuple(shape) != expected:
-            raise BadInput(f"{path}: network.layers.{i}.weight: expected {expected}, got {tuple(shape)}")
+            raise BadInput(f"{path}: network.layers.{i}.weight: expected {expected}, got {shown(tuple(shape))}")
     weights, size = sum(config.weight_counts(inputs).values()), path.stat().st_size
     if 4 * weights > size:
         raise BadInput(f"{path}: holds {size:,} bytes, the {weights:,} weights of {CONFIG_FILE} have more")

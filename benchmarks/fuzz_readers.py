@@ -1,0 +1,241 @@
+"""Hostile inputs for every reader: none but BadInput may come of them, in one short line that names the file.
+
+Each reader runs in a process of its own, whose memory is bounded; a time is set for each input. What is done is a row of
+fuzz_readers.csv, what is found one of FOUND, with the input itself beside it; a second call goes on where the first ended.
+"""
+
+import argparse
+import csv
+import mmap
+import os
+import re
+import resource
+import signal
+import struct
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostile import Reader, readers
+from rich.console import Console
+from rich.table import Table
+
+from export.errors import BadInput
+
+COLUMNS = ("reader", "first", "inputs", "refused", "found", "peak_mib", "slowest_ms", "slowest")
+ROWS = Path(__file__).with_suffix(".csv")
+MEMORY, SECONDS, LETTERS = 512 << 20, 5, 500
+"""Bytes beyond what the process has, and seconds, that an input may take, and letters of a message beside the path."""
+
+
+class TooLong(BaseException):
+    """The time for one input is over. No reader may take it for a malformed file."""
+
+
+@dataclass
+class Tally:
+    """What came of some inputs."""
+
+    inputs: int = 0
+    refused: int = 0
+    peak: int = 0
+    slowest: float = 0.0
+    which: int = 0
+
+
+def complaint(reader: Reader) -> tuple[bool, str]:
+    """Whether the file as it is now is refused, and what is wrong with that: nothing, as a rule."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            reader.read()
+    except BadInput as error:
+        line = str(error)
+        beside = line.replace(str(reader.file.parent), "")
+        if len(line.splitlines()) != 1:
+            return True, f"several lines: {line[:200]!r}"
+        if len(beside) > LETTERS:
+            return True, f"{len(beside)} letters: {line[:200]!r}"
+        if reader.file.name not in line and reader.file.parent.name not in line:
+            return True, f"no file named: {line[:200]!r}"
+        return True, ""
+    except (Exception, TooLong, SystemExit) as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "fuzz_readers" not in frame.filename]
+        ours = [frame for frame in frames if re.search(r"/(export|qat)/", frame.filename)]
+        at = [f"{Path(frame.filename).name}:{frame.name}" for frame in (*ours[-1:], *frames[-1:])]
+        return False, f"{type(error).__name__} in {' '.join(at)}: {str(error)[:200]!r}"
+    return False, ""
+
+
+def _expire(*_: object) -> None:
+    raise TooLong
+
+
+def _resident(name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) << 10 if found else 0
+
+
+def tried(reader: Reader, numbers: Iterator[int], tally: Tally) -> Iterator[tuple[int, str]]:
+    """Gives the reader those inputs, and yields (number, what is wrong) of those that are not answered well."""
+    signal.signal(signal.SIGALRM, _expire)
+    for number in numbers:
+        content = reader.input(number)
+        reader.file.write_bytes(content)
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # the peak is what is resident now
+        before, start = _resident("VmHWM"), time.perf_counter()
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        refused, wrong = complaint(reader)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        taken = time.perf_counter() - start
+        tally.inputs, tally.refused = tally.inputs + 1, tally.refused + refused
+        tally.peak = max(tally.peak, _resident("VmHWM") - before)
+        if taken > tally.slowest:
+            tally.slowest, tally.which = taken, number
+        if wrong:
+            yield number, wrong
+
+
+def _child(reader: Reader, first: int, seconds: float, shared: mmap.mmap, found: Path) -> None:
+    """Tries inputs from `first` on; the number that is being tried stands in `shared`, for whoever finds us dead."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+    resource.setrlimit(resource.RLIMIT_AS, (pages + MEMORY,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    end, tally = time.monotonic() + seconds, Tally()
+
+    def numbers() -> Iterator[int]:
+        number = first
+        while time.monotonic() < end:
+            shared[:] = struct.pack(
+                "<qqqqdq", number, tally.inputs, tally.refused, tally.peak, tally.slowest, tally.which
+            )
+            yield number
+            number += 1
+        shared[:] = struct.pack("<qqqqdq", number, tally.inputs, tally.refused, tally.peak, tally.slowest, tally.which)
+
+    for number, wrong in tried(reader, numbers(), tally):
+        note(found, reader, number, wrong)
+
+
+def note(found: Path, reader: Reader, number: int, wrong: str) -> None:
+    """Keeps what was found: a row, and the input, unless the like is there already."""
+    kind = re.sub(r"[0-9]+", "#", wrong.partition(": ")[0] + wrong.partition(": ")[2][:60])
+    rows = (found / "found.csv").read_text() if (found / "found.csv").exists() else ""
+    known = {tuple(row[:2]) for row in csv.reader(rows.splitlines())}
+    if (reader.name, kind) not in known:
+        with (found / "found.csv").open("a", newline="") as file:
+            csv.writer(file).writerow((reader.name, kind, number, wrong))
+        (found / f"{re.sub(r'[^a-zA-Z]', '_', reader.name)}-{number}").write_bytes(reader.input(number))
+
+
+def run(reader: Reader, first: int, seconds: float, found: Path) -> tuple[int, Tally, int]:
+    """Tries inputs for so long in a process of its own: the next number, the tally, and how many killed the process."""
+    shared, tally, deaths = mmap.mmap(-1, 48), Tally(), 0
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        child = os.fork()
+        if not child:
+            try:
+                _child(reader, first, left, shared, found)
+            except BaseException:
+                (found / "child.log").write_text(traceback.format_exc())
+            finally:
+                os._exit(0)
+        last, since, status = -1, time.monotonic(), 0
+        while os.waitpid(child, os.WNOHANG)[0] == 0:
+            now = struct.unpack("<q", shared[:8])[0]
+            last, since = (last, since) if now == last else (now, time.monotonic())
+            if time.monotonic() - since > 4 * SECONDS:
+                os.kill(child, signal.SIGKILL)
+                status = 1
+            time.sleep(0.05)
+        number, inputs, refused, peak, slowest, which = struct.unpack("<qqqqdq", shared[:])
+        finished = time.monotonic() >= end - 0.2 and not status
+        tally.inputs, tally.refused = tally.inputs + inputs, tally.refused + refused
+        tally.peak = max(tally.peak, peak)
+        if slowest > tally.slowest:
+            tally.slowest, tally.which = slowest, which
+        first = number
+        if not finished:
+            note(found, reader, number, "the process hung" if status else "the process died")
+            first, deaths, tally.inputs = number + 1, deaths + 1, tally.inputs + 1
+    return first, tally, deaths
+
+
+def rows() -> list[dict[str, str]]:
+    """What has been done."""
+    if not ROWS.exists():
+        return []
+    with ROWS.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def show(found: Path | None) -> None:
+    """The table: readers by hostile inputs tried."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("reader", "inputs", "refused", "read", "not answered well", "most memory, MiB", "slowest, ms"):
+        table.add_column(column, justify="left" if column == "reader" else "right")
+    done = rows()
+    for name in dict.fromkeys(row["reader"] for row in done):
+        own = [row for row in done if row["reader"] == name]
+        inputs, refused, wrong = (sum(int(row[key]) for row in own) for key in ("inputs", "refused", "found"))
+        peak, slowest = max(float(row["peak_mib"]) for row in own), max(float(row["slowest_ms"]) for row in own)
+        table.add_row(
+            name, *(f"{n:,}" for n in (inputs, refused, inputs - refused, wrong)), f"{peak:.1f}", f"{slowest:.0f}"
+        )
+    total = [sum(int(row[key]) for row in done) for key in ("inputs", "refused", "found")]
+    table.add_row("all", *(f"{n:,}" for n in (total[0], total[1], total[0] - total[1], total[2])))
+    Console(width=140).print(table)
+    if found is not None and (found / "found.csv").exists():
+        sys.stdout.write((found / "found.csv").read_text())
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=0, help="how long; without it only the table is shown")
+    parser.add_argument("--reader", action="append", help="only this one; may be repeated")
+    parser.add_argument("--slot", type=float, default=20, help="seconds that a reader has before the next has its own")
+    parser.add_argument("--found", type=Path, default=Path("build/fuzz"), help="a folder for what is found")
+    options = parser.parse_args()
+    os.environ["QUANTAL_MEMORY"] = "0.25"
+    options.found.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + 60 * options.minutes
+    scratch = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        chosen = readers(Path(folder)) if options.minutes else []
+        chosen = [reader for reader in chosen if not options.reader or reader.name in options.reader]
+        while time.monotonic() < end:
+            for reader in chosen:
+                first = max(
+                    (int(row["first"]) + int(row["inputs"]) for row in rows() if row["reader"] == reader.name),
+                    default=0,
+                )
+                before = (options.found / "found.csv").read_text() if (options.found / "found.csv").exists() else ""
+                reader.file.write_bytes(reader.seeds[0])
+                _, tally, _ = run(reader, first, options.slot, options.found)
+                after = (options.found / "found.csv").read_text() if (options.found / "found.csv").exists() else ""
+                new = not ROWS.exists()
+                with ROWS.open("a", newline="") as file:
+                    writer = csv.writer(file, lineterminator="\n")
+                    if new:
+                        writer.writerow(COLUMNS)
+                    writer.writerow(
+                        (reader.name, first, tally.inputs, tally.refused, len(after.splitlines()) - len(before.splitlines()),
+                         f"{tally.peak / 2**20:.1f}", f"{1000 * tally.slowest:.1f}", tally.which)
+                    )  # fmt: skip
+                reader.file.write_bytes(reader.seeds[0])
+                if time.monotonic() > end:
+                    break
+    show(options.found)
+
+
+if __name__ == "__main__":
+    main()
