@@ -1,7 +1,7 @@
 """Hostile inputs for every reader: none but BadInput may come of them, in one short line that names the file.
 
-Each reader runs in a process of its own, whose memory is bounded; a time is set for each input. What is done is a row of
-fuzz_readers.csv, what is found one of FOUND, with the input itself beside it; a second call goes on where the first ended.
+Each reader runs in a process of its own, whose memory is bounded; so is the time for each input. What was done is in
+fuzz_readers.csv; what was found is kept in a folder, with its input. A second call goes on where the first one ended.
 """
 
 import argparse
@@ -124,20 +124,24 @@ def _child(reader: Reader, first: int, seconds: float, shared: mmap.mmap, found:
         note(found, reader, number, wrong)
 
 
+def findings(found: Path) -> list[list[str]]:
+    """What was found, a row each: reader, kind, number of the input, what is wrong."""
+    path = found / "found.csv"
+    return list(csv.reader(path.read_text().splitlines())) if path.exists() else []
+
+
 def note(found: Path, reader: Reader, number: int, wrong: str) -> None:
     """Keeps what was found: a row, and the input, unless the like is there already."""
     kind = re.sub(r"[0-9]+", "#", wrong.partition(": ")[0] + wrong.partition(": ")[2][:60])
-    rows = (found / "found.csv").read_text() if (found / "found.csv").exists() else ""
-    known = {tuple(row[:2]) for row in csv.reader(rows.splitlines())}
-    if (reader.name, kind) not in known:
+    if [reader.name, kind] not in [row[:2] for row in findings(found)]:
         with (found / "found.csv").open("a", newline="") as file:
             csv.writer(file).writerow((reader.name, kind, number, wrong))
         (found / f"{re.sub(r'[^a-zA-Z]', '_', reader.name)}-{number}").write_bytes(reader.input(number))
 
 
-def run(reader: Reader, first: int, seconds: float, found: Path) -> tuple[int, Tally, int]:
-    """Tries inputs for so long in a process of its own: the next number, the tally, and how many killed the process."""
-    shared, tally, deaths = mmap.mmap(-1, 48), Tally(), 0
+def run(reader: Reader, first: int, seconds: float, found: Path) -> Tally:
+    """Tries inputs from `first` on for so long, in a process of its own: in another one after an input that ends it."""
+    shared, tally = mmap.mmap(-1, 48), Tally()
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         child = os.fork()
@@ -165,8 +169,8 @@ def run(reader: Reader, first: int, seconds: float, found: Path) -> tuple[int, T
         first = number
         if not finished:
             note(found, reader, number, "the process hung" if status else "the process died")
-            first, deaths, tally.inputs = number + 1, deaths + 1, tally.inputs + 1
-    return first, tally, deaths
+            first, tally.inputs = number + 1, tally.inputs + 1
+    return tally
 
 
 def rows() -> list[dict[str, str]]:
@@ -177,7 +181,21 @@ def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def show(found: Path | None) -> None:
+def add_row(reader: Reader, seconds: float, found: Path) -> None:
+    """Goes on with the inputs of a reader for so long, and writes what came of it."""
+    first = max((int(row["first"]) + int(row["inputs"]) for row in rows() if row["reader"] == reader.name), default=0)
+    before = len(findings(found))
+    tally = run(reader, first, seconds, found)
+    new = not ROWS.exists()
+    with ROWS.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if new:
+            writer.writerow(COLUMNS)
+        figures = f"{tally.peak / 2**20:.1f}", f"{1000 * tally.slowest:.1f}", tally.which
+        writer.writerow((reader.name, first, tally.inputs, tally.refused, len(findings(found)) - before, *figures))
+
+
+def show(found: Path) -> None:
     """The table: readers by hostile inputs tried."""
     table = Table(box=None, pad_edge=False)
     for column in ("reader", "inputs", "refused", "read", "not answered well", "most memory, MiB", "slowest, ms"):
@@ -193,8 +211,8 @@ def show(found: Path | None) -> None:
     total = [sum(int(row[key]) for row in done) for key in ("inputs", "refused", "found")]
     table.add_row("all", *(f"{n:,}" for n in (total[0], total[1], total[0] - total[1], total[2])))
     Console(width=140).print(table)
-    if found is not None and (found / "found.csv").exists():
-        sys.stdout.write((found / "found.csv").read_text())
+    for row in findings(found):
+        sys.stdout.write(f"{row}\n")
 
 
 def main() -> None:
@@ -214,23 +232,8 @@ def main() -> None:
         chosen = [reader for reader in chosen if not options.reader or reader.name in options.reader]
         while time.monotonic() < end:
             for reader in chosen:
-                first = max(
-                    (int(row["first"]) + int(row["inputs"]) for row in rows() if row["reader"] == reader.name),
-                    default=0,
-                )
-                before = (options.found / "found.csv").read_text() if (options.found / "found.csv").exists() else ""
                 reader.file.write_bytes(reader.seeds[0])
-                _, tally, _ = run(reader, first, options.slot, options.found)
-                after = (options.found / "found.csv").read_text() if (options.found / "found.csv").exists() else ""
-                new = not ROWS.exists()
-                with ROWS.open("a", newline="") as file:
-                    writer = csv.writer(file, lineterminator="\n")
-                    if new:
-                        writer.writerow(COLUMNS)
-                    writer.writerow(
-                        (reader.name, first, tally.inputs, tally.refused, len(after.splitlines()) - len(before.splitlines()),
-                         f"{tally.peak / 2**20:.1f}", f"{1000 * tally.slowest:.1f}", tally.which)
-                    )  # fmt: skip
+                add_row(reader, options.slot, options.found)
                 reader.file.write_bytes(reader.seeds[0])
                 if time.monotonic() > end:
                     break

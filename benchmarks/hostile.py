@@ -55,32 +55,12 @@ class Reader:
 
 # ---- changes of bytes
 
-_NUMBERS = (
-    0,
-    1,
-    2,
-    3,
-    7,
-    127,
-    128,
-    255,
-    256,
-    4096,
-    32767,
-    65535,
-    65536,
-    2**24,
-    2**31 - 1,
-    2**31,
-    2**32 - 1,
-    2**40,
-    2**63,
-)
+_NUMBERS = (*range(4), *(2**n + d for n in (3, 7, 8, 12, 15, 16, 24, 31, 32, 40, 63) for d in (-1, 0)))
 _REALS = ("nan", "inf", "-inf", "1e30", "1e308", "-1e308", "1e-320", "-0.0", "0.5")
 _LITERALS = (
-    *map(str, _NUMBERS), *(f"-{n}" for n in _NUMBERS), *_REALS, "9" * 30, "9" * 400, "9" * 5000, "0x" + "f" * 8000, "1_0",
-    "true", "null", '""', '"x"', '"\\u0000"', '"\\ud800"', '"../../x"', f'"{"y" * 3000}"', '"\\n"', '"\U0001f642"', "[]",
-    "{}", "[[1]]", "[1, 2, 3]", '{"a": 1}', "[" * 3000, "[" * 200 + "]" * 200, "1979-05-27", "'", "#",
+    *map(str, _NUMBERS), *(f"-{n}" for n in _NUMBERS), *_REALS, "9" * 30, "9" * 400, "9" * 5000, "0x" + "f" * 8000,
+    "1_0", "true", "null", '""', '"x"', '"\\u0000"', '"\\ud800"', '"../../x"', f'"{"y" * 3000}"', '"\\n"', "🙂",
+    "[]", "{}", "[[1]]", "[1, 2, 3]", '{"a": 1}', "[" * 3000, "[" * 200 + "]" * 200, "1979-05-27", "'", "#",
 )  # fmt: skip
 
 
@@ -167,21 +147,22 @@ def _key(rng: random.Random, content: bytes) -> bytes:
     return content[: match.start()] + rng.choice((other, other, match.group().upper())) + content[match.end() :]
 
 
-_FIELDS = tuple(
+_FIELDS = [
     f"{name} = {value}"
     for name, values in {
         "size": (1, 3, 65_536, 32_768), "recurrent": ("true",), "neuron": ('"li"', '"alpha"', '"step"', '"count"'),
-        "connection": ('"conv"', '"pool"'), "channels": (1, 2, 65_536), "groups": (2,), "shape": ("[1, 6]", "[1, 1, 6]"),
+        "connection": ('"conv"', '"pool"'), "channels": (1, 65_536), "groups": (2,), "shape": ("[1, 6]", "[1, 6, 1]"),
         "kernel": ("[2]", "[65535]", "[1, 1]", "[0]"), "stride": ("[1]", "[65535]"), "padding": ("[1]", "[65534]"),
         "delays": ("[0, 4096]", "[1]", "[-1]"), "inputs": ('["input"]', '["a", "input"]'), "add": ('"a"',),
         "states": (1, 2, 16, '"float"'), "weights": (1, 8, '"learned"', '"float"'), "norm": ('"psp"', '"batch"'),
-        "state_quantizer": ('"squat"', '"shared"', '"aligned"', '"dq"'), "steps": (1, 65_535), "threshold": (1e-3, 1e3),
-        "reset": ('"zero"', '"none"'), "timing": ('"immediate"', '"snntorch"'), "adaptation": (1, 1000), "spikes": (15,),
-        "method": ('"ridge"', '"saf-e"'), "loss": ('"steps"', '"regression"'), "budget": (1, 2**31 - 1),
-        "a.b.c": (1,), ".".join("k" * 2000): (1,), "n" * 2000: (1,), '"a\\nb"': (1,), "pool": (1, '"max"', "[" + "1," * 999 + "]"),
+        "state_quantizer": ('"squat"', '"shared"', '"aligned"', '"dq"'), "steps": (1, 65_535), "spikes": (15,),
+        "reset": ('"zero"', '"none"'), "timing": ('"immediate"', '"snntorch"'), "adaptation": (1, 1000), "rate": (0,),
+        "method": ('"ridge"', '"saf-e"'), "loss": ('"steps"', '"regression"'), "budget": (1, 2**31 - 1), "a.b.c": (1,),
+        ".".join("k" * 20): (1,), ".".join("k" * 2000): (1,), "n" * 2000: (1,), '"a\\nb"': (1,),
+        "pool": (1, '"max"', "[" + "1," * 999 + "]"),
     }.items()
     for value in values
-)  # fmt: skip
+]  # fmt: skip
 
 
 def _field(rng: random.Random, content: bytes) -> bytes:
@@ -526,6 +507,7 @@ def _tables(folder: Path) -> list[Reader]:
     real = table.replace(b"@classLabel true a b", b"@targetLabel true").replace(b":a", b":0.5").replace(b":b", b":-1e3")
     for part in ("TRAIN", "TEST"):
         (series / f"Two_{part}.ts").write_bytes(table)
+        (series / f"Real_{part}.ts").write_bytes(real)
     spikes = rng.integers(0, 2, (10, 8, 4)).astype(np.int16)
     waves = np.eye(6, dtype=np.uint8)[np.add.outer(np.arange(10), np.arange(8)) % 6]
     mats = []
@@ -540,9 +522,13 @@ def _tables(folder: Path) -> list[Reader]:
         Reader("mnist", images, (images.read_bytes(),), (), lambda: load("mnist", mnist)),
         Reader("mnist .gz", zipped, (zipped.read_bytes(),), (_packed,), lambda: load("mnist", packed)),
         Reader("speech .wav", speech / "0_x_0.wav", tuple(sounds), (), lambda: load("speech", speech, steps=4)),
-        Reader("timeseries .ts", series / "Two_TRAIN.ts", (table, real), TEXT, lambda: load("timeseries", series)),
+        Reader("timeseries .ts", series / "Two_TRAIN.ts", (table,), TEXT, lambda: load("timeseries", series)),
+        Reader(
+            "timeseries targets", series / "Real_TRAIN.ts", (real,), TEXT,
+            lambda: load("timeseries", series, problem="Real"),
+        ),
         Reader("qtdb .mat", beats, tuple(mats), (), lambda: load("qtdb", ecg, steps=8)),
-    ]
+    ]  # fmt: skip
 
 
 def _recorded(path: Path) -> bytes:

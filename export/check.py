@@ -1,6 +1,7 @@
 """The checks on a network's form: names, references, sizes. What its values can be is proven in intervals.py."""
 
 import re
+from collections import Counter
 
 import numpy as np
 
@@ -65,7 +66,7 @@ def check(network: Network, where: str) -> None:
     names = [name for layer in network.layers for name, _ in layer.records()]
     names += [f"{layer.name}.{state.name}" for layer in network.layers for state in layer.states if state.delay > 1]
     fields_in_c = [name.replace(".", "_") for name in names]
-    repeated = {name for name in fields_in_c if fields_in_c.count(name) > 1}
+    repeated = [name for name, count in Counter(fields_in_c).items() if count > 1]
     if repeated:
         raise BadInput(f"{where}: {min(repeated)}: two states or outputs share this name")
 
@@ -99,7 +100,7 @@ def _check_layer(layer: Layer, sizes: dict[str, int], where: str) -> None:
     check_identifier(layer.name, where)
     if layer.name in sizes:
         raise BadInput(f"{where}: the name is taken")
-    states = [state.name for state in layer.states]
+    states = {state.name for state in layer.states}
     widths: list[int] = []
     varies: list[bool] = []
     for index, op in enumerate(layer.ops):
@@ -114,16 +115,16 @@ def _check_layer(layer: Layer, sizes: dict[str, int], where: str) -> None:
     for value in (layer.output, *(state.next for state in layer.states)):
         if not 0 <= value < len(layer.ops) or widths[value] != layer.size or not varies[value]:
             raise BadInput(f"{where}: output or state is value {value}: expected one computed for each neuron")
+    tables: dict[str, set[tuple[int, ...]]] = {name: set() for name in layer.weights}
+    for op in layer.ops:
+        if isinstance(op, Weighted):
+            tables[op.weights].add(op.levels)
     for name, codes in layer.weights.items():
-        _check_codes(
-            codes,
-            {op.levels for op in layer.ops if isinstance(op, Weighted) and op.weights == name},
-            f"{where}: weights: {name}",
-        )
+        _check_codes(codes, tables[name], f"{where}: weights: {name}")
     for state in layer.states:
         if state.lo > state.hi:
             raise BadInput(f"{where}: state {state.name}: lo {state.lo} lies above hi {state.hi}")
-    if len(set(states)) != len(states):
+    if len(states) != len(layer.states):
         raise BadInput(f"{where}: states: two share a name")
 
 
@@ -140,7 +141,7 @@ def _check_codes(codes: np.ndarray, tables: set[tuple[int, ...]], where: str) ->
         )
 
 
-def _check_op(op: Op, layer: Layer, sizes: dict[str, int], states: list[str], widths: list[int], place: str) -> int:
+def _check_op(op: Op, layer: Layer, sizes: dict[str, int], states: set[str], widths: list[int], place: str) -> int:
     if isinstance(op, Input):
         if op.source not in sizes:
             raise BadInput(f"{place}: source: expected the input or an earlier layer, got {op.source!r}")

@@ -29,7 +29,7 @@ DEFLATE = 1032
 """How many bytes one compressed byte can stand for at most."""
 
 _KINDS = "biufcmMUS"  # of plain numbers and names, which hold no objects
-_MOST_ARRAYS, _MOST_HEADER, _CHUNK = 10_000, 10_000, 1 << 20
+_MOST_ARRAYS, _MOST_HEADER, _CHUNK = 4096, 2048, 1 << 20
 _MARK = b"\xef\xbb\xbf"
 
 
@@ -101,9 +101,10 @@ def opened(path: Path) -> Iterator[BufferedReader]:
 def content(path: Path, most: int) -> bytes:
     """The bytes of a file that has `most` of them at most."""
     with opened(path) as file:
-        raw = file.read(most + 1)
+        size = os.fstat(file.fileno()).st_size or most  # a pipe's is not known
+        raw = file.read(min(size, most) + 1)
     if len(raw) > most:
-        raise BadInput(f"{path}: file: expected at most {most:,} bytes, got {path.stat().st_size:,}")
+        raise BadInput(f"{path}: file: expected at most {most:,} bytes, got {max(size, most + 1):,}")
     return raw
 
 

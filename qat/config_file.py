@@ -1,5 +1,6 @@
 """Reads NET.toml: every field checked, none ignored."""
 
+import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields
@@ -13,9 +14,15 @@ from qat.config import Augmentation, Config, Encoder, Layer, Task, Training
 from qat.config_check import check
 from qat.config_graph import placed
 
+MOST_LAYERS = 4096
+_LONG_KEY = re.compile(r"""(?:\.[ \t]*+(?:"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+'|[\w-]*+)[ \t]*+){32}""")
+"""More parts than any key has; tomllib takes time that grows with the square of their number."""
+
 
 def loads(text: str, where: str) -> Config:
     """The configuration in `text`. Raises BadInput with one line naming the table and the field."""
+    if long := _LONG_KEY.search(text):
+        raise BadInput(f"{where}: {shown(long[0])}: expected keys of a few parts")
     try:
         document = tomllib.loads(reading.plain(text))
     except (ValueError, RecursionError) as error:
@@ -26,6 +33,8 @@ def loads(text: str, where: str) -> Config:
             raise BadInput(f"{where}: {named(key)}: not a table of the format, expected {expected}")
     if not isinstance(document.get("layer"), list) or not document["layer"]:
         raise BadInput(f"{where}: layer: expected at least one [[layer]] table")
+    if len(document["layer"]) > MOST_LAYERS:
+        raise BadInput(f"{where}: layer: expected at most {MOST_LAYERS}, got {len(document['layer'])}")
     task = _table(document, "task", where)
     if "name" not in task:
         raise BadInput(f"{where}: task: name: missing")

@@ -36,7 +36,7 @@ def check_graph(config: Config, where: str) -> None:
         if layer.delays[-1] > MOST_DELAY:
             raise BadInput(f"{place}: delays: expected at most {MOST_DELAY} steps, got {layer.delays[-1]}")
         if layer.add:
-            _check_added(config, layer, place)
+            _check_added(config, i, place)
         _check_connection(layer, sources, place)
         sizes[layer.name] = layer.size
     if config.layers[-1].connection == "pool":
@@ -85,10 +85,10 @@ def _check_connection(layer: Layer, sources: tuple[str, ...], place: str) -> Non
         raise BadInput(f"{place}: recurrence: has no effect without recurrent = true")
 
 
-def _check_added(config: Config, layer: Layer, place: str) -> None:
-    """Raises BadInput unless the current of layer.add has a unit that this layer can count in too."""
-    earlier = config.layers[: config.layers.index(layer)]
-    other = next((one for one in earlier if one.name == layer.add), None)
+def _check_added(config: Config, index: int, place: str) -> None:
+    """Raises BadInput unless the current that the layer adds has a unit that it can count in too."""
+    layer = config.layers[index]
+    other = next((one for one in config.layers[:index] if one.name == layer.add), None)
     if other is None or other.connection == "pool":
         raise BadInput(f"{place}: add: expected an earlier layer with weights, got {shown(layer.add)}")
     if other.size != layer.size or other.rows != layer.rows:

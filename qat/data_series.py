@@ -48,6 +48,7 @@ def _file(path: Path) -> _Series:
     """The series of a file, each (steps, dimensions). A line has its dimensions and then its label, between colons."""
     rows_of_text = lines(path)
     start, classes = _header(path, [line.strip() for line in rows_of_text])
+    known = {name: number for number, name in enumerate(classes)}
     series: list[np.ndarray] = []
     labels: list[str] = []
     for number, line in enumerate(rows_of_text[start:], start + 1):
@@ -65,7 +66,7 @@ def _file(path: Path) -> _Series:
             raise bad(path, f"line {number}", f"{series[0].shape[1]} dimensions, got {len(rows)}")
         series.append(np.stack(rows, axis=1))
         labels.append(label.strip())
-        if classes and label.strip() not in classes:
+        if known and label.strip() not in known:
             raise bad(path, f"line {number}", f"a class of the header, got {shown(label.strip())}")
         if not classes and not _finite(label):
             raise bad(path, f"line {number}", f"a real target, got {shown(label.strip())}")
@@ -120,7 +121,8 @@ def timeseries(
         with np.errstate(over="ignore"):  # far outside is outside
             x = np.floor(np.clip((np.stack(each) - least) / span, 0, 1) * maximum + 0.5)
         if part.classes:
-            y: np.ndarray = np.array([part.classes.index(label) for label in part.labels], np.int64)
+            number = {name: number for number, name in enumerate(part.classes)}
+            y: np.ndarray = np.array([number[label] for label in part.labels], np.int64)
         else:
             y = np.array(part.labels, np.float64)[:, None]
         return Split(x.astype(np.uint8 if maximum < 256 else np.uint16), y)
