@@ -84,18 +84,19 @@ def _resident(name: str) -> int:
 def tried(reader: Reader, numbers: Iterator[int], tally: Tally) -> Iterator[tuple[int, str]]:
     """Gives the reader those inputs, and yields (number, what is wrong) of those that are not answered well."""
     signal.signal(signal.SIGALRM, _expire)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak is what is resident now
+    before = _resident("VmHWM")
     for number in numbers:
-        content = reader.input(number)
-        reader.file.write_bytes(content)
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # the peak is what is resident now
-        before, start = _resident("VmHWM"), time.perf_counter()
+        reader.file.write_bytes(reader.input(number))
+        start = time.perf_counter()
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
         refused, wrong = complaint(reader)
         signal.setitimer(signal.ITIMER_REAL, 0)
         taken = time.perf_counter() - start
         tally.inputs, tally.refused = tally.inputs + 1, tally.refused + refused
-        tally.peak = max(tally.peak, _resident("VmHWM") - before)
+        if tally.inputs % 32 == 0:
+            tally.peak = max(tally.peak, _resident("VmHWM") - before)
         if taken > tally.slowest:
             tally.slowest, tally.which = taken, number
         if wrong:

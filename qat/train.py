@@ -158,13 +158,18 @@ class Run:
     @classmethod
     def open(cls, path: Path) -> "Run":
         """The run in the folder `path`, at its last checkpoint. Raises BadInput, naming the broken file."""
+        run = cls._without_teacher(path)
+        if (path / TEACHER_FOLDER).exists():
+            run.teacher = cls._without_teacher(path / TEACHER_FOLDER)  # whose own is not needed any more
+        return run
+
+    @classmethod
+    def _without_teacher(cls, path: Path) -> "Run":
         if not path.is_dir():
             raise BadInput(f"{path}: no such run folder")
         config = config_file.load(path / CONFIG_FILE)
         run = cls(path, config, *_header(path / CHECKPOINT_FILE, config))
         run._restore(path / CHECKPOINT_FILE)
-        if (path / TEACHER_FOLDER).exists():
-            run.teacher = cls.open(path / TEACHER_FOLDER)
         return run
 
     def check(self, data: Dataset) -> None:

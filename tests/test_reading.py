@@ -11,13 +11,14 @@ import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from conftest import one_line
 from networks import input_for, random_program, write
 from scipy.io import loadmat, savemat
-from test_cli import NETWORK
+from test_cli import NETWORK, quantal
 from test_data import refuse
 
 from export import network_file, reading
@@ -33,6 +34,7 @@ from qat.config import Config, Encoder, Task, Training
 from qat.config import Layer as LayerConfig
 from qat.data import load
 from qat.network import SpikingNetwork
+from qat.train import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import hostile
@@ -226,13 +228,13 @@ POOL = {"op": "SUMPOOL", "x": 0, "shape": "1 1024 1024", "stride": "1 1", "inter
 @pytest.mark.parametrize("side", [3000, 4000, 60_000])
 def test_a_window_larger_than_its_network_is_refused_before_it_is_gathered(side: int) -> None:
     """A file of a kilobyte that would take 312 MiB, growing with the square."""
-    padding, size = side - 1, (1 + 1024 + 2 * (side - 1) - side) ** 2
+    padding = -(-(side - 1024) // 2)
     text = json.dumps({
         "format": network_file.FORMAT, "arithmetic": network_file.ARITHMETIC, "name": "n", "digest": "",
         "input": {"size": 1024**2, "lo": 0, "hi": 1, "dtype": "", "encoding": {}},
         "layers": [{
-            "name": "a", "size": min(size, 65_536), "semantics": {}, "states": [], "weights": {}, "output": 1,
-            "output_name": "sum", "ops": [
+            "name": "a", "size": (1025 + 2 * padding - side) ** 2, "semantics": {}, "states": [], "weights": {},
+            "output": 1, "output_name": "sum", "ops": [
                 {"op": "INPUT", "source": "input", "interval": [0, 1]},
                 POOL | {"kernel": f"{side} {side}", "padding": f"{padding} {padding}"},
             ],
@@ -391,6 +393,23 @@ def test_series_of_unequal_length_are_refused_before_they_are_filled_up(readers:
     reader.file.write_bytes(reader.seeds[0][: reader.seeds[0].index(b"@data\n") + 6] + rows)
     assert peak(reader.read) < 64 * MiB
     refused(reader.read, "Two_TRAIN.ts: 5,001 samples of 60000 steps and 2 channels", "GiB")
+
+
+def test_teachers_of_teachers_are_not_followed(readers: dict, tmp_path: Path) -> None:
+    """A folder may hold itself."""
+    run = readers["checkpoint.safetensors"].file.parent
+    for file in ("network.toml", "checkpoint.safetensors"):
+        (tmp_path / file).write_bytes((run / file).read_bytes())
+    (tmp_path / "teacher").symlink_to(".")
+    with mock.patch("qat.train.config_file.load", side_effect=config_file.load) as load_config:
+        assert Run.open(tmp_path).teacher is not None
+    assert load_config.call_count == 2
+
+
+def test_memory_that_is_not_there_is_one_line(build: Build) -> None:
+    with mock.patch("export.build.Build.open", side_effect=MemoryError):
+        done = quantal("verify", str(build.path))
+    assert (done.code, done.out, done.err) == (2, "", "quantal: there is not enough memory for this\n")
 
 
 # ---- messages
