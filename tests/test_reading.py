@@ -38,6 +38,7 @@ from qat.train import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import hostile
+import mutations
 from fuzz_readers import complaint
 
 MARK = b"\xef\xbb\xbf"
@@ -300,7 +301,7 @@ def test_an_array_of_more_than_the_memory_is_refused(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_headers_that_lie_are_refused(tmp_path: Path, method: int) -> None:
-    whole = hostile.npy(np.zeros((20, 3), np.uint8))
+    whole = mutations.npy(np.zeros((20, 3), np.uint8))
     for old, new, words in (
         (b"(20, 3)", b"(99, 3)", "297 bytes"),
         (b"(20, 3)", b"(-2, 3)", "no plain numbers"),
@@ -321,7 +322,7 @@ def test_headers_that_lie_are_refused(tmp_path: Path, method: int) -> None:
 def test_directories_that_lie_are_refused(tmp_path: Path) -> None:
     """An archive may say of a member that it is larger than its compressed bytes can make it."""
     path = tmp_path / "x.npz"
-    header = hostile.npy(np.zeros(0, np.uint8)).replace(b"(0,), }         ", b"(1073741824,), }")
+    header = mutations.npy(np.zeros(0, np.uint8)).replace(b"(0,), }         ", b"(1073741824,), }")
     size = struct.pack("<I", len(header) + (1 << 30))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", header)
