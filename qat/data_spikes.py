@@ -7,6 +7,7 @@ import numpy as np
 
 from export import reading
 from export.errors import shown
+from qat import vlen_rows
 from qat.data_common import Dataset, Split, bad, check_room, folder_of
 from qat.encoding import LIMIT, whole
 
@@ -75,6 +76,10 @@ def _dataset(path: Path, file: Any, name: str) -> Any:
     stored, most = found.id.get_storage_size(), reading.DEFLATE if found.chunks else 1
     if found.shape[0] * found.id.get_type().get_size() > most * stored:
         raise bad(path, name, f"{found.shape[0]} rows, the {stored} bytes stored cannot hold them")
+    if found.chunks and found.chunks[0] * found.id.get_type().get_size() > most * stored:
+        raise bad(path, name, f"chunks of {found.chunks[0]} rows, the {stored} bytes stored cannot hold one")
+    if row is not None:
+        vlen_rows.check(path, found, name, row.itemsize)
     return found
 
 

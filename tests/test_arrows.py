@@ -27,6 +27,7 @@ QAT_TO_EXPORT = {
     "qat.data_series": {"export.errors"},
     "qat.data_spikes": {"export.errors", "export.reading"},
     "qat.encoding": {"export.errors", "export.reading"},
+    "qat.vlen_rows": {"export.reading"},
     "qat.network": {"export.errors", "export.reading", "export.windows"},
     "qat.layers": {"export.errors"},
     "qat.planes": {"export.windows"},
@@ -83,7 +84,7 @@ EXPORT_PACKAGES = {
 NO_TORCH = {
     *("qat", "qat.grids", "qat.neurons", "qat.adjoint", "qat.encoding"),
     *("qat.data", "qat.data_common", "qat.data_ecg", "qat.data_events", "qat.data_gestures", "qat.data_npz"),
-    *("qat.data_series", "qat.data_spikes", "qat.mat_file"),
+    *("qat.data_series", "qat.data_spikes", "qat.mat_file", "qat.vlen_rows"),
 }
 
 

@@ -8,6 +8,7 @@ import struct
 import sys
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from export.intervals import prove
 from export.ir import Add, Input, Layer, Lookup, State, StateVar, Step
 from export.ir import Network as Program
 from export.vectors import load as load_vectors
-from qat import config_file, mat_file
+from qat import config_file, mat_file, vlen_rows
 from qat.config import Config, Encoder, Task, Training
 from qat.config import Layer as LayerConfig
 from qat.data import load
@@ -219,6 +220,52 @@ def test_hdf5_without_values(readers: dict) -> None:
         assert reader.file.stat().st_size < 20_000
         assert peak(reader.read) < 8 * MiB
         refused(reader.read, f"shd_train.h5: {words}")
+
+
+def _spoken(path: Path, options: dict) -> None:
+    """As test_spike_data writes them, with those options of HDF5, and room for more rows in the last chunk."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w") as file:
+        for name, kind in (("times", np.float16), ("units", np.uint16)):
+            rows = file.create_dataset(f"spikes/{name}", (7,), h5py.vlen_dtype(kind), **options)
+            for n in range(7):
+                rows[n] = np.arange(n, dtype=kind) / 8
+        file["labels"] = np.arange(7)
+
+
+STORED = ({}, {"chunks": (3,)}, {"chunks": (4,), "maxshape": (None,)})
+
+
+@pytest.mark.parametrize("options", STORED, ids=range(len(STORED)))
+def test_rows_of_hdf5_that_claim_more_than_the_file_are_refused_before_they_are_read(
+    readers: dict, options: dict
+) -> None:
+    """HDF5 takes 4 GiB, and 20 seconds, before it notices."""
+    reader = readers["shd .h5"]
+    other = reader.file.with_name("shd_test.h5")
+    for path in (reader.file, other):
+        _spoken(path, options)
+    dataset = reader.read()
+    assert dataset.train.x.sum() == dataset.test.x.sum() > 0
+    raw = other.read_bytes()
+    at = next(
+        at
+        for at in range(len(raw) - 16)
+        if raw[at : at + 4] == b"\5\0\0\0" and 0 < int.from_bytes(raw[at + 4 : at + 12], "little") < len(raw)
+    )
+    for length in (10**6, 2**31 - 1, 2**32 - 1):
+        reader.file.write_bytes(raw[:at] + length.to_bytes(4, "little") + raw[at + 4 :])
+        refused(reader.read, "shd_train.h5: spikes/", "rows that the file has room for", f"{length:,} values in row 5")
+
+
+def test_references_are_uncompressed_as_hdf5_compresses_them() -> None:
+    """The library that comes with h5py reads compressed references, and writes none any more."""
+    raw = np.arange(96, dtype=np.uint8)
+    shuffled = raw.reshape(-1, 16).T.tobytes()
+    assert vlen_rows.undone(vlen_rows.SHUFFLE, shuffled, 96, 16) == raw.tobytes()
+    assert vlen_rows.undone(vlen_rows.DEFLATE, zlib.compress(shuffled), 96, 16) == shuffled
+    assert len(vlen_rows.undone(vlen_rows.DEFLATE, zlib.compress(bytes(MiB)), 96, 16)) == 96
+    assert vlen_rows.undone(vlen_rows.CHECKSUM, shuffled + b"abcd", 96, 16) == shuffled
 
 
 # ---- sizes that are only claimed
