@@ -30,7 +30,7 @@ from export.errors import BadInput
 COLUMNS = ("reader", "first", "inputs", "refused", "found", "peak_mib", "slowest_ms", "slowest")
 ROWS = Path(__file__).with_suffix(".csv")
 MEMORY, SECONDS, LETTERS = 512 << 20, 5, 500
-"""Bytes beyond what the process has, and seconds, that an input may take, and letters of a message beside the path."""
+"""Bytes beyond what the process has, seconds of the processor, and letters of a message beside the path, at most."""
 
 
 class TooLong(BaseException):
@@ -83,16 +83,16 @@ def _resident(name: str) -> int:
 
 def tried(reader: Reader, numbers: Iterator[int], tally: Tally) -> Iterator[tuple[int, str]]:
     """Gives the reader those inputs, and yields (number, what is wrong) of those that are not answered well."""
-    signal.signal(signal.SIGALRM, _expire)
+    signal.signal(signal.SIGPROF, _expire)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak is what is resident now
     before = _resident("VmHWM")
     for number in numbers:
         reader.file.write_bytes(reader.input(number))
         start = time.perf_counter()
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         refused, wrong = complaint(reader)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         taken = time.perf_counter() - start
         tally.inputs, tally.refused = tally.inputs + 1, tally.refused + refused
         if tally.inputs % 32 == 0:
@@ -140,6 +140,12 @@ def note(found: Path, reader: Reader, number: int, wrong: str) -> None:
         (found / f"{re.sub(r'[^a-zA-Z]', '_', reader.name)}-{number}").write_bytes(reader.input(number))
 
 
+def _processor(process: int) -> float:
+    """Seconds of the processor that it has used: others may have it meanwhile."""
+    ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
 def run(reader: Reader, first: int, seconds: float, found: Path) -> Tally:
     """Tries inputs from `first` on for so long, in a process of its own: in another one after an input that ends it."""
     shared, tally = mmap.mmap(-1, 48), Tally()
@@ -153,11 +159,12 @@ def run(reader: Reader, first: int, seconds: float, found: Path) -> Tally:
                 (found / "child.log").write_text(traceback.format_exc())
             finally:
                 os._exit(0)
-        last, since, status = -1, time.monotonic(), 0
+        last, since, spent, status = -1, time.monotonic(), 0.0, 0
         while os.waitpid(child, os.WNOHANG)[0] == 0:
             now = struct.unpack("<q", shared[:8])[0]
-            last, since = (last, since) if now == last else (now, time.monotonic())
-            if time.monotonic() - since > 4 * SECONDS:
+            if now != last:
+                last, since, spent = now, time.monotonic(), _processor(child)
+            if _processor(child) - spent > 2 * SECONDS or time.monotonic() - since > 60 * SECONDS:
                 os.kill(child, signal.SIGKILL)
                 status = 1
             time.sleep(0.05)

@@ -118,7 +118,8 @@ def integers(
     array = numbers(path, arrays, name, ndims).read()
     if array.dtype.kind == "f":
         reading.check_memory(10 * array.size, path, f"{name}, as real numbers,")
-        array = array.astype(np.float64)  # in which a half, too, can be compared with any bound
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float64)  # in which a half, too, can be compared with any bound
         broken = ~(np.floor(array) == array) | np.isinf(array)
         if broken.any():
             first = np.unravel_index(int(broken.argmax()), array.shape)

@@ -106,10 +106,11 @@ def _converted(folder: Path) -> Iterator[tuple[Path, int, Events]]:
         if stored.dtype.kind not in "iuf" or stored.ndim != 2 or stored.shape[1] != 4:
             raise bad(path, "events", f"numbers (events, 4), got {stored.dtype} {shown(stored.shape)}")
         reading.check_memory(4 * 8 * stored.size, path, f"{stored.shape[0]:,} events")
-        events = stored.read().astype(np.float64) * [1, 1, 1, 1000]
+        with np.errstate(over="ignore"):  # of what is longer than 64 bits
+            events = stored.read().astype(np.float64)
         if not len(events) or not ((events >= 0) & (events < MOST_NUMBER)).all():
             raise bad(path, "events", "at least one, all of them finite, none negative and none of 2^53 and more")
-        yield path, int(path.stem), events.astype(np.int64)
+        yield path, int(path.stem), (events * [1, 1, 1, 1000]).astype(np.int64)
 
 
 def _binned(path: Path, events: Events, steps: int, pool: int, maximum: int, duration_us: int) -> np.ndarray:

@@ -75,7 +75,8 @@ def _labels(path: Path, arrays: dict[str, Stored], name: str, x: Stored) -> np.n
 
 def _targets(path: Path, stored: Stored, name: str) -> np.ndarray:
     """Real targets (N, outputs)."""
-    y = stored.read().astype(np.float64)
+    with np.errstate(over="ignore"):
+        y = stored.read().astype(np.float64)
     if not np.isfinite(y).all():
         raise bad(path, name, "finite numbers")
     return y.reshape(len(y), -1)

@@ -192,7 +192,7 @@ def test_series_of_huge_numbers(readers: dict) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("number", [1e30, 2.0**53, -1.0, np.nan, np.inf, 128.0])
+@pytest.mark.parametrize("number", [1e30, 1e308, 2.0**53, -1.0, np.nan, np.inf, 128.0])
 @pytest.mark.parametrize("column", [0, 1, 2])
 def test_events_far_outside(readers: dict, column: int, number: float) -> None:
     events = np.array([[1, 2, 0, 0], [3, 3, 1, 20]], np.float64)
