@@ -39,7 +39,8 @@ def _recordings(path: Path, classes: int, steps: int, pool: int, maximum: int, d
         if rows != [count, count]:
             raise bad(path, "spikes", f"one row for each of the {count} labels, got {rows[0]} and {rows[1]}")
         check_room(path, count, steps, -(-UNITS // pool))
-        times, units, labels = (_rows(path, dataset) for dataset in found)
+        times, units = (_rows(path, *pair) for pair in zip(found[:-1], ("spikes/times", "spikes/units"), strict=True))
+        labels: np.ndarray = found[-1][:]
     if not len(labels) or labels.min() < 0 or labels.max() >= classes:
         got = f"{labels.min()}..{labels.max()}" if len(labels) else "none"
         raise bad(path, "labels", f"integers 0..{classes - 1}, got {got}")
@@ -78,15 +79,14 @@ def _dataset(path: Path, file: Any, name: str) -> Any:
         raise bad(path, name, f"{found.shape[0]} rows, the {stored} bytes stored cannot hold them")
     if found.chunks and found.chunks[0] * found.id.get_type().get_size() > most * stored:
         raise bad(path, name, f"chunks of {found.chunks[0]} rows, the {stored} bytes stored cannot hold one")
-    if row is not None:
-        vlen_rows.check(path, found, name, row.itemsize)
     return found
 
 
-def _rows(path: Path, dataset: Any) -> np.ndarray:
+def _rows(path: Path, dataset: Any, name: str) -> list[np.ndarray]:
+    import h5py
+
     reading.check_memory(_ROW * dataset.shape[0], path, f"{dataset.shape[0]:,} rows")
-    rows: np.ndarray = dataset[:]
-    return rows
+    return vlen_rows.read(path, dataset, name, h5py.check_vlen_dtype(dataset.dtype))
 
 
 def _spoken(
