@@ -6,16 +6,17 @@ builds of one network with one set of vectors are byte-identical.
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from export import __version__, network_file, vectors
+from export import __version__, network_file, reading, vectors
 from export.emit_c import emit_header, emit_test
 from export.emit_onnx import emit_onnx
 from export.emit_python import emit_simulator
-from export.errors import BadInput
+from export.errors import BadInput, shown
 from export.files import check_whole, write_folder
 from export.fixed import Ints
 from export.interpret import Trace
@@ -23,6 +24,7 @@ from export.ir import Network
 
 NETWORK_FILE, VECTORS_FILE, MANIFEST_FILE = "network.json", "vectors.npz", "MANIFEST.json"
 EMITTED = (".h", "_test.c", "_sim.py", ".onnx")
+_FILE_NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,11 @@ class Build:
                 raise BadInput(f"{path / MANIFEST_FILE}: files: {name}: missing")
         complaints = []
         for name, expected in listed.items():
-            try:
-                found = _sha256((path / name).read_bytes())
-            except OSError:
-                raise BadInput(f"{path / name}: missing, though {MANIFEST_FILE} lists it") from None
-            if found != expected:
-                complaints.append(f"{path / name}: changed since the export ({MANIFEST_FILE} has another sha256)")
+            if not (path / name).exists():
+                raise BadInput(f"{path / name}: missing, though {MANIFEST_FILE} lists it")
+            if reading.sha256(path / name) != expected:
+                changed = f"changed since the export ({MANIFEST_FILE} has another sha256)"
+                complaints.append(f"{path / name}: {reading.added(path / name, expected) or changed}")
         return cls(path, network, tuple(complaints))
 
     @property
@@ -106,11 +107,11 @@ def _sha256(content: bytes) -> str:
 
 def _read_manifest(path: Path) -> dict[str, str]:
     try:
-        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        files = json.loads(reading.text(path, reading.SMALL_TEXT))["files"]
         entries = {str(name): str(value) for name, value in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(f"{path}: files: expected a manifest with names and digests ({type(error).__name__})") from None
     for name in entries:
-        if Path(name).name != name or name in ("", ".", ".."):
-            raise BadInput(f"{path}: files: expected plain file names, got {name!r}")
+        if not _FILE_NAME.fullmatch(name) or name in (".", ".."):
+            raise BadInput(f"{path}: files: expected plain file names, got {shown(name)}")
     return entries

@@ -1,11 +1,9 @@
 """The checks on a network's form: names, references, sizes. What its values can be is proven in intervals.py."""
 
-from typing import Any
-
 import numpy as np
 
 from export import names
-from export.errors import BadInput
+from export.errors import BadInput, shown
 from export.ir import (
     Clamp,
     Conv,
@@ -25,14 +23,8 @@ from export.ir import (
 )
 
 MOST_DELAY = 4096
-
-
-def shown(value: Any, most: int = 40) -> str:
-    """The value for a message: short, in one line, however deep it is nested."""
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "an object"
-    text = repr(value)
-    return text if len(text) <= most else text[: most - 3] + "..."
+MOST_VALUES, MOST_HELD = 1 << 25, 1 << 24
+"""How many values a network computes in a step at most, and how many states it holds: 64 MiB of them."""
 
 
 def check(network: Network, where: str) -> None:
@@ -41,6 +33,11 @@ def check(network: Network, where: str) -> None:
     _check_encoding(network, f"{where}: input: encoding")
     if not network.layers:
         raise BadInput(f"{where}: layers: expected at least one")
+    values = sum(layer.size * len(layer.ops) for layer in network.layers)
+    held = sum(layer.size * state.delay for layer in network.layers for state in layer.states)
+    for what, count, most in (("values a step", values, MOST_VALUES), ("states", held, MOST_HELD)):
+        if count > most:
+            raise BadInput(f"{where}: layers: compute {count:,} {what} in all, expected at most {most:,}")
     sizes = {"input": network.inputs}
     for layer in network.layers:
         _check_layer(layer, sizes, f"{where}: layer {layer.name}")
@@ -68,12 +65,12 @@ def _check_encoding(network: Network, where: str) -> None:
         return
     kind = encoding.get("kind")
     if kind not in _ENCODINGS:
-        raise BadInput(f"{where}: kind: expected one of {', '.join(_ENCODINGS)}, got {kind!r}")
+        raise BadInput(f"{where}: kind: expected one of {', '.join(_ENCODINGS)}, got {shown(kind)}")
     fan, needed = _ENCODINGS[str(kind)]
     for name in ("steps", "channels", *needed):
         value, (lo, hi) = encoding.get(name), (0, 2**32 - 1) if name == "seed" else (1, 2**16 - 1)
         if not isinstance(value, int) or not lo <= value <= hi:
-            raise BadInput(f"{where}: {name}: expected an integer in [{lo}, {hi}], got {value!r}")
+            raise BadInput(f"{where}: {name}: expected an integer in [{lo}, {hi}], got {shown(value)}")
     if encoding["channels"] * fan != network.inputs:
         raise BadInput(f"{where}: channels: {encoding['channels']} do not make {network.inputs} inputs")
 
@@ -82,9 +79,9 @@ def _check_layer(layer: Layer, sizes: dict[str, int], where: str) -> None:
     names.check_identifier(layer.name, where, names.MOST_MADE)
     if layer.name in sizes:
         raise BadInput(f"{where}: the name is taken")
-    states = [state.name for state in layer.states]
-    tables = [op.name for op in layer.ops if isinstance(op, Table)]
-    for name in (*states, layer.output_name, *layer.weights, *tables):
+    states = {state.name for state in layer.states}
+    named = [op.name for op in layer.ops if isinstance(op, Table)]
+    for name in (*states, layer.output_name, *layer.weights, *named):
         names.check_identifier(name, f"{where}: name", names.MOST_MADE)
     widths: list[int] = []
     varies: list[bool] = []
@@ -100,16 +97,16 @@ def _check_layer(layer: Layer, sizes: dict[str, int], where: str) -> None:
     for value in (layer.output, *(state.next for state in layer.states)):
         if not 0 <= value < len(layer.ops) or widths[value] != layer.size or not varies[value]:
             raise BadInput(f"{where}: output or state is value {value}: expected one computed for each neuron")
+    tables: dict[str, set[tuple[int, ...]]] = {name: set() for name in layer.weights}
+    for op in layer.ops:
+        if isinstance(op, Weighted):
+            tables[op.weights].add(op.levels)
     for name, codes in layer.weights.items():
-        _check_codes(
-            codes,
-            {op.levels for op in layer.ops if isinstance(op, Weighted) and op.weights == name},
-            f"{where}: weights: {name}",
-        )
+        _check_codes(codes, tables[name], f"{where}: weights: {name}")
     for state in layer.states:
         if state.lo > state.hi:
             raise BadInput(f"{where}: state {state.name}: lo {state.lo} lies above hi {state.hi}")
-    if len(set(states)) != len(states):
+    if len(states) != len(layer.states):
         raise BadInput(f"{where}: states: two share a name")
 
 
@@ -126,7 +123,7 @@ def _check_codes(codes: np.ndarray, tables: set[tuple[int, ...]], where: str) ->
         )
 
 
-def _check_op(op: Op, layer: Layer, sizes: dict[str, int], states: list[str], widths: list[int], place: str) -> int:
+def _check_op(op: Op, layer: Layer, sizes: dict[str, int], states: set[str], widths: list[int], place: str) -> int:
     if isinstance(op, Input):
         if op.source not in sizes:
             raise BadInput(f"{place}: source: expected the input or an earlier layer, got {op.source!r}")
@@ -161,12 +158,13 @@ def _check_window(op: Conv | SumPool, layer: Layer, inputs: int, place: str) -> 
     for name, count, least in (("shape", 3, 1), ("kernel", 2, 1), ("stride", 2, 1), ("padding", 2, 0)):
         numbers = getattr(op, name)
         if len(numbers) != count or not all(least <= number < 2**16 for number in numbers):
-            raise BadInput(f"{place}: {name}: expected {count} integers from {least} up, got {numbers}")
+            raise BadInput(f"{place}: {name}: expected {count} integers from {least} up, got {shown(numbers)}")
     window = op.window
     if window.size != inputs:
         raise BadInput(f"{place}: shape: {op.shape} are not the {inputs} values that it reads")
     if not window.fits:
         raise BadInput(f"{place}: kernel: {op.kernel} with a padding of {op.padding} does not go with {op.shape}")
+    window.check_work(place)
     channels = op.shape[0]
     if isinstance(op, Conv):
         kernels = layer.weights[op.weights].shape

@@ -152,6 +152,9 @@ def main() -> None:
         except OSError as error:
             complain(worded(error))
             sys.exit(2)
+        except MemoryError:
+            complain("there is not enough memory for this")
+            sys.exit(2)
         except ExecutorError as error:
             complain(str(error))
             sys.exit(1)

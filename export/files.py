@@ -102,8 +102,8 @@ def check_free(path: Path) -> None:
 
 def check_whole(path: Path, marker: str) -> None:
     """Raises BadInput where the folder `path` lacks its marker, the file that is written last."""
-    if not (path / marker).is_file():
-        raise BadInput(f"{path / marker}: No such file: it is written last, so {path} is not whole; make it again")
+    if not (path / marker).exists():
+        raise BadInput(f"{path / marker}: missing: it is written last, so {path} is not whole; make it again")
 
 
 def _place(path: Path, content: bytes | str) -> Path:

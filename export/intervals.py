@@ -5,13 +5,13 @@ starts inside it ends inside it. `prove` checks that in one pass; `find_invarian
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import assert_never
 
 import numpy as np
 
 from export import fixed, ir
-from export.errors import BadInput
+from export.errors import BadInput, shown
 from export.fixed import Ints
 from export.fold import without
 from export.ir import Layer, Network, Op, op_name
@@ -135,6 +135,19 @@ def rounded(op: ir.Shr, values: list[Interval]) -> Interval:
     return Interval(values[op.a].lo, values[op.a].hi + ((1 << op.shift) >> 1))
 
 
+def _check_constants(layer: Layer) -> None:
+    """Raises BadInput where borders, levels or bounds, which no value need reach, are beyond 32 bits."""
+    for index, op in enumerate(layer.ops):
+        for field in fields(op):
+            given = getattr(op, field.name)
+            numbers = given if isinstance(given, tuple) else (given,) if isinstance(given, int) else ()
+            if numbers and not WORD_LO <= min(numbers) <= max(numbers) <= WORD_HI:
+                odd = next(number for number in numbers if not WORD_LO <= number <= WORD_HI)
+                raise BadInput(
+                    f"layer {layer.name}: {op_name(op)} (value {index}): {field.name}: {shown(odd)} is beyond 32 bits"
+                )
+
+
 def claims_of(layer: Layer) -> dict[str, Interval]:
     """What each state is claimed to lie in."""
     return {state.name: Interval.of(state.lo, state.hi) for state in layer.states}
@@ -145,6 +158,7 @@ def prove(network: Network) -> list[list[Interval]]:
     inputs = {"input": Interval.of(network.input_lo, network.input_hi)}
     proven = []
     for layer in network.layers:
+        _check_constants(layer)
         values = evaluate(layer, inputs, claims_of(layer))
         for state in layer.states:
             lo, hi = values[state.next].hull

@@ -14,9 +14,9 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from export import fixed
-from export.check import MOST_DELAY, check, shown
-from export.errors import BadInput
+from export import fixed, reading
+from export.check import MOST_DELAY, check
+from export.errors import BadInput, shown
 from export.intervals import Interval, prove
 from export.ir import ARITHMETIC, OPS, Layer, Network, Op, StateVar, op_name
 from export.names import MOST_MADE, check_identifier
@@ -158,7 +158,7 @@ def loads(text: str, where: str, *, trust_digest: bool = False) -> Network:
     `trust_digest` is for `verify`, which rather shows what a changed network does wrong.
     """
     try:
-        document = json.loads(text)
+        document = json.loads(reading.plain(text))
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{where}: not JSON ({str(error).splitlines()[0]})") from None
     root = _Field(document, where)
@@ -190,11 +190,7 @@ def loads(text: str, where: str, *, trust_digest: bool = False) -> Network:
 
 def load(path: Path, *, trust_digest: bool = False) -> Network:
     """The network in the file `path`; see `loads`."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    return loads(text, str(path), trust_digest=trust_digest)
+    return loads(reading.text(path, reading.LARGE_TEXT), str(path), trust_digest=trust_digest)
 
 
 def _check_derived(found: _Field, expected: Any) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from export.errors import BadInput, ExecutorError
+from export import reading
+from export.errors import BadInput, ExecutorError, listed, shown
 from export.fixed import Ints
 from export.interpret import Trace
 from export.ir import Network
@@ -38,23 +39,22 @@ def _smallest(values: Ints) -> np.ndarray:
 
 def load(path: Path, network: Network) -> tuple[Ints, Trace]:
     """The input and the trace stored in `path`. Raises BadInput unless they are vectors of this network."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: np.asarray(file[name]) for name in file.files}
-    except Exception as error:  # a damaged archive raises whatever its layers raise
-        raise BadInput(f"{path}: not a readable .npz file of vectors ({_first_line(error)})") from None
+    stored = reading.npz(path)
     sizes = {"input": network.inputs} | record_sizes(network)
-    if set(arrays) != set(sizes):
-        odd = sorted(set(arrays) ^ set(sizes))[0]
-        raise BadInput(f"{path}: {odd!r}: expected exactly the arrays {', '.join(sizes)}")
-    count = arrays["input"].shape[:2]
+    if set(stored) != set(sizes):
+        odd = sorted(set(stored) ^ set(sizes))[0]
+        raise BadInput(f"{path}: {shown(odd)}: expected exactly the arrays {listed(sizes)}")
+    count = stored["input"].shape[:2]
     for name, size in sizes.items():
-        values = arrays[name]
+        values = stored[name]
         if values.dtype.kind not in "iu" or values.shape != (*count, size) or 0 in values.shape:
             raise BadInput(
                 f"{path}: {name}: expected integers of shape (samples, steps, {size}) with at least one sample, "
-                f"got {values.dtype} {values.shape}"
+                f"got {values.dtype} {shown(values.shape)}"
             )
+    taken = sum(array.nbytes for array in stored.values()) + 8 * stored["input"].size
+    reading.check_memory(taken, path, f"{shown(count)} samples and steps")
+    arrays = {name: array.read() for name, array in stored.items()}
     check_input(network, arrays["input"], str(path))
     return arrays["input"].astype(np.int64), {name: arrays[name] for name in record_sizes(network)}
 
@@ -67,10 +67,6 @@ def check_input(network: Network, x: Ints, where: str) -> None:
             f"{where}: input: values in [{lo}, {hi}], "
             f"the network was proven for [{network.input_lo}, {network.input_hi}]"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from export.errors import BadInput
 from export.fixed import Ints
+
+MOST_SEEN = 1 << 23
+"""How many values the positions of a window see at most, over all channels: what is gathered of them takes 64 MiB."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,15 @@ class Window:
         """Whether there is a position, and each sees something."""
         across = zip(self.shape[1:], self.kernel, self.padding, strict=True)
         return all(pad < kernel <= length + 2 * pad for length, kernel, pad in across)
+
+    def check_work(self, where: str) -> None:
+        """Raises BadInput where its positions see more than MOST_SEEN values."""
+        seen = self.shape[0] * self.positions * self.kernel[0] * self.kernel[1]
+        if seen > MOST_SEEN:
+            raise BadInput(
+                f"{where}: kernel: {self.kernel[0]} by {self.kernel[1]} at {self.positions} places of {self.shape[0]} "
+                f"channels see {seen:,} values a step, expected at most {MOST_SEEN:,}"
+            )
 
     def taps(self) -> Ints:
         """(positions, kernel): where in a plane each position's inputs lie; height · width for what is padding."""

@@ -222,6 +222,18 @@ class Config:
         before = ("input", *(layer.name for layer in self.layers))
         return tuple(layer.inputs or (before[i],) for i, layer in enumerate(self.layers))
 
+    def weight_counts(self, inputs: int) -> dict[str, int]:
+        """How many weights each layer has, by name, where `inputs` integers reach the network at each step."""
+        sizes, counts = {"input": inputs}, {}
+        for layer, sources in zip(self.layers, self.sources, strict=True):
+            fan_in = sum(sizes[name] for name in sources) * len(layer.delays)
+            if layer.window is not None:
+                fan_in = layer.shape[0] // layer.groups * layer.kernel[0] * layer.kernel[1]
+            fed_back = {"full": layer.size, "diagonal": 1}[layer.recurrence] if layer.recurrent else 0
+            sizes[layer.name] = layer.size
+            counts[layer.name] = 0 if layer.connection == "pool" else layer.rows * (fan_in + fed_back)
+        return counts
+
     def with_layers(self, **options: Any) -> "Config":
         """The same network with these fields in every layer; None leaves the layers' own."""
         changes = {name: value for name, value in options.items() if value is not None}

@@ -3,13 +3,15 @@
 from dataclasses import fields, replace
 
 from export import names
-from export.check import MOST_DELAY
-from export.errors import BadInput
+from export.check import MOST_DELAY, MOST_HELD
+from export.errors import BadInput, shown
+from export.reading import check_memory
 from export.windows import Window
 from qat.config import Config, Layer
 from qat.normalization import CURRENT_NORMS
 from qat.state_quantizers import STATE_QUANTIZERS
 
+LEARNING = 16  # bytes a weight: its value, its gradient, and the two moments of Adam
 _WINDOW = ("channels", "groups", "shape", "kernel", "stride", "padding")
 _OF_POOLS = (  # of which the last are set for all layers at once
     "name", "size", "inputs", "connection", "shape", "kernel", "stride", "padding", "neuron",
@@ -24,21 +26,21 @@ def check_graph(config: Config, where: str) -> None:
         place = f"{where}: layer[{i}]"
         names.check_identifier(layer.name, f"{place}: name")
         if layer.name in sizes:
-            raise BadInput(f"{place}: name: {layer.name!r} is taken")
+            raise BadInput(f"{place}: name: {shown(layer.name)} is taken")
         for name in sources:
             if name not in sizes:
-                raise BadInput(f"{place}: inputs: expected the input or earlier layers, got {name!r}")
+                raise BadInput(f"{place}: inputs: expected the input or earlier layers, got {shown(name)}")
         if len(set(sources)) != len(sources):
             raise BadInput(f"{place}: inputs: one of them stands there twice")
         if not layer.delays or sorted(set(layer.delays)) != list(layer.delays) or layer.delays[0] < 0:
-            raise BadInput(f"{place}: delays: expected ascending numbers of steps, got {list(layer.delays)}")
+            raise BadInput(f"{place}: delays: expected ascending numbers of steps, got {shown(list(layer.delays))}")
         if layer.delays[-1] > MOST_DELAY:
             raise BadInput(f"{place}: delays: expected at most {MOST_DELAY} steps, got {layer.delays[-1]}")
         if layer.delays[-1] >= config.encoder.steps:
             late = f"expected fewer than the {config.encoder.steps} steps of a sample, got {layer.delays[-1]}"
             raise BadInput(f"{place}: delays: {late}: so late, it sees nothing")
         if layer.add:
-            _check_added(config, layer, place)
+            _check_added(config, i, place)
         _check_connection(layer, sources, place)
         sizes[layer.name] = layer.size
     names.check_layers(
@@ -46,6 +48,7 @@ def check_graph(config: Config, where: str) -> None:
     )
     if config.layers[-1].connection == "pool":
         raise BadInput(f"{where}: layer[{i}]: connection: expected a readout as the last layer, and a pool is none")
+    check_size(config, 1, where)
     seen = {name for sources in config.sources for name in sources} | {layer.add for layer in config.layers}
     for i, layer in enumerate(config.layers[:-1]):
         if layer.name not in seen:
@@ -60,6 +63,22 @@ def _made(config: Config) -> dict[str, str]:
             late = (delay for delay in layer.delays if delay)
             made |= {names.relay(source, delay): f"{source} {delay} steps late" for delay in late}
     return made
+
+
+def check_size(config: Config, inputs: int, where: str) -> None:
+    """Raises BadInput where the weights for so many inputs, or what is held for delays, take more than is allowed."""
+    counts = config.weight_counts(inputs)
+    name = max(counts, key=lambda one: counts[one])
+    check_memory(
+        LEARNING * sum(counts.values()),
+        f"{where}: layer {name}",
+        f"learning {counts[name]:,} weights, and those of the other layers,",
+    )
+    sizes = {"input": inputs} | {layer.name: layer.size for layer in config.layers}
+    for layer, sources in zip(config.layers, config.sources, strict=True):
+        held = sum(sizes[source] for source in sources) * layer.delays[-1]
+        if held > MOST_HELD:
+            raise BadInput(f"{where}: layer {layer.name}: delays: hold {held:,} values, expected at most {MOST_HELD:,}")
 
 
 def _check_connection(layer: Layer, sources: tuple[str, ...], place: str) -> None:
@@ -83,12 +102,12 @@ def _check_connection(layer: Layer, sources: tuple[str, ...], place: str) -> Non
         raise BadInput(f"{place}: recurrence: has no effect without recurrent = true")
 
 
-def _check_added(config: Config, layer: Layer, place: str) -> None:
-    """Raises BadInput unless the current of layer.add has a unit that this layer can count in too."""
-    earlier = config.layers[: config.layers.index(layer)]
-    other = next((one for one in earlier if one.name == layer.add), None)
+def _check_added(config: Config, index: int, place: str) -> None:
+    """Raises BadInput unless the current that the layer adds has a unit that it can count in too."""
+    layer = config.layers[index]
+    other = next((one for one in config.layers[:index] if one.name == layer.add), None)
     if other is None or other.connection == "pool":
-        raise BadInput(f"{place}: add: expected an earlier layer with weights, got {layer.add!r}")
+        raise BadInput(f"{place}: add: expected an earlier layer with weights, got {shown(layer.add)}")
     if other.size != layer.size or other.rows != layer.rows:
         raise BadInput(f"{place}: add: {layer.add} has {other.size} neurons, not {layer.size} of {layer.rows} rows")
     if other.recurrent:
@@ -127,17 +146,19 @@ def _windowed(layer: Layer, known: tuple[int, ...] | None, place: str) -> Layer:
     if not shape and known is None:
         raise BadInput(f"{place}: shape: missing: [channels, length] or [channels, height, width] of its input")
     if shape and known and shape != known:
-        raise BadInput(f"{place}: shape: what it sees has {list(known)}, got {list(layer.shape)}")
+        raise BadInput(f"{place}: shape: what it sees has {list(known)}, got {shown(list(layer.shape))}")
     shape = shape or known or ()
     if len(shape) != 3 or min(shape) < 1 or max(shape) > 65_536:
-        raise BadInput(f"{place}: shape: expected [channels, length] or [channels, height, width], got {list(shape)}")
+        raise BadInput(
+            f"{place}: shape: expected [channels, length] or [channels, height, width], got {shown(list(shape))}"
+        )
     line = shape[1] == 1
 
     def pair(name: str, along: tuple[int, ...], across: int, least: int) -> tuple[int, ...]:
         given = getattr(layer, name) or along
         both = given if len(given) == 2 else (across, *given) if line else given * 2
         if len(both) != 2 or min(both) < least or max(both) > 65_535:
-            raise BadInput(f"{place}: {name}: expected one or two integers from {least} up, got {list(given)}")
+            raise BadInput(f"{place}: {name}: expected one or two integers from {least} up, got {shown(list(given))}")
         return both
 
     kernel = pair("kernel", (), 1, 1)
@@ -145,6 +166,7 @@ def _windowed(layer: Layer, known: tuple[int, ...] | None, place: str) -> Layer:
     window = Window(shape, kernel, stride, pair("padding", (0,), 0, 0))
     if not window.fits:
         raise BadInput(f"{place}: kernel: {list(kernel)} with that padding does not go with {list(shape)}")
+    window.check_work(place)
     channels = layer.channels if layer.connection == "conv" else shape[0]
     if not channels or shape[0] % layer.groups or channels % layer.groups:
         raise BadInput(f"{place}: channels: expected a number that {layer.groups} groups share, got {channels}")

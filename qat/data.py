@@ -3,20 +3,25 @@
 No randomness and no cache: a folder or file always gives the same arrays. Whatever is malformed raises BadInput.
 """
 
+import gzip
 import inspect
 import io
 import math
+import os
 import re
 import warnings
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.io import wavfile
 
-from export.errors import BadInput
-from qat.data_common import Dataset, Split, bad, fifths, folder_of, read, split
+from export import reading
+from export.errors import BadInput, shown
+from qat.data_common import Dataset, Split, bad, check_room, fifths, folder_of, read, split
 from qat.data_ecg import qtdb
 from qat.data_events import braille, nmnist
 from qat.data_gestures import dvs_gesture
@@ -36,22 +41,41 @@ def _digits(data: Path | None) -> Dataset:
     return split(x.astype(np.uint8), y.astype(np.int64), fifths(y), classes=10, maximum=16)
 
 
+@contextmanager
+def _whole_gzip(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise bad(path, "gzip stream", f"a whole and intact one ({error})") from error
+
+
 def _idx(folder: Path, name: str, ndim: int) -> tuple[Path, np.ndarray]:
     """The file read and its bytes as an ndim-dimensional array: big-endian magic, then sizes, then the values."""
     path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
     if path is None:
         raise bad(folder / name, "file", "it or its .gz")
-    raw, magic, start = read(path), (0x0800 | ndim).to_bytes(4, "big"), 4 + 4 * ndim
-    if raw[:4] != magic:
-        raise bad(path, "magic", f"0x{magic.hex()}, got 0x{raw[:4].hex()}")
-    if len(raw) < start:
-        raise bad(path, "header", f"{start} bytes, got {len(raw)}")
-    shape = [int.from_bytes(raw[i : i + 4], "big") for i in range(4, start, 4)]
-    if 0 in shape:
-        raise bad(path, "dimensions", f"all above zero, got {shape}")
-    if len(raw) - start != math.prod(shape):
-        raise bad(path, "payload", f"{math.prod(shape)} bytes for dimensions {shape}, got {len(raw) - start}")
-    return path, np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy()
+    magic, start = (0x0800 | ndim).to_bytes(4, "big"), 4 + 4 * ndim
+    with reading.opened(path) as file, _whole_gzip(path):
+        size, packed = os.fstat(file.fileno()).st_size, path.suffix == ".gz"
+        stream: io.BufferedIOBase = gzip.GzipFile(fileobj=file) if packed else file
+        head = stream.read(start)
+        if head[:4] != magic:
+            raise bad(path, "magic", f"0x{magic.hex()}, got 0x{head[:4].hex()}")
+        if len(head) < start:
+            raise bad(path, "header", f"{start} bytes, got {len(head)}")
+        shape = [int.from_bytes(head[i : i + 4], "big") for i in range(4, start, 4)]
+        if 0 in shape:
+            raise bad(path, "dimensions", f"all above zero, got {shape}")
+        count = math.prod(shape)
+        if count > size * reading.DEFLATE if packed else count != size - start:
+            got = f"{size} compressed" if packed else size - start
+            raise bad(path, "payload", f"{count} bytes for dimensions {shape}, got {got}")
+        reading.check_memory(2 * count, path, f"{shape[0]:,} samples")
+        payload = stream.read(count + 1)  # one more, so that too many are noticed, and a stream's end is checked
+    if len(payload) != count:
+        got = len(payload) if len(payload) < count else f"more than {count}"
+        raise bad(path, "payload", f"{count} bytes for dimensions {shape}, got {got}")
+    return path, np.frombuffer(payload, np.uint8).reshape(shape).copy()
 
 
 def _mnist(data: Path | None) -> Dataset:
@@ -114,13 +138,18 @@ def _mel_filters(channels: int, frame: int, rate: int) -> np.ndarray:
     return np.clip(np.minimum(rise, fall), 0, None)
 
 
+_AT_ONCE = 1 << 24  # samples whose spectra are taken at once: more than an hour's
+
+
 def _features(
     samples: np.ndarray, filters: np.ndarray, window: np.ndarray, hop: int, steps: int, floor_db: float
 ) -> np.ndarray:
     """Filter energies uint8 (steps, channels): 255 is the recording's peak, 0 is floor_db below it or silence."""
     samples = np.pad(samples, (0, max(0, len(window) - len(samples))))
     frames = np.lib.stride_tricks.sliding_window_view(samples, len(window))[::hop]
-    energy = np.abs(np.fft.rfft(frames * window)) ** 2 @ filters
+    many = max(1, _AT_ONCE // len(window))
+    parts = (frames[start : start + many] * window for start in range(0, len(frames), many))
+    energy = np.concatenate([np.abs(np.fft.rfft(part)) ** 2 @ filters for part in parts])
     features = np.zeros((steps, filters.shape[1]), np.uint8)
     if (peak := energy.max()) > 1e-6:  # less is the rounding error of a constant: silence
         decibel = 10 * np.log10(np.maximum(energy[:steps] / peak, 10 ** (-floor_db / 10)))
@@ -150,8 +179,9 @@ def _speech(
     whole("speech", "test_below", test_below, 0, LIMIT)
     for field, value in (("frame_ms", frame_ms), ("hop_ms", hop_ms), ("floor_db", floor_db)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 1000:
-            raise bad("speech", field, f"a number 1..1000, got {value!r}")
+            raise bad("speech", field, f"a number 1..1000, got {shown(value)}")
     frame, hop = (math.floor(rate * ms / 1000 + 0.5) for ms in (frame_ms, hop_ms))
+    reading.check_memory(6 * 8 * (frame // 2 + 1) * channels, "speech", f"filters of {channels} channels")
     filters = _mel_filters(channels, frame, rate)
     if not filters.any(axis=0).all():
         raise bad("speech", "channels", f"so few that each spans a bin of a {frame_ms} ms frame, got {channels}")
@@ -163,6 +193,7 @@ def _speech(
         paths = paths or sorted(p for p in place.glob("*") if p.suffix.lower() == ".wav")
     if not paths:
         raise bad(folder, "recordings", "at least one .wav file")
+    check_room(folder, len(paths), steps, channels)
     x = np.empty((len(paths), steps, channels), np.uint8)
     y, test = np.empty(len(paths), np.int64), np.empty(len(paths), bool)
     for n, path in enumerate(paths):
@@ -203,10 +234,10 @@ def load(task: str, data: Path | None, /, **options: Any) -> Dataset:
     Raises BadInput for an unknown task or option and for whatever is missing or malformed in data.
     """
     if task not in LOADERS:
-        raise bad("data", "task", f"one of {', '.join(LOADERS)}, got {task!r}")
+        raise bad("data", "task", f"one of {', '.join(LOADERS)}, got {shown(task)}")
     loader = LOADERS[task]
     known = [name for name in inspect.signature(loader).parameters if name != "data"]
     for name in options:
         if name not in known:
-            raise bad(task, "options", f"{'one of ' + ', '.join(known) if known else 'none'}, got {name!r}")
+            raise bad(task, "options", f"{'one of ' + ', '.join(known) if known else 'none'}, got {shown(name)}")
     return loader(data, **options)

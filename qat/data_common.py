@@ -1,14 +1,14 @@
 """What the loaders share: the arrays that they give, and reading files that may be malformed."""
 
-import gzip
-import zipfile
-import zlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from export.errors import BadInput
+from export import reading
+from export.errors import BadInput, shown
+from export.reading import Stored
 from qat.encoding import LIMIT
 
 
@@ -45,19 +45,32 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
 
+GROWTH = 16
+"""How many bytes a byte of a recording, or of a table, may become while it is read."""
+
+
 def bad(where: object, field: str, expected: str) -> BadInput:
     """The error to raise, of one line: `where` and `field` name what is not as expected."""
     return BadInput(" ".join(f"{where}: {field}: expected {expected}".splitlines()))
 
 
 def read(path: Path) -> bytes:
-    """The bytes of a file, uncompressed if it is a .gz."""
-    try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise bad(path, "gzip stream", f"a whole and intact one ({error})") from error
-    except OSError as error:
-        raise bad(path, "file", f"a readable one ({error.strerror})") from error
+    """The bytes of a file."""
+    with reading.opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        reading.check_memory(GROWTH * size, path, f"reading its {size:,} bytes")
+        return file.read()
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of a text file, whatever ends them."""
+    return reading.decoded(read(path), path, "replace").splitlines()
+
+
+def check_room(where: object, samples: int, steps: int, channels: int, each: int = 1) -> None:
+    """Raises BadInput where samples of `each` bytes a value, and the counts of one of them, take too much memory."""
+    shape = f"{samples:,} samples of {steps} steps and {channels} channels"
+    reading.check_memory((samples * each + 8) * steps * channels, where, shape)
 
 
 def folder_of(data: Path | None, task: str) -> Path:
@@ -81,36 +94,39 @@ def split(
 
 def fifths(y: np.ndarray) -> np.ndarray:
     """Mask (N,) of the test samples: every fifth of each class, in the order they come."""
+    order = np.argsort(y, kind="stable")
+    _, first, count = np.unique(y[order], return_index=True, return_counts=True)
     test = np.zeros(len(y), bool)
-    for label in np.unique(y):
-        test[np.flatnonzero(y == label)[4::5]] = True
+    test[order] = (np.arange(len(y)) - np.repeat(first, count)) % 5 == 4
     return test
 
 
-def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Those of the named arrays that an .npz file has."""
-    if not zipfile.is_zipfile(path):
-        raise bad(path, "file", "an .npz, which is a zip archive")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: np.asarray(file[name]) for name in names if name in file.files}
-    except Exception as error:  # numpy, zipfile and zlib each have their own
-        raise bad(path, "file", f"an intact .npz of plain arrays ({error})") from error
-
-
-def integers(
-    path: Path, arrays: dict[str, np.ndarray], name: str, ndims: tuple[int, ...], high: int = LIMIT
-) -> np.ndarray:
-    """The named array of the .npz file `path`, if it holds integers 0..high (whole floats and bools will do)."""
+def numbers(path: Path, arrays: dict[str, Stored], name: str, ndims: tuple[int, ...], what: str = "integers") -> Stored:
+    """The named array of the .npz file `path`, not read yet, if it is there with numbers and so many dimensions."""
     if name not in arrays:
         raise bad(path, name, "an array, found none")
     array = arrays[name]
     if array.dtype.kind not in "biuf":
-        raise bad(path, name, f"integers, got {array.dtype}")
+        raise bad(path, name, f"{what}, got {array.dtype}")
     if array.ndim not in ndims or not array.size:
-        raise bad(path, name, f"{' or '.join(map(str, ndims))} dimensions, none empty, got shape {array.shape}")
-    if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.floor(array)).all()):
-        raise bad(path, name, "integers, got fractions, infinity or NaN")
-    if array.min() < 0 or array.max() > high:
-        raise bad(path, name, f"integers 0..{high}, got {array.min()}..{array.max()}")
+        raise bad(path, name, f"{' or '.join(map(str, ndims))} dimensions, none empty, got shape {shown(array.shape)}")
+    return array
+
+
+def integers(
+    path: Path, arrays: dict[str, Stored], name: str, ndims: tuple[int, ...], low: int = 0, high: int = LIMIT
+) -> np.ndarray:
+    """The named array of the .npz file `path`, if it holds integers low..high (whole floats and bools will do)."""
+    array = numbers(path, arrays, name, ndims).read()
+    if array.dtype.kind == "f":
+        reading.check_memory(10 * array.size, path, f"{name}, as real numbers,")
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float64)  # in which a half, too, can be compared with any bound
+        broken = ~(np.floor(array) == array) | np.isinf(array)
+        if broken.any():
+            first = np.unravel_index(int(broken.argmax()), array.shape)
+            place = f"{array[first]} at {[*map(int, first)]}"
+            raise bad(path, name, f"integers, got fractions, infinity or NaN: first {place}")
+    if array.min() < low or array.max() > high:
+        raise bad(path, name, f"integers {low}..{high}, got {array.min()}..{array.max()}")
     return array

@@ -3,28 +3,32 @@
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
+from export import reading
+from export.errors import shown
+from qat import mat_file
 from qat.data_common import Dataset, Split, bad, fifths, read, split
 from qat.encoding import whole
 
 CHANNELS, CLASSES = 4, 6
+_LAST = {"x": CHANNELS, "y": CLASSES}  # arrays, and their last dimension
 
 
 def _recordings(path: Path, steps: int) -> Split:
     """A file's first `steps` steps: x (samples, steps, 4) and y (samples, steps)."""
-    read(path)  # so that a file that cannot be read is one
-    try:
-        arrays = loadmat(path, variable_names=["x", "y"])
-    except Exception as error:  # scipy lets those of struct, zlib and numpy through
-        raise bad(path, "file", f"an intact .mat file ({type(error).__name__}: {error})") from error
-    for name, last in (("x", CHANNELS), ("y", CLASSES)):
-        if name not in arrays:
-            raise bad(path, name, "an array, found none")
-        array = arrays[name]
-        if array.dtype.kind not in "biuf" or array.ndim != 3 or array.shape[2] != last or not array.size:
-            raise bad(path, name, f"numbers (samples, steps, {last}), got {array.dtype} {array.shape}")
-    x, y = arrays["x"], arrays["y"]
+    raw = read(path)
+    with reading.damaged(path, "an intact .mat file"):
+        listed = [array for array in mat_file.arrays(raw) if array.name in _LAST]
+        for name, last in _LAST.items():
+            found = [array for array in listed if array.name == name]
+            if len(found) != 1:
+                raise bad(path, name, f"an array, found {len(found) or 'none'}")
+            shape, numeric = found[0].shape, found[0].numeric
+            if not numeric or len(shape) != 3 or shape[2] != last or 0 in shape:
+                what = "numbers" if numeric else "none"
+                raise bad(path, name, f"numbers (samples, steps, {last}), got {what} {shown(shape)}")
+            reading.check_memory(4 * found[0].nbytes, path, f"{name}, {shown(shape)} numbers,")
+        x, y = (next(array for array in listed if array.name == name).read() for name in _LAST)
     if x.shape[:2] != y.shape[:2]:
         raise bad(path, "y", f"a label for each of the {x.shape[:2]} samples and steps of x, got {y.shape[:2]}")
     if x.shape[1] < steps:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qat.data_common import Dataset, Split, bad, fifths, folder_of, integers, read, read_npz, split
+from export import reading
+from export.errors import shown
+from qat.data_common import Dataset, Split, bad, check_room, fifths, folder_of, integers, lines, numbers, read, split
 from qat.data_times import Clock
 from qat.encoding import LIMIT, whole
 
@@ -35,12 +37,12 @@ def _labelled(folder: Path) -> dict[Path, int]:
     """The recordings N.bs2 of a folder with their classes, in the order of its labels.txt."""
     path = folder / "labels.txt"
     labels: dict[Path, int] = {}
-    for number, line in enumerate(read(path).decode("utf-8", "replace").splitlines(), 1):
+    for number, line in enumerate(lines(path), 1):
         if not line.strip() or line.startswith("#"):
             continue
         row = re.fullmatch(r"\s*([0-9]{1,9})\s+([0-9])\s*", line)
         if not row:
-            raise bad(path, f"line {number}", f"a sample and its class 0..9, got {line[:80]!r}")
+            raise bad(path, f"line {number}", f"a sample and its class 0..9, got {shown(line)}")
         if (recording := folder / f"{row[1]}.bs2") in labels:
             raise bad(path, f"line {number}", f"each sample once, got {row[1]} again")
         if not recording.is_file():
@@ -88,6 +90,7 @@ def nmnist(
     plane = 2, -(-SIDE // pool), -(-SIDE // pool)
 
     def recorded(labels: dict[Path, int], clock: Clock) -> Split:
+        check_room(folder, len(labels), steps, 2 * (-(-SIDE // pool)) ** 2)
         x = np.empty((len(labels), steps, 2 * (-(-SIDE // pool)) ** 2), np.uint8)
         for n, path in enumerate(labels):
             x[n] = _binned(path, clock, pool, maximum)
@@ -120,29 +123,30 @@ def braille(data: Path | None, *, steps: int | None = None, baseline: str = "low
     if steps is not None:
         whole("braille", "steps", steps, 1, LIMIT)
     if baseline not in ("lowest", "none"):
-        raise bad("braille", "baseline", f"lowest or none, got {baseline!r}")
+        raise bad("braille", "baseline", f"lowest or none, got {shown(baseline)}")
     whole("braille", "test_from", test_from, 0, LIMIT)
     path = data / "braille.npz" if data is not None and data.is_dir() else data
     if path is None or not path.is_file():
         raise bad(path or "braille", "data", "a folder with braille.npz, or such a file")
-    arrays = read_npz(path, ("frames", "length", "label", "repetition", "letters"))
-    frames = integers(path, arrays, "frames", (3,), 255).astype(np.uint8)
-    count, recorded, taxels = frames.shape
+    arrays = reading.npz(path)
+    count, recorded, taxels = (shape := numbers(path, arrays, "frames", (3,)).shape)
     if taxels != TAXELS:
-        raise bad(path, "frames", f"shape (recordings, steps, {TAXELS}), got {frames.shape}")
+        raise bad(path, "frames", f"shape (recordings, steps, {TAXELS}), got {shape}")
     if "letters" not in arrays or arrays["letters"].ndim != 1 or not arrays["letters"].size:
         raise bad(path, "letters", "one dimension with a name for each class")
-    classes = len(arrays["letters"])
-    length = integers(path, arrays, "length", (1,), recorded).astype(np.int64)
-    label = integers(path, arrays, "label", (1,), classes - 1).astype(np.int64)
+    classes = arrays["letters"].size
+    for name in ("length", "label", "repetition"):
+        if (given := numbers(path, arrays, name, (1,)).size) != count:
+            raise bad(path, name, f"one for each of the {count} recordings of frames, got {given}")
+    length = integers(path, arrays, "length", (1,), high=recorded).astype(np.int64)
+    label = integers(path, arrays, "label", (1,), high=classes - 1).astype(np.int64)
     repetition = integers(path, arrays, "repetition", (1,)).astype(np.int64)
-    for name, array in (("length", length), ("label", label), ("repetition", repetition)):
-        if len(array) != count:
-            raise bad(path, name, f"one for each of the {count} recordings of frames, got {len(array)}")
     if not length.all():
         raise bad(path, "length", f"1..{recorded}, got 0")
     if len(np.unique(np.stack([label, repetition]), axis=1).T) != count:
         raise bad(path, "repetition", "each once for a label, got one again")
+    check_room(path, count, recorded if steps is None else steps, TAXELS)
+    frames = integers(path, arrays, "frames", (3,), high=255).astype(np.uint8)
     test = repetition >= test_from
     if test.all() or not test.any():
         raise bad(path, "repetition", f"some both under test_from ({test_from}) and from it on")

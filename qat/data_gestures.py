@@ -6,12 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from qat.data_common import Dataset, Split, bad, folder_of, read
+from export import reading
+from export.errors import shown
+from qat.data_common import Dataset, Split, bad, check_room, folder_of, lines, read
 from qat.data_times import Clock
 from qat.encoding import LIMIT, whole
 
 SIDE = 128  # pixels of the camera, either way
 CLASSES = 11
+MOST_GESTURES = 1000  # in a recording: IBM's have a dozen
+MOST_NUMBER = 2.0**53  # below which real numbers hold every integer
 WORDS = ("size", "offset", "overflow", "capacity", "number", "valid")
 PACKET = np.dtype([("type", "<i2"), ("source", "<i2"), *((word, "<i4") for word in WORDS)])
 POLARITY = 1  # the packets' type for brightness changes
@@ -28,7 +32,7 @@ def _events(path: Path) -> Events:
     """
     raw = read(path)
     if not raw.startswith(b"#!AER-DAT3.1\r\n"):
-        raise bad(path, "header", f"#!AER-DAT3.1, got {raw[:14]!r}")
+        raise bad(path, "header", f"#!AER-DAT3.1, got {shown(raw[:14])}")
     end = b"#!END-HEADER\r\n"
     if end not in raw:
         raise bad(path, "header", "its end, #!END-HEADER")
@@ -55,16 +59,18 @@ def _events(path: Path) -> Events:
 def _gestures(path: Path) -> Iterator[tuple[int, Events]]:
     """Each gesture of a recording that its _labels.csv names: its class 0..10, and its events from their start on."""
     table = path.with_name(f"{path.stem}_labels.csv")
-    rows, events = read(table).decode("utf-8", "replace").splitlines(), _events(path)
+    rows, events = lines(table), _events(path)
     if not rows or rows[0].replace(" ", "") != "class,startTime_usec,endTime_usec":
-        raise bad(table, "line 1", f"class,startTime_usec,endTime_usec, got {(rows or [''])[0][:80]!r}")
+        raise bad(table, "line 1", f"class,startTime_usec,endTime_usec, got {shown((rows or [''])[0])}")
+    if len(rows) > MOST_GESTURES:
+        raise bad(table, "lines", f"at most {MOST_GESTURES}, got {len(rows)}")
     for number, row in enumerate(rows[1:], 2):
         if not row.strip():
             continue
         values = re.fullmatch(r"\s*([0-9]{1,2})\s*,\s*([0-9]{1,18})\s*,\s*([0-9]{1,18})\s*", row, re.ASCII)
         label, start, end = map(int, values.groups()) if values else (0, 0, 0)
         if not 1 <= label <= CLASSES or start >= end:
-            raise bad(table, f"line {number}", f"a class 1..{CLASSES}, its start and a later end, got {row[:80]!r}")
+            raise bad(table, f"line {number}", f"a class 1..{CLASSES}, its start and a later end, got {shown(row)}")
         chosen = events[(events[:, 3] >= start) & (events[:, 3] < end)]
         if not len(chosen):
             raise bad(table, f"line {number}", f"events between {start} and {end}, {path.name} has none")
@@ -73,14 +79,16 @@ def _gestures(path: Path) -> Iterator[tuple[int, Events]]:
 
 def _recorded(folder: Path, part: str) -> Iterator[tuple[Path, int, Events]]:
     """The gestures of the recordings that trials_to_PART.txt lists, a file name a line."""
-    trials, listed = folder / f"trials_to_{part}.txt", 0
-    for number, line in enumerate(read(trials).decode("utf-8", "replace").splitlines(), 1):
+    trials, listed = folder / f"trials_to_{part}.txt", set()
+    for number, line in enumerate(lines(trials), 1):
         name = line.strip()
         if not name:
             continue
         if not re.fullmatch(r"[\w-]+\.aedat", name, re.ASCII) or not (folder / name).is_file():
-            raise bad(trials, f"line {number}", f"an .aedat file that is there, got {name[:80]!r}")
-        listed += 1
+            raise bad(trials, f"line {number}", f"an .aedat file that is there, got {shown(name)}")
+        if name in listed:
+            raise bad(trials, f"line {number}", f"each recording once, got {name} again")
+        listed.add(name)
         for label, events in _gestures(folder / name):
             yield folder / name, label, events
     if not listed:
@@ -95,15 +103,14 @@ def _converted(folder: Path) -> Iterator[tuple[Path, int, Events]]:
     for path in paths:
         if not re.fullmatch(r"[0-9]|10", path.stem, re.ASCII):
             raise bad(path, "name", f"a class 0..{CLASSES - 1}")
-        read(path)  # so that a file that cannot be read is one
-        try:
-            events = np.load(path, allow_pickle=False)
-        except Exception as error:  # numpy has several
-            raise bad(path, "file", f"an intact .npy of numbers ({error})") from error
-        if not isinstance(events, np.ndarray) or events.dtype.kind not in "iuf" or events.shape[1:] != (4,):
-            raise bad(path, "events", "numbers (events, 4)")
-        if not len(events) or not np.isfinite(events).all() or (events < 0).any():
-            raise bad(path, "events", "at least one, all of them finite and none negative")
+        stored = reading.npy(path)
+        if stored.dtype.kind not in "iuf" or stored.ndim != 2 or stored.shape[1] != 4:
+            raise bad(path, "events", f"numbers (events, 4), got {stored.dtype} {shown(stored.shape)}")
+        reading.check_memory(4 * 8 * stored.size, path, f"{stored.shape[0]:,} events")
+        with np.errstate(over="ignore"):  # of what is longer than 64 bits
+            events = stored.read().astype(np.float64)
+        if not len(events) or not ((events >= 0) & (events < MOST_NUMBER)).all():
+            raise bad(path, "events", "at least one, all of them finite, none negative and none of 2^53 and more")
         yield path, int(path.stem), events
 
 
@@ -142,16 +149,19 @@ def dvs_gesture(
         clocks = [Clock(folder / f"trials_to_{part}.txt", steps, duration_us) for part in ("train", "test")]
         found = [_recorded(folder, part) for part in ("train", "test")]
 
+    side = -(-SIDE // pool)
+
     def counted(gestures: Iterator[tuple[Path, int, Events]], clock: Clock) -> Split:
-        rows, labels = [], []
+        rows: list[np.ndarray] = []
+        labels: list[int] = []
         for path, label, events in gestures:
+            check_room(path, len(rows) + 1, steps, 2 * side * side)
             rows.append(_binned(path, events, clock, pool, maximum))
             labels.append(label)
         if not rows:
             raise bad(folder, "labels", "a gesture at least")
         return Split(np.stack(rows), np.array(labels, np.int64))
 
-    side = -(-SIDE // pool)
     train, test = map(counted, found, clocks)
     notes = tuple(line for clock in clocks for line in clock.said())
     return Dataset(train, test, CLASSES, maximum, plane=(2, side, side), notes=notes)

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qat.data_common import Dataset, Split, bad, fifths, integers, read_npz
+from export import reading
+from export.reading import Stored
+from qat.data_common import Dataset, Split, bad, fifths, integers, numbers
 
 PARTS = ("_train", "_test", "")
 
@@ -19,14 +21,19 @@ def npz(data: Path | None) -> Dataset:
     """
     if data is None or not data.is_file():
         raise bad(data or "npz", "data", "an .npz file")
-    arrays = read_npz(data, ("classes", *(f"{name}{part}" for name in ("x", "y", "target") for part in PARTS)))
+    known = ("classes", *(f"{name}{part}" for name in ("x", "y", "target") for part in PARTS))
+    arrays = {name: array for name, array in reading.npz(data).items() if name in known}
     real = any(name.startswith("target") for name in arrays)
 
     def pair(part: str) -> Split:
+        name = f"{'target' if real else 'y'}{part}"
+        seen = numbers(data, arrays, f"x{part}", (2, 3))
+        said = numbers(data, arrays, name, (1, 2), "real numbers" if real else "integers")
+        if seen.shape[0] != said.shape[0]:
+            wanted = f"a label for each of the {seen.shape[0]} samples of x{part}"
+            raise bad(data, f"y{part}", f"{wanted}, got {said.shape[0]}")
+        y = _targets(data, said, name) if real else _labels(data, arrays, name, seen)
         x = integers(data, arrays, f"x{part}", (2, 3))
-        y = _targets(data, arrays, f"target{part}") if real else _labels(data, arrays, f"y{part}", x)
-        if len(x) != len(y):
-            raise bad(data, f"y{part}", f"a label for each of the {len(x)} samples of x{part}, got {len(y)}")
         return Split(x.astype(np.uint8 if x.max() < 256 else np.uint16), y)
 
     if any(name.endswith(("_train", "_test")) for name in arrays):
@@ -53,26 +60,23 @@ def npz(data: Path | None) -> Dataset:
     return Dataset(train, test, classes, maximum, plane=(train.x.shape[2], 1, 1) if spikes else None)
 
 
-def _labels(path: Path, arrays: dict[str, np.ndarray], name: str, x: np.ndarray) -> np.ndarray:
+def _labels(path: Path, arrays: dict[str, Stored], name: str, x: Stored) -> np.ndarray:
     """Labels (N,), or of the steps of sequences x (N, T)."""
-    y = arrays.get(name, np.zeros(0))
-    if y.ndim != 2:
-        return integers(path, arrays, name, (1, 2)).astype(np.int64)
+    y = arrays[name]
+    if y.ndim == 1:
+        return integers(path, arrays, name, (1,)).astype(np.int64)
     if y.shape[1:] != x.shape[1:2] or x.ndim != 3:
         raise bad(path, name, f"a label for each sample, or for each step of sequences, got {y.shape} for {x.shape}")
-    skipped = y == -1
-    labels = integers(path, arrays | {name: np.where(skipped, 0, y)}, name, (2,)).astype(np.int64)
-    if skipped.all():
+    labels = integers(path, arrays, name, (2,), low=-1).astype(np.int64)
+    if (labels == -1).all():
         raise bad(path, name, "some step with a label")
-    labels[skipped] = -1
     return labels
 
 
-def _targets(path: Path, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
+def _targets(path: Path, stored: Stored, name: str) -> np.ndarray:
     """Real targets (N, outputs)."""
-    if name not in arrays:
-        raise bad(path, name, "an array, found none")
-    y = arrays[name]
-    if y.dtype.kind not in "biuf" or y.ndim not in (1, 2) or not y.size or not np.isfinite(y).all():
-        raise bad(path, name, f"finite numbers of 1 or 2 dimensions, none empty, got {y.dtype} {y.shape}")
-    return y.reshape(len(y), -1).astype(np.float64)
+    with np.errstate(over="ignore"):
+        y = stored.read().astype(np.float64)
+    if not np.isfinite(y).all():
+        raise bad(path, name, "finite numbers")
+    return y.reshape(len(y), -1)

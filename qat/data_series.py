@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qat.data_common import Dataset, Split, bad, read
+from export.errors import shown
+from qat.data_common import Dataset, Split, bad, check_room, lines
 from qat.encoding import LIMIT, whole
 
 
@@ -31,25 +32,26 @@ def _header(path: Path, lines: list[str]) -> tuple[int, tuple[str, ...]]:
                     raise bad(path, "header", "@classLabel true and the classes, or @targetLabel true")
                 return number + 1, classes
             case "@timestamps" if rest != ["false"]:
-                raise bad(path, f"line {number + 1}", f"@timeStamps false, got {line[:80]!r}")
+                raise bad(path, f"line {number + 1}", f"@timeStamps false, got {shown(line)}")
             case "@classlabel":
                 if rest[:1] != ["true"] or len(rest) < 3 or len(set(rest)) < len(rest):
-                    raise bad(path, f"line {number + 1}", f"@classLabel true and its classes, got {line[:80]!r}")
+                    raise bad(path, f"line {number + 1}", f"@classLabel true and its classes, got {shown(line)}")
                 classes = tuple(rest[1:])
             case "@targetlabel":
                 if rest != ["true"]:
-                    raise bad(path, f"line {number + 1}", f"@targetLabel true, got {line[:80]!r}")
+                    raise bad(path, f"line {number + 1}", f"@targetLabel true, got {shown(line)}")
                 classes = ()
     raise bad(path, "header", "@data, found none")
 
 
 def _file(path: Path) -> _Series:
     """The series of a file, each (steps, dimensions). A line has its dimensions and then its label, between colons."""
-    lines = read(path).decode("utf-8", "replace").splitlines()
-    start, classes = _header(path, [line.strip() for line in lines])
+    rows_of_text = lines(path)
+    start, classes = _header(path, [line.strip() for line in rows_of_text])
+    known = {name: number for number, name in enumerate(classes)}
     series: list[np.ndarray] = []
     labels: list[str] = []
-    for number, line in enumerate(lines[start:], start + 1):
+    for number, line in enumerate(rows_of_text[start:], start + 1):
         if not line.strip() or line.startswith("#"):
             continue
         *dimensions, label = line.strip().split(":")
@@ -64,10 +66,10 @@ def _file(path: Path) -> _Series:
             raise bad(path, f"line {number}", f"{series[0].shape[1]} dimensions, got {len(rows)}")
         series.append(np.stack(rows, axis=1))
         labels.append(label.strip())
-        if classes and label.strip() not in classes:
-            raise bad(path, f"line {number}", f"a class of the header, got {label.strip()[:80]!r}")
+        if known and label.strip() not in known:
+            raise bad(path, f"line {number}", f"a class of the header, got {shown(label.strip())}")
         if not classes and not _finite(label):
-            raise bad(path, f"line {number}", f"a real target, got {label.strip()[:80]!r}")
+            raise bad(path, f"line {number}", f"a real target, got {shown(label.strip())}")
     if not series:
         raise bad(path, "@data", "a series at least")
     return _Series(path, classes, series, labels)
@@ -97,7 +99,7 @@ def timeseries(
         raise bad(data or "timeseries", "data", "a folder with PROBLEM_TRAIN.ts and PROBLEM_TEST.ts")
     name = data.resolve().name if problem is None else problem
     if not isinstance(name, str) or Path(name).name != name:
-        raise bad("timeseries", "problem", f"a name, got {name!r}")
+        raise bad("timeseries", "problem", f"a name, got {shown(name)}")
     train, test = (_file(data / f"{name}_{part}.ts") for part in ("TRAIN", "TEST"))
     if test.classes != train.classes:
         raise bad(test.path, "header", f"the classes of {train.path.name}")
@@ -105,15 +107,22 @@ def timeseries(
         raise bad(test.path, "data", f"{train.series[0].shape[1]} dimensions, got {test.series[0].shape[1]}")
 
     least = np.min([series.min(axis=0) for series in train.series], axis=0)
-    span = np.max([series.max(axis=0) for series in train.series], axis=0) - least
+    with np.errstate(over="ignore"):
+        span = np.max([series.max(axis=0) for series in train.series], axis=0) - least
+    if not np.isfinite(span).all():
+        wide = int(np.argmin(np.isfinite(span)))
+        raise bad(train.path, "@data", f"values that span less than 1.8e308, in dimension {wide} too: scale them")
     span[span == 0] = 1
     longest = max(map(len, train.series)) if steps is None else steps
 
     def integers(part: _Series) -> Split:
+        check_room(part.path, len(part.series), longest, len(least), each=4 * 8)
         each = [series[np.minimum(np.arange(longest), len(series) - 1)] for series in part.series]
-        x = np.floor(np.clip((np.stack(each) - least) / span, 0, 1) * maximum + 0.5)
+        with np.errstate(over="ignore"):  # far outside is outside
+            x = np.floor(np.clip((np.stack(each) - least) / span, 0, 1) * maximum + 0.5)
         if part.classes:
-            y: np.ndarray = np.array([part.classes.index(label) for label in part.labels], np.int64)
+            number = {name: number for number, name in enumerate(part.classes)}
+            y: np.ndarray = np.array([number[label] for label in part.labels], np.int64)
         else:
             y = np.array(part.labels, np.float64)[:, None]
         return Split(x.astype(np.uint8 if maximum < 256 else np.uint16), y)

@@ -5,10 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from qat.data_common import Dataset, Split, bad, folder_of, read
+from export import reading
+from export.errors import shown
+from qat import vlen_rows
+from qat.data_common import Dataset, Split, bad, check_room, folder_of
 from qat.data_times import Clock
 from qat.encoding import LIMIT, whole
 
+_WANTED = {"spikes/times": "iuf", "spikes/units": "iu", "labels": "iu"}  # kinds of numbers
+_ROW = 128  # bytes that an array takes, however little it holds
 UNITS = 700  # of the cochlea model, from the highest frequency to the lowest
 
 
@@ -24,20 +29,20 @@ def _recordings(path: Path, classes: int, clock: Clock, pool: int, maximum: int)
         import h5py  # of the extra: only these tasks need it
     except ModuleNotFoundError:
         raise bad(path, "h5py", "it to be installed, for HDF5: pip install 'quantal[hdf5]'") from None
-    read(path)  # so that a file that cannot be read is one
-    try:
-        with h5py.File(path) as file:
-            arrays = {name: _array(path, file, name) for name in ("spikes/times", "spikes/units", "labels")}
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise bad(path, "file", f"an intact HDF5 file ({error})") from error
-    times, units, labels = arrays.values()
-    if labels.dtype.kind not in "iu":
-        raise bad(path, "labels", f"integers, got {labels.dtype}")
+    with reading.opened(path):
+        pass  # it is a file that can be read; HDF5 opens it by its name
+    with reading.damaged(path, "an intact HDF5 file"), h5py.File(path) as file:
+        found = [_dataset(path, file, name) for name in ("spikes/times", "spikes/units", "labels")]
+        count = found[-1].shape[0]
+        rows = [dataset.shape[0] for dataset in found[:-1]]
+        if rows != [count, count]:
+            raise bad(path, "spikes", f"one row for each of the {count} labels, got {rows[0]} and {rows[1]}")
+        check_room(path, count, clock.steps, -(-UNITS // pool))
+        times, units = (_rows(path, *pair) for pair in zip(found[:-1], ("spikes/times", "spikes/units"), strict=True))
+        labels: np.ndarray = found[-1][:]
     if not len(labels) or labels.min() < 0 or labels.max() >= classes:
         got = f"{labels.min()}..{labels.max()}" if len(labels) else "none"
         raise bad(path, "labels", f"integers 0..{classes - 1}, got {got}")
-    if not len(times) == len(units) == len(labels):
-        raise bad(path, "spikes", f"one row for each of the {len(labels)} labels, got {len(times)} and {len(units)}")
     x = np.zeros((len(labels), clock.steps, -(-UNITS // pool)), np.uint8)
     for n, (when, where) in enumerate(zip(times, units, strict=True)):
         row = f"row {n}"
@@ -51,18 +56,36 @@ def _recordings(path: Path, classes: int, clock: Clock, pool: int, maximum: int)
     return Split(x, labels.astype(np.int64))
 
 
-def _array(path: Path, file: Any, name: str) -> np.ndarray:
-    """A dataset of one dimension: of numbers, or of one array of numbers a row."""
-    found = file.get(name)
-    if found is None or not hasattr(found, "shape"):
+def _dataset(path: Path, file: Any, name: str) -> Any:
+    """A dataset of one dimension in this very file, not read yet: of integers, or of one array of numbers a row."""
+    import h5py
+
+    found = file
+    for part in name.split("/"):
+        inside = isinstance(found, h5py.Group) and isinstance(found.get(part, getlink=True), h5py.HardLink)
+        found = found.get(part) if inside else None
+    if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
         raise bad(path, name, "a dataset, found none")
-    if len(found.shape) != 1:
-        raise bad(path, name, f"one dimension, got shape {found.shape}")
-    rows: np.ndarray = found[:]
-    wanted = {"spikes/times": "iuf", "spikes/units": "iu"}.get(name)
-    if wanted is not None and not all(isinstance(row, np.ndarray) and row.dtype.kind in wanted for row in rows):
+    if found.shape is None or len(found.shape) != 1:
+        raise bad(path, name, f"one dimension, got {'none' if found.shape is None else f'shape {found.shape}'}")
+    row, wanted = h5py.check_vlen_dtype(found.dtype), _WANTED[name]
+    if name == "labels" and found.dtype.kind not in wanted:
+        raise bad(path, name, f"integers, got {found.dtype}")
+    if name != "labels" and (not isinstance(row, np.dtype) or row.kind not in wanted):
         raise bad(path, name, "an array of numbers a row")
-    return rows
+    stored, most = found.id.get_storage_size(), reading.DEFLATE if found.chunks else 1
+    if found.shape[0] * found.id.get_type().get_size() > most * stored:
+        raise bad(path, name, f"{found.shape[0]} rows, the {stored} bytes stored cannot hold them")
+    if found.chunks and found.chunks[0] * found.id.get_type().get_size() > most * stored:
+        raise bad(path, name, f"chunks of {found.chunks[0]} rows, the {stored} bytes stored cannot hold one")
+    return found
+
+
+def _rows(path: Path, dataset: Any, name: str) -> list[np.ndarray]:
+    import h5py
+
+    reading.check_memory(_ROW * dataset.shape[0], path, f"{dataset.shape[0]:,} rows")
+    return vlen_rows.read(path, dataset, name, h5py.check_vlen_dtype(dataset.dtype))
 
 
 def _spoken(
@@ -106,5 +129,5 @@ def ssc(
     at 100 steps and without pooling.
     """
     if test_on not in ("test", "valid"):
-        raise bad("ssc", "test_on", f"test or valid, got {test_on!r}")
+        raise bad("ssc", "test_on", f"test or valid, got {shown(test_on)}")
     return _spoken("ssc", data, ("ssc_train.h5", f"ssc_{test_on}.h5"), 35, steps, pool, maximum, duration_us)

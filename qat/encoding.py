@@ -3,7 +3,8 @@
 import numpy as np
 
 from export.encoders import ENCODERS, Encoder
-from export.errors import BadInput
+from export.errors import BadInput, shown
+from export.reading import check_memory
 
 LIMIT = 65535
 """The largest maximum, step count and delta: what keeps every product below 2**32."""
@@ -12,7 +13,7 @@ LIMIT = 65535
 def whole(where: str, field: str, value: object, low: int, high: int) -> int:
     """`value` as an int, or BadInput: `where` and `field` name it, low..high (inclusive) is what it may be."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
-        raise BadInput(" ".join(f"{where}: {field}: expected an integer {low}..{high}, got {value!r}".splitlines()))
+        raise BadInput(f"{where}: {field}: expected an integer {low}..{high}, got {shown(value)}")
     return int(value)
 
 
@@ -21,7 +22,7 @@ _SHAPES = {2: "frames (N, C)", 3: "sequences (N, T, C)"}
 
 def _encoder(kind: str) -> Encoder:
     if kind not in ENCODERS:
-        raise BadInput(f"encoding: kind: expected one of {', '.join(ENCODERS)}, got {kind!r}")
+        raise BadInput(f"encoding: kind: expected one of {', '.join(ENCODERS)}, got {shown(kind)}")
     return ENCODERS[kind]
 
 
@@ -53,6 +54,10 @@ def encode(kind: str, x: np.ndarray, *, steps: int, maximum: int, seed: int = 0,
         raise BadInput(f"{where}: steps: expected the {x.shape[1]} of the sequences, got {steps}")
     if steps * x.shape[-1] > 1 << 32:
         raise BadInput(f"{where}: x: expected steps * channels within 2**32, got {steps} * {x.shape[-1]}")
+    channels = encoder.fan * x.shape[-1]
+    check_memory(
+        (2 * len(x) + 16) * steps * channels, where, f"{len(x)} samples of {steps} steps and {channels} channels"
+    )
     if x.dtype.kind not in "biu":
         raise BadInput(f"{where}: x: expected integers, got {x.dtype}")
     if x.size and not 0 <= int(x.min()) <= int(x.max()) <= maximum:

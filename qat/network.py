@@ -4,15 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from export.errors import BadInput
+from export.errors import BadInput, named, shown
 from export.names import relay
+from export.reading import damaged
 from export.windows import Window
 from qat import engine, planes
 from qat.config import MOST_SHARP, Config, Layer
+from qat.config_graph import check_size
 from qat.encoding import encoded_channels, encoded_maximum
 from qat.exact import exact_products
 from qat.layers import SpikingLayer
@@ -65,6 +66,7 @@ class SpikingNetwork(nn.Module):
         self.layers = nn.ModuleList()
         self.inputs = encoded_channels(config.encoder.kind, channels)
         self.input_maximum = encoded_maximum(config.encoder.kind, maximum)
+        check_size(config, self.inputs, "network")
         sizes, most = {"input": self.inputs}, {"input": float(self.input_maximum)}
         for layer, sources in zip(config.layers, config.sources, strict=True):
             scale: float | Tensor = most[sources[0]]
@@ -338,18 +340,16 @@ def _whole(x: Tensor, most: int) -> bool:
 
 def read_tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors in `path`, which must have the names, shapes and types of `expected` and be finite."""
-    try:
+    with damaged(path, "an intact safetensors file"):
         found = load_file(path)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise BadInput(f"{path}: not a readable safetensors file ({str(error).splitlines()[0]})") from None
     if set(found) != set(expected):
         odd = sorted(set(found) ^ set(expected))[0]
-        raise BadInput(f"{path}: {odd}: {'not a tensor of this network' if odd in found else 'missing'}")
+        raise BadInput(f"{path}: {named(odd)}: {'not a tensor of this network' if odd in found else 'missing'}")
     for name, tensor in expected.items():
         if found[name].shape != tensor.shape or found[name].dtype != tensor.dtype:
             raise BadInput(
                 f"{path}: {name}: expected {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}, "
-                f"got {str(found[name].dtype).removeprefix('torch.')} {tuple(found[name].shape)}"
+                f"got {str(found[name].dtype).removeprefix('torch.')} {shown(tuple(found[name].shape))}"
             )
         if not bool(torch.isfinite(found[name]).all()):
             raise BadInput(f"{path}: {name}: holds NaN or infinity")

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import Progress
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from export import files
-from export.errors import BadInput
+from export import files, reading
+from export.errors import BadInput, shown
 from qat import augmentation, config_file, lock, objectives, online, parallel, ridge
 from qat.allocation import allocate
 from qat.config import Config, Training
@@ -161,6 +161,13 @@ class Run:
     @classmethod
     def open(cls, path: Path) -> "Run":
         """The run in the folder `path`, at its last checkpoint. Raises BadInput, naming the broken file."""
+        run = cls._without_teacher(path)
+        if (path / TEACHER_FOLDER).exists():
+            run.teacher = cls._without_teacher(path / TEACHER_FOLDER)  # whose own is not needed any more
+        return run
+
+    @classmethod
+    def _without_teacher(cls, path: Path) -> "Run":
         if not path.is_dir():
             raise BadInput(f"{path}: no such run folder")
         if parallel.rank() == 0:
@@ -169,8 +176,6 @@ class Run:
         files.check_whole(path, CHECKPOINT_FILE)
         run = cls(path, config, *_header(path / CHECKPOINT_FILE, config))
         run._restore(path / CHECKPOINT_FILE)
-        if (path / TEACHER_FOLDER).exists():
-            run.teacher = cls.open(path / TEACHER_FOLDER)
         return run
 
     @classmethod
@@ -302,7 +307,7 @@ class Run:
     def _drop_lines(self) -> None:
         """Takes the metrics of epochs that are not in the checkpoint, of a process that was killed."""
         path = self.path / METRICS_FILE
-        found = path.read_bytes() if path.is_file() else b""
+        found = reading.content(path, reading.LARGE_TEXT) if path.is_file() else b""
         done = b"".join(found.splitlines(keepends=True)[: self.epochs_done])
         if done != found:
             files.write(path, done)
@@ -331,21 +336,24 @@ class Run:
     def samples(self) -> Split:
         """The encoded test samples that the run keeps. Raises BadInput unless the network takes them."""
         path, inputs, maximum = self.path / SAMPLES_FILE, self.network.inputs, self.network.input_maximum
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                x, y = file["x"], file["y"]
-        except Exception as error:  # a damaged archive raises whatever its layers raise
-            raise BadInput(f"{path}: not a readable .npz file of samples ({type(error).__name__})") from None
+        stored = reading.npz(path)
+        for name in ("x", "y"):
+            if name not in stored:
+                raise BadInput(f"{path}: {name}: missing")
+        x, y = stored["x"], stored["y"]
         if x.dtype.kind not in "iu" or x.ndim != 3 or x.shape[2] != inputs or not x.size:
-            raise BadInput(f"{path}: x: expected integers (samples, steps, {inputs}), got {x.dtype} {x.shape}")
-        if x.min() < 0 or x.max() > maximum:
-            raise BadInput(f"{path}: x: expected values 0..{maximum}, got {x.min()}..{x.max()}")
+            raise BadInput(f"{path}: x: expected integers (samples, steps, {inputs}), got {x.dtype} {shown(x.shape)}")
         loss, outputs = self.config.training.loss, self.config.layers[-1].size
-        kind, shape = ("f", (len(x), outputs)) if loss == "regression" else ("iu", x.shape[: 1 + (loss == "steps")])
+        count = x.shape[0]
+        kind, shape = ("f", (count, outputs)) if loss == "regression" else ("iu", x.shape[: 1 + (loss == "steps")])
         if y.dtype.kind not in kind or y.shape != shape:
             what = "real targets" if kind == "f" else "integers"
-            raise BadInput(f"{path}: y: expected {what} of shape {shape}, got {y.dtype} {y.shape}")
-        return Split(x.astype(np.int64), y)
+            raise BadInput(f"{path}: y: expected {what} of shape {shape}, got {y.dtype} {shown(y.shape)}")
+        reading.check_memory(x.nbytes + 8 * x.size, path, f"{count:,} samples")
+        values = x.read()
+        if values.min() < 0 or values.max() > maximum:
+            raise BadInput(f"{path}: x: expected values 0..{maximum}, got {values.min()}..{values.max()}")
+        return Split(values.astype(np.int64), y.read())
 
     def tensors(self, split: Split, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The encoded inputs (batch, steps, inputs) in `dtype` and the labels, where the network is."""
@@ -434,12 +442,11 @@ def _header(path: Path, config: Config) -> tuple[int, int]:
         for i, (layer, sources) in enumerate(zip(config.layers, config.sources, strict=True))
         if sources == ("input",) and layer.connection == "dense"
     ]
-    try:
-        with safe_open(path, "pt") as file:
-            numbers = {name: file.get_tensor(name) for name in ("channels", "maximum")}
-            shapes = {i: file.get_slice(f"network.layers.{i}.weight").get_shape() for i in places}
-    except (OSError, SafetensorError, ValueError) as error:
-        raise BadInput(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
+    with reading.opened(path):
+        pass  # it is a file that can be read; safetensors opens it by its name
+    with reading.damaged(path, "an intact checkpoint"), safe_open(path, "pt") as file:
+        numbers = {name: file.get_tensor(name) for name in ("channels", "maximum")}
+        shapes = {i: file.get_slice(f"network.layers.{i}.weight").get_shape() for i in places}
     for name, number in numbers.items():
         if number.shape or number.dtype != torch.int64 or not 1 <= number <= LIMIT:
             raise BadInput(f"{path}: {name}: expected an integer 1..{LIMIT}")
@@ -448,7 +455,10 @@ def _header(path: Path, config: Config) -> tuple[int, int]:
     for i, shape in shapes.items():
         expected = config.layers[i].size, inputs * len(config.layers[i].delays)
         if tuple(shape) != expected:
-            raise BadInput(f"{path}: network.layers.{i}.weight: expected {expected}, got {tuple(shape)}")
+            raise BadInput(f"{path}: network.layers.{i}.weight: expected {expected}, got {shown(tuple(shape))}")
+    weights, size = sum(config.weight_counts(inputs).values()), path.stat().st_size
+    if 4 * weights > size:
+        raise BadInput(f"{path}: holds {size:,} bytes, the {weights:,} weights of {CONFIG_FILE} have more")
     if "input" in {name for sources in config.sources for name in sources} and not places:
         bound = [layer.window.size for layer in config.layers if layer.window is not None]
         if inputs > max(bound, default=0):

@@ -17,19 +17,26 @@ ROOT = Path(__file__).resolve().parent.parent
 QAT_TO_EXPORT = {
     "qat.allocation": {"export.errors", "export.packing"},
     "qat.config": {"export.encoders", "export.windows"},
-    "qat.config_file": {"export.errors"},
-    "qat.data": {"export.errors"},
-    "qat.data_common": {"export.errors"},
-    "qat.encoding": {"export.encoders", "export.errors"},
-    "qat.network": {"export.errors", "export.names", "export.windows"},
+    "qat.config_file": {"export.errors", "export.reading"},
+    "qat.data": {"export.errors", "export.reading"},
+    "qat.data_common": {"export.errors", "export.reading"},
+    "qat.data_ecg": {"export.errors", "export.reading"},
+    "qat.data_events": {"export.errors", "export.reading"},
+    "qat.data_gestures": {"export.errors", "export.reading"},
+    "qat.data_npz": {"export.reading"},
+    "qat.data_series": {"export.errors"},
+    "qat.data_spikes": {"export.errors", "export.reading"},
+    "qat.encoding": {"export.encoders", "export.errors", "export.reading"},
+    "qat.vlen_rows": {"export.reading"},
+    "qat.network": {"export.errors", "export.names", "export.reading", "export.windows"},
     "qat.layers": {"export.errors", "export.names"},
     "qat.planes": {"export.windows"},
-    "qat.config_graph": {"export.check", "export.errors", "export.names", "export.windows"},
+    "qat.config_graph": {"export.check", "export.errors", "export.names", "export.reading", "export.windows"},
     "qat.config_check": {"export.errors"},
     "qat.reservoir": {"export.errors"},
     "qat.ridge": {"export.errors"},
     "qat.warm_start": {"export.errors"},
-    "qat.train": {"export.errors", "export.files"},
+    "qat.train": {"export.errors", "export.files", "export.reading"},
     "qat.lower": {
         *("export.builder", "export.errors", "export.fold", "export.intervals", "export.ir", "export.names"),
     },
@@ -48,7 +55,7 @@ QAT_TO_EXPORT = {
 # export, from what knows nothing to what knows all: a module takes only what stands in a row above its own.
 EXPORT_ORDER = [
     {"export", "export.encoders", "export.errors", "export.executors.child", "export.fixed", "export.portable"},
-    {"export.executors.process", "export.files", "export.names", "export.windows"},
+    {"export.executors.process", "export.files", "export.names", "export.reading", "export.windows"},
     {"export.ir"},
     {"export.builder"},
     {"export.fold"},
@@ -77,7 +84,7 @@ EXPORT_PACKAGES = {
     "numpy": {
         *("export.build", "export.emit_c", "export.emit_c_weights", "export.emit_onnx", "export.encoders"),
         *("export.check", "export.fixed", "export.interpret", "export.intervals", "export.packing", "export.windows"),
-        *("export.fold", "export.ir", "export.network_file", "export.vectors", "export.verify"),
+        *("export.fold", "export.ir", "export.network_file", "export.reading", "export.vectors", "export.verify"),
         *("export.executors.answers", "export.executors.child", "export.executors.core", "export.executors.host"),
         *("export.executors.python", "export.probes"),
     },
@@ -86,7 +93,7 @@ EXPORT_PACKAGES = {
 NO_TORCH = {
     *("qat", "qat.grids", "qat.neurons", "qat.adjoint", "qat.encoding"),
     *("qat.data", "qat.data_common", "qat.data_ecg", "qat.data_events", "qat.data_gestures", "qat.data_npz"),
-    *("qat.data_series", "qat.data_spikes", "qat.data_times"),
+    *("qat.data_series", "qat.data_spikes", "qat.data_times", "qat.mat_file", "qat.vlen_rows"),
 }
 
 

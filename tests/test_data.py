@@ -300,7 +300,7 @@ def test_speech_refuses_folders_and_options_that_cannot_serve(speech: Path) -> N
         path.unlink()
     refuse("speech", speech, speech.name, "recordings", ".wav")
     (speech / "0_a_1.wav").mkdir()
-    refuse("speech", speech, "0_a_1.wav", "file")
+    refuse("speech", speech, "0_a_1.wav", "cannot be read")
 
 
 # --- npz ---
@@ -356,7 +356,7 @@ def test_npz(npz: Callable[..., Path]) -> None:
         ({"x": X, "y": Y + 0.5}, ["y", "fractions"]),
         ({"x": X + 1j, "y": Y}, ["x", "complex"]),
         ({"x": X.astype(str), "y": Y}, ["x", "<U"]),
-        ({"x": X.astype(object), "y": Y}, ["file", "plain arrays"]),
+        ({"x": X.astype(object), "y": Y}, ["x", "plain numbers"]),
         ({"x": X[:, 0], "y": Y}, ["x", "2 or 3 dimensions", "(20,)"]),
         ({"x": X.reshape(20, 1, 1, 3), "y": Y}, ["x", "2 or 3 dimensions"]),
         ({"x": X[:0], "y": Y[:0]}, ["x", "none empty"]),
@@ -380,7 +380,7 @@ def test_npz_refuses_what_is_no_npz(npz: Callable[..., Path], tmp_path: Path) ->
         refuse("npz", path, "set.npz: file:", "zip")
     payload = whole.index(X.tobytes())
     path.write_bytes(whole[:payload] + b"\xff" + whole[payload + 1 :])
-    refuse("npz", path, "set.npz: file:", "CRC")
+    refuse("npz", path, "set.npz: x:", "CRC")
     for at in range(0, len(whole), 5):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
         load_or_refuse("npz", path, "set.npz")

@@ -157,7 +157,7 @@ def test_nmnist_refuses_recordings_without_labels_and_labels_that_cannot_serve(f
     refuse("nmnist", flat, "labels.txt", "line 5", "1.bs2")
     (flat / "1.bs2").rmdir()
     path.unlink()
-    refuse("nmnist", flat, "labels.txt", "file", "readable")
+    refuse("nmnist", flat, "labels.txt", "cannot be read")
     for recording in flat.glob("*.bs2"):
         recording.unlink()
     path.write_text("#sample #class\n\n")
@@ -268,7 +268,7 @@ SHORT = np.zeros(7, np.uint8)
         ({"letters": None}, ["letters", "one dimension"]),
         ({"letters": np.array("A")}, ["letters", "one dimension"]),
         ({"letters": np.array([], "<U1")}, ["letters", "one dimension"]),
-        ({"letters": np.array(["A", None])}, ["file", "plain arrays"]),
+        ({"letters": np.array(["A", None])}, ["letters", "plain numbers"]),
         ({"letters": np.array([*"ABC"])}, ["label", "0..2", "0..26"]),
         ({"frames": np.zeros((8, 9, 11), np.uint8)}, ["frames", "12", "(8, 9, 11)"]),
         ({"frames": np.zeros((8, 12, 9), np.uint8)}, ["frames", "12", "(8, 12, 9)"]),
@@ -278,7 +278,7 @@ SHORT = np.zeros(7, np.uint8)
         ({"frames": np.full((8, 9, 12), -1)}, ["frames", "0..255", "-1"]),
         ({"frames": np.full((8, 9, 12), 0.5)}, ["frames", "fractions"]),
         ({"frames": np.full((8, 9, 12), "x")}, ["frames", "integers", "<U1"]),
-        ({"frames": np.full((8, 9, 12), None)}, ["file", "plain arrays"]),
+        ({"frames": np.full((8, 9, 12), None)}, ["frames", "plain numbers"]),
         ({"length": np.array([*LENGTHS[:7], 10])}, ["length", "0..9", "10"]),
         ({"length": np.array([*LENGTHS[:7], 0])}, ["length", "1..9", "got 0"]),
         ({"length": SHORT + 1}, ["length", "8 recordings", "got 7"]),
@@ -315,7 +315,7 @@ def test_braille_refuses_what_is_no_npz_and_options_out_of_range(braille: Callab
         refuse("braille", folder, "braille.npz: file:", "zip")
     payload = whole.index(np.array(LENGTHS, np.uint8).tobytes())
     path.write_bytes(whole[:payload] + b"\xff" + whole[payload + 1 :])
-    refuse("braille", folder, "braille.npz: file:", "CRC")
+    refuse("braille", folder, "braille.npz: length:", "CRC")
     path.unlink()
     refuse("braille", folder, "braille.npz: data:", "a folder with braille.npz")
 

@@ -171,7 +171,7 @@ def test_a_folder_without_its_marker_is_not_whole(place: Path, folder: str, mark
     for command in commands:
         done = quantal(*command.split())
         assert done.code == 2
-        assert done.err.startswith(f"quantal: {folder}/{marker}: No such file"), done.err
+        assert done.err.startswith(f"quantal: {folder}/{marker}: missing"), done.err
         assert f"{folder} is not whole" in done.err
 
 
@@ -377,7 +377,12 @@ def writes(path: Path) -> list[str]:
     return found
 
 
-PYTHON = [path for folder in ("export", "qat", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+DAMAGING = {
+    ROOT / "benchmarks" / name for name in ("fuzz_readers.py", "hostile.py")
+}  # they write what no reader may take
+PYTHON = [
+    path for folder in ("export", "qat", "benchmarks") for path in (ROOT / folder).rglob("*.py") if path not in DAMAGING
+]
 WRITER = ROOT / "export" / "files.py"
 
 

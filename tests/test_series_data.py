@@ -58,7 +58,7 @@ def test_series_may_have_real_targets_and_another_name(two: Callable[..., Path])
     assert (dataset.train.y.tolist(), dataset.test.y.tolist()) == ([[0.5], [-1000.0]], [[7.0]])
     for path in folder.iterdir():
         path.rename(path.with_name(path.name.replace("Two", "Other")))
-    refuse("timeseries", folder, "Two_TRAIN.ts: file", "readable")
+    refuse("timeseries", folder, "Two_TRAIN.ts: cannot be read")
     assert load("timeseries", folder, problem="Other").test.y.tolist() == [[7.0]]
     refuse("timeseries", folder, "timeseries: problem", "'../Other'", problem="../Other")
 

@@ -100,7 +100,7 @@ def test_shd_refuses_what_is_no_hdf5_and_what_it_lacks(spoken: Path, monkeypatch
         file.create_group("spikes/times")
     refuse("shd", spoken, "shd_train.h5: spikes/times", "found none")
     path.unlink()
-    refuse("shd", spoken, "shd_train.h5: file", "readable")
+    refuse("shd", spoken, "shd_train.h5: cannot be read")
     for option, value in (("steps", 0), ("pool", 701), ("maximum", 256), ("duration_us", 0)):
         refuse("shd", spoken, f"shd: {option}: expected an integer", str(value), **{option: value})
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
@@ -225,7 +225,7 @@ def test_gestures_refuse_malformed_lists(gestures: Path, file: str, text: str, w
     (gestures / file).write_text(text)
     refuse("dvs-gesture", gestures, *words)
     (gestures / file).unlink()
-    refuse("dvs-gesture", gestures, file, "readable")
+    refuse("dvs-gesture", gestures, file, "cannot be read")
 
 
 # --- qtdb ---
@@ -288,6 +288,6 @@ def test_qtdb_refuses_what_is_no_mat(beats: Callable[..., Path]) -> None:
     whole = path.read_bytes()
     for content in (b"", b"no mat", whole[:200], whole[:700]):
         path.write_bytes(content)
-        refuse("qtdb", folder, "QTDB_train.mat: file", ".mat", steps=8)
+        refuse("qtdb", folder, "QTDB_train.mat: ", "expected", steps=8)
     path.unlink()
     refuse("qtdb", folder, "data", "QTDB_train.mat")

@@ -159,6 +159,9 @@ def test_a_damaged_compressed_member_is_refused(path: Path, method: int) -> None
         for name, content in members.items():
             archive.writestr(name, content)
         at = archive.getinfo("input.npy").header_offset + 30 + len("input.npy")
+    if method != zipfile.ZIP_DEFLATED:  # numpy writes no other
+        refused(path, "neither stored nor deflated")
+        return
     assert np.array_equal(load(path, NETWORK)[0], X)
     whole = path.read_bytes()
     path.write_bytes(whole[:at] + bytes(40) + whole[at + 40 :])
