@@ -384,7 +384,9 @@ def measure_costs(build: Any, cores: list[str], rows: list[Any]) -> int:
 
 
 def show_costs(rows: list[Any]) -> None:
-    """The costs, as a table."""
+    """The costs, as a table; without any, nothing."""
+    if not rows:
+        return
     table = Table(box=None, pad_edge=False)
     titles = ("core", "flash tables", "flash code", "RAM state", "RAM stack", "instr/step mean", "worst")
     for title in titles:

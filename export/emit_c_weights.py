@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from export.fixed import Ints
-from export.packing import by_group, code_bits, packed, packing
+from export.packing import by_group, code_bits, packed, packing, table_size
 
 _FEW_LEVELS = 16  # up to here, and up to the number of neurons, an event multiplies them all beforehand
 
@@ -70,7 +70,7 @@ def synapses(
             base=base,
             spikes=spikes,
         )  # fmt: skip
-    size = len(used) if bits == 8 else 1 << bits  # whatever the bits of a code are, they lie within the table
+    size = table_size(len(used), bits)
     if spikes or len(used) > min(_FEW_LEVELS, neurons):
         table_of_all = used + used[-1:] * (size - len(used))
         return Synapses(rows, [f"{table}[{c}]{times_x}" for c in code], *total, table=table_of_all, spikes=spikes)

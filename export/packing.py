@@ -62,6 +62,14 @@ def packed(codes: Ints, bits: int) -> Ints:
     return whole
 
 
+def table_size(levels: int, bits: int) -> int:
+    """How many entries a table of `levels` levels has for packed codes of `bits` bits.
+
+    Whatever the bits of a code are, they lie within the table; codes of 8 bits are levels of it.
+    """
+    return levels if bits == 8 else 1 << bits
+
+
 def table_bytes(count: int, lo: int, hi: int) -> int:
     """What `count` constants in [lo, hi] take, in words that hold them; a single one stands in the code instead."""
     return count * word_bits(lo, hi) // 8 if count > 1 else 0

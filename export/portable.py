@@ -53,7 +53,7 @@ OWN_GROUP: dict[str, Any] = {"start_new_session": True} if os.name == "posix" el
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """Ends a process of OWN_GROUP and all that it started."""
-    if os.name == "posix":
+    if hasattr(os, "killpg") and hasattr(signal, "SIGKILL"):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     else:

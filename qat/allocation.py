@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from export.errors import BadInput
-from export.packing import packing, table_bytes
+from export.packing import Packing, packing, table_bytes, table_size
 from qat.layers import SpikingLayer
 from qat.network import SpikingNetwork
 from qat.weight_quantizers import Learned
@@ -26,14 +26,21 @@ def weight_bytes(network: SpikingNetwork) -> int:
 
 def _bytes(network: SpikingNetwork, layer: SpikingLayer, bits: int) -> int:
     """What the weights of the layer take at most with codes of `bits` bits, and the levels that these stand for."""
-    table, products = layer.quantizer.table, len(network.connections(layer.config))
     rows, inputs = layer.weight.shape
-    total = packing(rows, inputs, bits, layer.config.groups if layer.window is not None else 0).bytes
+    fan_in = packing(rows, inputs, bits, layer.config.groups if layer.window is not None else 0)
+    total = fan_in.bytes + len(network.connections(layer.config)) * _level_bytes(layer, fan_in)
     if layer.recurrent is not None and layer.config.recurrence == "diagonal":  # constants of its neurons, no codes
         total += table_bytes(layer.rows, *_LEVELS)
     elif layer.recurrent is not None:
-        total, products = total + packing(rows, rows, bits).bytes, products + 1
-    return total + products * table_bytes(len(table), *_LEVELS)
+        recurrent = packing(rows, rows, bits)
+        total += recurrent.bytes + _level_bytes(layer, recurrent)
+    return total
+
+
+def _level_bytes(layer: SpikingLayer, packed: Packing) -> int:
+    """What the levels take at most that codes packed so stand for; 0 where codes are the weights."""
+    levels = len(layer.quantizer.table)
+    return table_bytes(table_size(levels, packed.bits), *_LEVELS) if levels else 0
 
 
 @torch.no_grad()

@@ -127,7 +127,7 @@ def test_levels_that_codes_stand_for_are_counted_too(options: dict[str, Any], ch
     network = stretched(SpikingNetwork(small_config(*layers, budget=10_000), channels=16, maximum=1))
     taken = compiled_bytes(lower(network, "net"), tmp_path)
     products = 4 if layers[0].weight_quantizer == "dq-power" or layers[0].weights == 1 else 0
-    levels = {"dq-power": 15}.get(layers[0].weight_quantizer, 2)
+    levels = {"dq-power": 16}.get(layers[0].weight_quantizer, 2)
     assert taken <= weight_bytes(network) <= taken + products * levels
 
 

@@ -21,7 +21,7 @@ from test_verify import rows_of, sign
 
 from export.bounds import Bounds
 from export.build import Build
-from export.executors import EXECUTORS, process, toolchain
+from export.executors import EXECUTORS, process, python, toolchain
 from export.executors.process import Stopped
 
 pytest.importorskip("onnxruntime")
@@ -226,7 +226,7 @@ def test_where_no_program_may_run_the_others_do(good: Build, monkeypatch: pytest
 
     real = process.run
     monkeypatch.setattr(
-        process, "run", lambda command, **o: (refuse if Path(command[0]).name == "test" else real)(command, **o)
+        process, "run", lambda command, **o: (refuse if Path(command[0]).stem == "test" else real)(command, **o)
     )
     done = quantal("verify", good.path, "--on", "c-host", "--on", "simulator", "--json")
     found = errors(done)
@@ -235,13 +235,14 @@ def test_where_no_program_may_run_the_others_do(good: Build, monkeypatch: pytest
 
 
 def test_a_full_disk_takes_no_row_from_the_others(good: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/asked.npz")
+    def full(path: Path, content: bytes) -> None:
+        real(Path("/dev/full") if path.name == "asked.npz" else path, content)
 
-    monkeypatch.setattr(np, "savez", full)
+    real = python.scratch
+    monkeypatch.setattr(python, "scratch", full)
     done = quantal("verify", good.path, "--on", "simulator", "--on", "interpreter", "--json")
     assert done.code == 2
-    assert errors(done) == {"simulator": "/tmp/asked.npz: No space left on device", "interpreter": None}
+    assert errors(done) == {"simulator": "/dev/full: cannot be written (No space left on device)", "interpreter": None}
 
 
 def test_what_was_measured_before_an_interruption_is_shown(good: Build, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,8 +114,21 @@ KEEPING: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+TOO_FEW = "shared", 2  # end at 1: nothing but a threshold of 0 lies below, which cannot be subtracted
+
+
+def keeping_of(state_quantizer: str, states: int, keeping: str) -> dict[str, Any]:
+    """The options of a layer that keeps its states so."""
+    options = {"state_quantizer": state_quantizer, "states": states} | KEEPING[keeping]
+    if (state_quantizer, states) == TOO_FEW and keeping in ("delayed", "remembering"):
+        options["reset"] = "zero"
+    return options
+
+
 def may_keep(state_quantizer: str, states: int, keeping: str) -> bool:
     """Whether a configuration may ask for it."""
+    if (state_quantizer, states) == TOO_FEW and keeping in ("several", "snntorch"):
+        return False
     if keeping == "several":
         return state_quantizer not in TABLES
     if keeping == "remembering":
@@ -133,7 +146,7 @@ def may_keep(state_quantizer: str, states: int, keeping: str) -> bool:
     ],
 )
 def test_every_way_to_keep_a_state_is_equal_fused(state_quantizer: str, states: int, keeping: str) -> None:
-    layer, network = layer_of(3, 6, 3, state_quantizer=state_quantizer, states=states, **KEEPING[keeping])
+    layer, network = layer_of(3, 6, 3, **keeping_of(state_quantizer, states, keeping))
     fused, reference = both(layer, network, input_of(2, (12, 19, 6), 3, 0.4, torch.float64))
     assert float(fused["output"].std()) > 0
     if layer.ranges is not None:

@@ -14,11 +14,12 @@ import pytest
 import torch
 from graphs import graph
 from hypothesis import assume, given, settings
-from test_engine import COMBINATIONS, KEEPING, KEPT, any_options, input_of, is_exact, layer_of, may_keep
+from test_engine import COMBINATIONS, KEEPING, KEPT, any_options, input_of, is_exact, keeping_of, layer_of, may_keep
 from torch import Tensor
 
 from qat import engine_cuda, layers
 from qat.adjoint import Plan
+from qat.exact import exact_products
 from qat.layers import SpikingLayer
 from qat.network import SpikingNetwork
 from qat.ops import TorchOps
@@ -141,8 +142,8 @@ def test_every_size_is_equal(
 def test_every_way_to_keep_a_state_is_equal(
     monkeypatch: pytest.MonkeyPatch, state_quantizer: str, states: int, keeping: str
 ) -> None:
-    options = KEEPING[keeping]
-    layer, network = layer_of(3, 6, 3, state_quantizer=state_quantizer, states=states, **options)
+    options = keeping_of(state_quantizer, states, keeping)
+    layer, network = layer_of(3, 6, 3, **options)
     kind = "double" if compiles(options, "double") else "whole"
     assert_equal(monkeypatch, layer, network, input_of(2, (5, 17, 6), 3, 0.4, KINDS[kind]), kind)
 
@@ -221,7 +222,7 @@ def test_tf32_is_off_within_and_as_it_was_after() -> None:
     before = matmul.allow_tf32
     try:
         matmul.allow_tf32 = True
-        with engine_cuda._exact_products():  # torch refuses to read one of its two settings while they differ
+        with exact_products(DEVICE):  # torch refuses to read one of its two settings while they differ
             assert matmul.fp32_precision == "ieee" if hasattr(matmul, "fp32_precision") else not matmul.allow_tf32
         assert matmul.allow_tf32
     finally:

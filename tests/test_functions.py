@@ -60,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Build]:
         folder = tmp_path_factory.mktemp(kind) / "build"
         if kind == "plain":
             network, x = lively(lambda seed: random_network(seed, neuron="count"), range(1, 50))
-            return write(network, folder, "model", x[::-1])  # whose first sample is drawn
+            return write(network, folder, "model", x[::-1].copy())  # whose first sample is drawn
         text = ENCODED.format(kind=kind, steps=STEPS)
         network = SpikingNetwork(config_file.loads(text, "test"), CHANNELS, MAXIMUM)
         shape = (4, CHANNELS) if kind == "latency" else (4, STEPS, CHANNELS)

@@ -365,7 +365,7 @@ GRAPH_FIELDS = ("inputs", "add", "connection", "channels", "groups", "shape", "k
 @st.composite
 def configs(draw: st.DrawFn) -> Config:
     """Any valid configuration."""
-    words = st.from_regex(r"l[a-z0-9_]{0,9}_", fullmatch=True)
+    words = st.from_regex(r"l[a-z0-9]{0,4}(_[a-z0-9]{1,3}){1,2}", fullmatch=True)
     names = draw(st.lists(words, min_size=1, max_size=3, unique=True))
     exact, budget = draw(st.booleans()), 0
     encoder, layers = draw(_table(Encoder)), []

@@ -1,8 +1,11 @@
-"""Runs a build's simulator or ONNX model in a process of its own: child.py simulator|onnx MODEL ASKED.npz ANSWER.npz.
+"""Runs a build's simulator or ONNX model in a process of its own: child.py simulator|onnx MODEL ASKED.npz.
 
-A program, not a module: of quantal it knows nothing. Where the model fails, one line that says how is in ANSWER.txt.
+A program, not a module: of quantal it knows nothing. The answer, an npz file too, goes to standard output; where the
+model fails, it holds one line that says how, under "failure". What the model itself prints goes to standard error.
 """
 
+import io
+import os
 import sys
 import types
 from pathlib import Path
@@ -71,7 +74,9 @@ def onnx(path: Path, asked: Arrays) -> Arrays:
 
 def main() -> None:
     """Reads what is asked, and writes the answer, or why there is none."""
-    kind, model, question, answer = sys.argv[1], *map(Path, sys.argv[2:])
+    kind, model, question = sys.argv[1], *map(Path, sys.argv[2:])
+    out = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with np.load(question, allow_pickle=False) as file:
         asked = {name: file[name] for name in file.files}
     asked["x"] = asked["x"].astype(np.int64)
@@ -81,9 +86,14 @@ def main() -> None:
         if odd:
             raise Failure(f"fails to run ({odd[0]}: gives no numbers)")
         # A prefix: np.savez has arguments of its own.
-        np.savez(answer, **{f"of {name}": values for name, values in answers.items()})  # type: ignore[arg-type]
+        given = {f"of {name}": values for name, values in answers.items()}
     except Failure as failure:
-        answer.with_suffix(".txt").write_text(str(failure), encoding="utf-8")
+        given = {"failure": np.array(str(failure))}
+    memory = io.BytesIO()
+    np.savez(memory, **given)  # type: ignore[arg-type]
+    left = memory.getbuffer()
+    while left:
+        left = left[os.write(out, left) :]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """The interpreter, in this process, and the emitted simulator and ONNX model, in one of their own that can be ended."""
 
 import importlib.util
+import io
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from export.errors import BadInput, ExecutorError
 from export.executors import process
 from export.executors.runner import Runner
 from export.executors.toolchain import INSTALL
+from export.files import scratch
 from export.fixed import Ints
 from export.interpret import Trace
 from export.probes import Probe
@@ -36,11 +39,14 @@ def on_simulator(build: Build, bounds: Bounds = GENEROUS) -> Iterator[Runner]:
     """NAME_sim.py, as it stands in the build."""
 
     def run(x: Ints) -> Trace:
-        return _ask("simulator", build.simulator, {"x": _typed(build, x)}, _seconds(build, bounds, x))
+        return _ask("simulator", build.simulator, {"x": _typed(build, x)}, _run_bounds(build, bounds, x))
 
     def ask(probe: Probe) -> tuple[Trace, Trace]:
         asked = {"x": _typed(build, probe.x), "outputs": probe.traces}
-        return probe.of_simulator(), _ask("simulator", build.simulator, asked, _seconds(build, bounds, probe.x))
+        seconds, _ = _run_bounds(build, bounds, probe.x)
+        expected = probe.of_simulator()
+        sizes = [values.size for values in expected.values()]
+        return expected, _ask("simulator", build.simulator, asked, (seconds, _most(sizes)))
 
     yield Runner(run, ask)
 
@@ -56,7 +62,7 @@ def on_onnx(build: Build, bounds: Bounds = GENEROUS) -> Iterator[Runner]:
     asked: dict[str, np.ndarray] = {f"state {name}": values for name, values in states.items()}
 
     def run(x: Ints) -> Trace:
-        return _ask("onnx", build.onnx, {"x": _typed(build, x)} | asked | unseen, _seconds(build, bounds, x))
+        return _ask("onnx", build.onnx, {"x": _typed(build, x)} | asked | unseen, _run_bounds(build, bounds, x))
 
     yield Runner(run)
 
@@ -65,23 +71,32 @@ def _typed(build: Build, x: Ints) -> np.ndarray:
     return x.astype(input_dtype(build.network))
 
 
-def _seconds(build: Build, bounds: Bounds, x: Ints) -> int:
-    return bounds.of_process(build.network, *x.shape[:2])
+def _run_bounds(build: Build, bounds: Bounds, x: Ints) -> tuple[int, int]:
+    """How many seconds a run of x may take, and how many bytes its trace."""
+    samples, steps = x.shape[:2]
+    sizes = [samples * steps * size for size in record_sizes(build.network).values()]
+    return bounds.of_process(build.network, samples, steps), _most(sizes)
 
 
-def _ask(kind: str, model: Path, asked: Mapping[str, np.ndarray], seconds: int) -> Trace:
+def _most(sizes: Collection[int]) -> int:
+    """The most bytes of an npz file of arrays of so many values, or of a failure."""
+    return (1 << 20) + sum(1024 + 8 * size for size in sizes)
+
+
+def _ask(kind: str, model: Path, asked: Mapping[str, np.ndarray], bounds: tuple[int, int]) -> Trace:
     """What a child process makes of the model and of what it is asked. Raises ExecutorError where that is nothing."""
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
-        question, answer = Path(folder) / "asked.npz", Path(folder) / "answer.npz"
-        np.savez(question, **asked)  # type: ignore[arg-type]
+        question, memory = Path(folder) / "asked.npz", io.BytesIO()
+        np.savez(memory, **asked)  # type: ignore[arg-type]
+        scratch(question, memory.getvalue())
         # -P: what lies beside a program of ours is none of our modules.
-        command: list[str | Path] = [sys.executable, "-P", _CHILD, kind, model, question, answer]
-        done = process.run(command, seconds=seconds)
-        failure = answer.with_suffix(".txt")
-        if failure.exists():
-            raise ExecutorError(f"{model}: {failure.read_text(encoding='utf-8')}")
-        if done.code != 0 or not answer.exists():
-            said = done.err.decode(errors="replace").splitlines()
-            raise ExecutorError(f"{model}: ended with exit code {done.code} ({said[-1] if said else 'no message'})")
-        with np.load(answer, allow_pickle=False) as file:
-            return {name.removeprefix("of "): file[name] for name in file.files}
+        command: list[str | Path] = [sys.executable, "-P", _CHILD, kind, model, question]
+        seconds, most = bounds
+        done = process.run(command, seconds=seconds, most=most)
+    if done.code != 0 or not zipfile.is_zipfile(io.BytesIO(done.out)):
+        said = done.err.decode(errors="replace").splitlines()
+        raise ExecutorError(f"{model}: ended with exit code {done.code} ({said[-1] if said else 'no message'})")
+    with np.load(io.BytesIO(done.out), allow_pickle=False) as file:
+        if "failure" in file.files:
+            raise ExecutorError(f"{model}: {file['failure'].item()}")
+        return {name.removeprefix("of "): file[name] for name in file.files}
