@@ -364,7 +364,7 @@ def hard_trace(network: SpikingNetwork, x: np.ndarray, dtype: torch.dtype) -> di
     record: dict[str, Tensor] = {}
     device = next(network.parameters()).device
     with torch.no_grad():
-        record["output"] = network(torch.as_tensor(x).to(device, dtype), record)
+        record["output"] = network(torch.as_tensor(np.ascontiguousarray(x)).to(device, dtype), record)
     order = [name for name in record if name != "output"] + ["output"]
     return {name: _integers(record[name], name) for name in order}
 

@@ -32,7 +32,9 @@ pytest.importorskip("triton")
 
 A100, CONSUMER, H100 = 163 * 1024, 99 * 1024, 227 * 1024  # shared memory of a program, bytes
 KINDS = {"whole": torch.float32, "real": torch.float32, "double": torch.float64}
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-5}  # of the largest value
+# Of the largest gradient. Sums of float32 differ by their order, the more the longer a recurrence carries them on (3e-4
+# was seen behind a psp norm); float64, in which the same layers are compared, shows that nothing else differs.
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-5}
 CANCELLED = {torch.float32: 1e-6, torch.float64: 1e-10}  # of the largest of all: the noise of what cancels to 0
 
 
