@@ -1,4 +1,5 @@
 # make demo: the whole way on real data, in a minute. make test: lint, types, tests. make bench: the README's figures.
+# make test-all: make test, and what a chosen share stands for in it: golden cases on cores, Triton's kernels at their sizes.
 # make test-machines: the tests as other x86 processors would run them, older ones and one with more threads.
 # make proof: Frama-C on every golden header, in minutes.
 # Each sets up its own virtual environment in .venv; nothing outside this folder changes but the caches of pip and of compilers.
@@ -13,13 +14,14 @@ BASIC := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE4
   QUANTAL_TARGET=x86-64
 AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell QUANTAL_TARGET=x86-64-v3
 
-.PHONY: demo test test-machines proof frama-c bench golden format clean
+.PHONY: demo test test-all test-machines proof frama-c bench golden format clean
 
 demo: .venv/ready-verify
 	rm -rf $(DEMO)
 	$(BIN)/quantal demo --out $(DEMO)
 
-test: .venv/ready-dev frama-c
+test-all: SUITE += -m 'not proof'
+test test-all: .venv/ready-dev frama-c
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
