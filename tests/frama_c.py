@@ -27,7 +27,7 @@ ANALYSES = {
         "-eva-widening-delay", "3", "-eva-auto-loop-unroll", "100000",
         "-warn-signed-downcast", "-warn-unsigned-downcast",
     ),
-    "replay": ("-eva-auto-loop-unroll", "100000"),
+    "replay": ("-eva-auto-loop-unroll", "100000", "-eva-slevel", "20"),  # counted loops, and the search by halves
 }  # fmt: skip
 
 _PROGRAM = """
