@@ -14,7 +14,18 @@ import pytest
 import torch
 from graphs import graph
 from hypothesis import assume, given, settings
-from test_engine import COMBINATIONS, KEEPING, KEPT, any_options, input_of, is_exact, keeping_of, layer_of, may_keep
+from test_engine import (
+    COMBINATIONS,
+    KEEPING,
+    KEPT,
+    any_options,
+    has_a_threshold,
+    input_of,
+    is_exact,
+    keeping_of,
+    layer_of,
+    may_keep,
+)
 from torch import Tensor
 
 from qat import engine_cuda, layers
@@ -178,6 +189,7 @@ def test_any_layer_is_equal(
     standardized = options["weight_quantizer"] == "maqd" or options["standardize"]
     assume(not standardized or min(size, shape[2]) > 1)  # of a single weight nothing is left
     layer, network = layer_of(seed, shape[2], maximum, **options, size=size)
+    assume(has_a_threshold(layer))
     layer.train(training)
     x = input_of(seed, shape, maximum, 0.3, KINDS[kind])
     with pytest.MonkeyPatch.context() as patch:

@@ -85,7 +85,7 @@ def converted(folder: Path, times: np.ndarray) -> Path:
         ((1_665_000_000_000_000 + np.arange(300) * 20_000), ["milliseconds", "100.0 %"]),
         (MILLISECONDS * 1000, ["milliseconds", "99.7 %"]),
         (MILLISECONDS / 1000, ["milliseconds over", "5.9 milliseconds"]),
-        (MILLISECONDS * 1e300, ["99.7 %", "the last at"]),
+        (MILLISECONDS * 1e11, ["99.7 %", "the last at"]),
     ],
 )
 def test_gestures_in_another_unit_or_since_1970_are_refused(
