@@ -210,7 +210,9 @@ def _spoilt(rng: random.Random, array: np.ndarray) -> np.ndarray:
             )
         return array
     if what == 5:
-        return np.zeros(rng.choice(((0,), (0, 3), (), (10**5,), (50, 4, 3))), array.dtype)
+        return np.zeros(
+            rng.choice(((0,), (0, 3), (), (10**5,), (50, 4, 3))), array.dtype if array.itemsize <= 16 else np.float64
+        )
     if what == 6 and array.ndim:
         return np.repeat(array, rng.choice((2, 40)), axis=rng.randrange(array.ndim))
     return np.array(["a", "bc"])

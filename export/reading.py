@@ -98,11 +98,16 @@ def opened(path: Path) -> Iterator[BufferedReader]:
             raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
+_PIECE = 1 << 20
+
+
 def content(path: Path, most: int) -> bytes:
     """The bytes of a file that has `most` of them at most."""
     with opened(path) as file:
-        size = os.fstat(file.fileno()).st_size or most  # a pipe's is not known
+        size = os.fstat(file.fileno()).st_size
         raw = file.read(min(size, most) + 1)
+        while len(raw) <= most and (more := file.read(_PIECE)):  # of a pipe, whose size is not known
+            raw += more
     if len(raw) > most:
         raise BadInput(f"{path}: file: expected at most {most:,} bytes, got {max(size, most + 1):,}")
     return raw

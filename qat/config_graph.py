@@ -35,7 +35,7 @@ def check_graph(config: Config, where: str) -> None:
         if not layer.delays or sorted(set(layer.delays)) != list(layer.delays) or layer.delays[0] < 0:
             raise BadInput(f"{place}: delays: expected ascending numbers of steps, got {shown(list(layer.delays))}")
         if layer.delays[-1] > MOST_DELAY:
-            raise BadInput(f"{place}: delays: expected at most {MOST_DELAY} steps, got {layer.delays[-1]}")
+            raise BadInput(f"{place}: delays: expected at most {MOST_DELAY} steps, got {shown(layer.delays[-1])}")
         if layer.delays[-1] >= config.encoder.steps:
             late = f"expected fewer than the {config.encoder.steps} steps of a sample, got {layer.delays[-1]}"
             raise BadInput(f"{place}: delays: {late}: so late, it sees nothing")

@@ -107,7 +107,7 @@ def _converted(folder: Path) -> Iterator[tuple[Path, int, Events]]:
         if stored.dtype.kind not in "iuf" or stored.ndim != 2 or stored.shape[1] != 4:
             raise bad(path, "events", f"numbers (events, 4), got {stored.dtype} {shown(stored.shape)}")
         reading.check_memory(4 * 8 * stored.size, path, f"{stored.shape[0]:,} events")
-        with np.errstate(over="ignore"):  # of what is longer than 64 bits
+        with np.errstate(over="ignore", invalid="ignore"):  # of what is longer than 64 bits, and of odd NaNs
             events = stored.read().astype(np.float64)
         if not len(events) or not ((events >= 0) & (events < MOST_NUMBER)).all():
             raise bad(path, "events", "at least one, all of them finite, none negative and none of 2^53 and more")

@@ -5,7 +5,7 @@ import itertools
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -422,6 +422,15 @@ def test_after_a_fault_no_thread_works_any_more(where: str, fault: type[BaseExce
     assert len(seen) == 3 + 9
 
 
+@pytest.fixture
+def _ctrl_c() -> Iterator[None]:
+    """Ctrl-C is heard, as it is not in what a shell runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c")
 def test_ctrl_c_waits_for_helpers_however_often_it_is_pressed() -> None:
     main, all_here, pressed = threading.main_thread(), threading.Barrier(2, timeout=30), threading.Event()
     assert threading.current_thread() is main
@@ -437,7 +446,7 @@ def test_ctrl_c_waits_for_helpers_however_often_it_is_pressed() -> None:
         all_here.wait()
         if threading.current_thread() is main:
             threading.Thread(target=press).start()
-            while True:
+            for _ in range(6000):
                 time.sleep(0.005)
         assert pressed.wait(30)
         ended.append(index)

@@ -1,4 +1,4 @@
-"""No header of a golden case can do what C leaves undefined, whatever its inputs, for ever: so says Frama-C.
+"""No golden header makes Frama-C alarm at what C leaves undefined, whatever its inputs, for ever; limits: frama_c.py.
 
 `make test` takes a share of the headers that has every line of the templates and of the emitter in it, with an int of
 16 bits, and faults that Frama-C must find. `make proof` takes all, with both ints, and replays their golden vectors.

@@ -7,6 +7,7 @@ import os
 import struct
 import sys
 import tracemalloc
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -595,3 +596,34 @@ def test_hostile_files_are_read_or_refused_in_a_short_line(
         said_no, wrong = complaint(reader)
         assert wrong == "", f"input {number}"
         assert number >= len(reader.seeds) or not said_no or name == "speech .wav"  # of which one is in real numbers
+
+
+# ---- what the fuzzer found
+
+
+def test_an_empty_file_is_read_without_room_for_a_large_one(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_bytes(b"")
+    tracemalloc.start()
+    assert reading.content(tmp_path / "empty", reading.LARGE_TEXT) == b""
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+def test_a_delay_of_thousands_of_digits_is_one_short_line() -> None:
+    text = '[task]\nname = "npz"\n[encoder]\nsteps = 3\n[[layer]]\nname = "a"\nsize = 3\nneuron = "li"\n'
+    with pytest.raises(BadInput) as error:
+        config_file.loads(text + f"delays = [0, 0x{'f' * 5000}]\n", "net.toml")
+    assert len(one_line(error, "net.toml", "delays")) < 300
+
+
+def test_floats_without_a_meaning_in_64_bits_are_refused_as_others_are(tmp_path: Path) -> None:
+    odd = np.frombuffer(b"\x01\x00\xa0\x7f" * 12, np.float32).reshape(3, 4)  # a NaN that signals
+    for part in ("Train", "Test"):
+        (tmp_path / f"ibmGesture{part}" / "u").mkdir(parents=True)
+        np.save(tmp_path / f"ibmGesture{part}" / "u" / "0.npy", odd)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(BadInput) as error:
+            load("dvs-gesture", tmp_path)
+    one_line(error, "0.npy", "events", "finite")

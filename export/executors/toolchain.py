@@ -229,7 +229,7 @@ def _fault(command: tuple[str, ...], name: str) -> str | None:
             invoke([*command, *_paths([source], Path(folder) / "good")])
         except CompileError as error:
             return str(error)
-    return None
+        return None if (Path(folder) / "good").exists() else "it makes no program"
 
 
 @functools.cache
