@@ -43,9 +43,9 @@ pytest.importorskip("triton")
 
 A100, CONSUMER, H100 = 163 * 1024, 99 * 1024, 227 * 1024  # shared memory of a program, bytes
 KINDS = {"whole": torch.float32, "real": torch.float32, "double": torch.float64}
-# Of the largest gradient. Sums of float32 differ by their order, the more the longer a recurrence carries them on (3e-4
-# was seen behind a psp norm); float64, in which the same layers are compared, shows that nothing else differs.
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-5}
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-5}  # of the largest value
+ANY_LAYER = TOLERANCE | {torch.float32: 1e-3}
+"""Of a layer that is drawn: 3e-4 was seen behind a psp norm, over 35 steps. Sums of float32 differ by their order."""
 CANCELLED = {torch.float32: 1e-6, torch.float64: 1e-10}  # of the largest of all: the noise of what cancels to 0
 
 
@@ -80,8 +80,9 @@ def compiles(options: dict[str, Any], kind: str) -> bool:
 
 
 def assert_equal(
-    monkeypatch: pytest.MonkeyPatch, layer: SpikingLayer, network: SpikingNetwork, x: Tensor, kind: str
-) -> None:
+    monkeypatch: pytest.MonkeyPatch, layer: SpikingLayer, network: SpikingNetwork, x: Tensor, kind: str,
+    tolerance: dict[torch.dtype, float] = TOLERANCE,
+) -> None:  # fmt: skip
     with monkeypatch.context() as patch:
         plans = use_kernels(patch, kind)
         fused = results(layer, network, x, fused=True)
@@ -91,7 +92,7 @@ def assert_equal(
     assert torch.equal(fused["output"], reference["output"])
     least = CANCELLED[x.dtype] * max(float(value.abs().max()) for value in reference.values())
     for name, want in reference.items():
-        limit = TOLERANCE[x.dtype] * float(want.abs().max()) + least
+        limit = tolerance[x.dtype] * float(want.abs().max()) + least
         assert float((fused[name] - want).abs().max()) <= limit, name
 
 
@@ -194,7 +195,7 @@ def test_any_layer_is_equal(
     x = input_of(seed, shape, maximum, 0.3, KINDS[kind])
     with pytest.MonkeyPatch.context() as patch:
         if is_exact(layer):
-            assert_equal(patch, layer, network, x, kind)
+            assert_equal(patch, layer, network, x, kind, ANY_LAYER)
         else:
             use_kernels(patch, "real")
             fused = results(layer, network, x, fused=True)
