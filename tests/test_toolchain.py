@@ -355,6 +355,18 @@ def test_a_cc_that_does_not_work_is_refused_for_it_was_asked_for(
         one_line(error, f"{variable}: {chosen!r}" if "'" not in chosen else f"{variable}: ")
 
 
+def test_a_cc_that_succeeds_without_making_a_program_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle = tmp_path / "idle-cc"
+    idle.write_text("#!/bin/sh\nexit 0\n")
+    idle.chmod(0o755)
+    monkeypatch.setenv("CC", str(idle))
+    with pytest.raises(BadInput) as error:
+        toolchain.host_compiler()
+    one_line(error, "CC: ", "idle-cc", "it makes no program")
+
+
 def test_the_target_is_this_processor_unless_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("QUANTAL_TARGET", raising=False)
     assert toolchain.target() == "native"

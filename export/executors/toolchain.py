@@ -225,11 +225,12 @@ def _fault(command: tuple[str, ...], name: str) -> str | None:
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         source = Path(folder) / ("good.c" if name == "cc" else "good.cpp")
         scratch(source, '#include <stdio.h>\nint main(void) { return puts("") < 0; }\n')
+        made = Path(folder) / "good.exe"  # Windows wants the ending
         try:
-            invoke([*command, *_paths([source], Path(folder) / "good")])
+            invoke([*command, *_paths([source], made)])
         except CompileError as error:
             return str(error)
-        return None if (Path(folder) / "good").exists() else "it makes no program"
+        return None if made.exists() else "it makes no program"
 
 
 @functools.cache
