@@ -21,7 +21,7 @@ demo: .venv/ready-verify
 	$(BIN)/quantal demo --out $(DEMO)
 
 test-all: SUITE += -m 'not proof'
-test test-all: .venv/ready-dev frama-c
+test test-all: .venv/ready-dev build/names frama-c
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -57,6 +57,12 @@ format: .venv/ready-dev
 
 clean:
 	rm -rf build .venv
+
+# The rooms under the name that they are installed by, for tools that read source: mypy here, and editors.
+build/names:
+	mkdir -p $@/quantal
+	ln -sfn ../../../qat ../../../export ../../../templates ../../../quantal/__init__.py ../../../quantal/__main__.py \
+	  ../../../quantal/py.typed $@/quantal/
 
 .venv/ready-%: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -1,4 +1,4 @@
-"""Where a dense product overtakes event lists: what engine.DENSE_RATE should be.
+"""Where a dense product overtakes event lists: what cpu.DENSE_RATE should be.
 
 Times a feed-forward layer, forward and backward, on one thread, at growing rates of its input: with event lists
 always, and never. In turns; medians.
@@ -10,9 +10,9 @@ import statistics
 import time
 
 import torch
-
-from qat import config, engine
-from qat.network import SpikingNetwork
+from quantal.qat.config import schema
+from quantal.qat.engine import cpu
+from quantal.qat.network.network import SpikingNetwork
 
 LIMITS = {"events": 1.0, "dense": 0.0}  # of the rate, for lists to be used
 RATES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
@@ -26,11 +26,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    engine.set_threads(1)
-    layers = (config.Layer("hidden", chosen.neurons), config.Layer("readout", 2, neuron="li"))
-    encoder = config.Encoder("direct", steps=32)
-    network = SpikingNetwork(config.Config(config.Task("npz"), encoder, layers, config.Training()), chosen.inputs, 1)
-    kernels = {name: functools.cache(engine.Kernel) for name in LIMITS}
+    cpu.set_threads(1)
+    layers = (schema.Layer("hidden", chosen.neurons), schema.Layer("readout", 2, neuron="li"))
+    encoder = schema.Encoder("direct", steps=32)
+    network = SpikingNetwork(schema.Config(schema.Task("npz"), encoder, layers, schema.Training()), chosen.inputs, 1)
+    kernels = {name: functools.cache(cpu.Kernel) for name in LIMITS}
     print(
         f"| input rate, {chosen.inputs} → {chosen.neurons} | events ms | dense ms | events / dense |\n|---|---|---|---|"
     )
@@ -39,7 +39,7 @@ def main() -> None:
         times: dict[str, list[float]] = {name: [] for name in LIMITS}
         for round_number in range(chosen.rounds + 1):
             for name, limit in LIMITS.items():
-                engine.DENSE_RATE, engine.kernel_for = limit, kernels[name]
+                cpu.DENSE_RATE, cpu.kernel_for = limit, kernels[name]
                 start = time.perf_counter()
                 network.stack[0](x, network.ops).sum().backward()
                 if round_number > 0:

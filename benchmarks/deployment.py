@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from export.build import Build, write_build
-from export.cost import compiled_sizes, measure
-from export.verify import batched, verify
-from qat.lower import exact_dtype, lower
-from qat.network import hard_trace
-from qat.train import Run
+from quantal.export.build import Build, write_build
+from quantal.export.report.cost import compiled_sizes, measure
+from quantal.export.run.verify import batched, verify
+from quantal.qat.lower import exact_dtype, lower
+from quantal.qat.network.network import hard_trace
+from quantal.qat.training.train import Run
 
 EXECUTORS = ("interpreter", "c-host")
 CORE = "cortex-m4"

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import matplotlib
 import torch
+from quantal.qat.cli.commands import preset
+from quantal.qat.data.registry import Dataset
+from quantal.qat.quantizers.weights import sum_of_sigmoids
+from quantal.qat.training.train import Run, load_data
 from rich.progress import Progress
 from study import write_figure
 from torch.nn import functional
-
-from qat.cli import preset
-from qat.data import Dataset
-from qat.train import Run, load_data
-from qat.weight_quantizers import sum_of_sigmoids
 
 matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "quantal"  # equal figures, equal bytes

@@ -9,10 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from presets import quantal
-
-from export import files
-from qat.cli import preset
-from qat.config import Config, Layer, Training
+from quantal.export.base import files
+from quantal.qat.cli.commands import preset
+from quantal.qat.config.schema import Config, Layer, Training
 
 MEANS = ("damping", "decay_rate", "clip", "adaptation_spread")
 

@@ -22,10 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostile import Reader, readers
+from quantal.export.base.errors import BadInput
 from rich.console import Console
 from rich.table import Table
-
-from export.errors import BadInput
 
 COLUMNS = ("reader", "first", "inputs", "refused", "found", "peak_mib", "slowest_ms", "slowest")
 ROWS = Path(__file__).with_suffix(".csv")

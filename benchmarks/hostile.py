@@ -16,16 +16,16 @@ from unittest import mock
 import h5py
 import numpy as np
 from mutations import BYTES, TEXT, Change, a_field, a_header, a_stream, a_tree, a_weight, an_archive, an_array, npy
+from quantal.export.build import Build, write_build
+from quantal.export.ir import network_file
+from quantal.export.verify import vectors
+from quantal.qat.config import config_file
+from quantal.qat.data.registry import load
+from quantal.qat.lower import exact_dtype, lower
+from quantal.qat.network.network import hard_trace
+from quantal.qat.training.train import Run, load_data
 from rich.progress import Progress
 from scipy.io import savemat, wavfile
-
-from export import network_file, vectors
-from export.build import Build, write_build
-from qat import config_file
-from qat.data import load
-from qat.lower import exact_dtype, lower
-from qat.network import hard_trace
-from qat.train import Run, load_data
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _made(folder: Path, text: str, name: str) -> tuple[Run, Build]:
 
 def _build(built: Build) -> Build:
     """The build, opened again; its network, which another reader is for, is there already."""
-    with mock.patch("export.build.network_file.load", return_value=built.network):
+    with mock.patch("quantal.export.build.network_file.load", return_value=built.network):
         return Build.open(built.path)
 
 

@@ -7,11 +7,10 @@ import argparse
 import sys
 
 import torch
+from quantal.export.base import portable
+from quantal.qat.config import schema
+from quantal.qat.network.network import SpikingNetwork
 from torch.nn import functional
-
-from export import portable
-from qat import config
-from qat.network import SpikingNetwork
 
 
 def resident() -> float:
@@ -29,9 +28,9 @@ def main() -> None:
     parser.add_argument("--most", type=float, help="MiB; above, the exit code is 1")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    layers = (config.Layer("hidden", chosen.hidden, recurrent=True, gain=3.0), config.Layer("readout", 20, neuron="li"))
-    encoder = config.Encoder("direct", steps=chosen.steps)
-    network = SpikingNetwork(config.Config(config.Task("npz"), encoder, layers, config.Training()), 700, 1)
+    layers = (schema.Layer("hidden", chosen.hidden, recurrent=True, gain=3.0), schema.Layer("readout", 20, neuron="li"))
+    encoder = schema.Encoder("direct", steps=chosen.steps)
+    network = SpikingNetwork(schema.Config(schema.Task("npz"), encoder, layers, schema.Training()), 700, 1)
     optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], fused=True)
     before = resident()
     rng = torch.Generator().manual_seed(0)

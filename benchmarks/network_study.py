@@ -17,15 +17,14 @@ from typing import Any
 
 import torch
 from deployment import deploy, instructions, size
+from quantal.qat.cli.commands import preset
+from quantal.qat.config import rules
+from quantal.qat.config.graph import placed
+from quantal.qat.config.schema import Config, Layer, Training
+from quantal.qat.data.registry import Split
+from quantal.qat.training.train import Run, Start, batches_of, load_data
 from quantizer_study import SETTINGS
 from study import SILENT, Rows, cell, numbers, parser, table
-
-from qat import config_check
-from qat.cli import preset
-from qat.config import Config, Layer, Training
-from qat.config_graph import placed
-from qat.data import Split
-from qat.train import Run, Start, batches_of, load_data
 
 STUDY = Rows(
     Path(__file__).with_suffix(".csv"),
@@ -70,7 +69,7 @@ def network(task: str, name: str, seed: int) -> Config:
         layers = list(placed([*planes, hidden, readout], task))
         config = Config(setting.task, setting.encoder, tuple(layers), Training(**setting.training, seed=seed))
     config = config.with_layers(weights="float", states="float")
-    config_check.check(config, f"{task} {name}")
+    rules.check(config, f"{task} {name}")
     return config
 
 

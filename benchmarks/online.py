@@ -28,17 +28,18 @@ from typing import Any
 from unittest import mock
 
 import torch
+from quantal.export.base import portable
+from quantal.qat.cli.commands import preset, train_run
+from quantal.qat.config import schema
+from quantal.qat.data.registry import load
+from quantal.qat.engine import cpu
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.training import saf
+from quantal.qat.training.train import Run
 from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
-
-from export import portable
-from qat import config, engine, online
-from qat.cli import preset, train_run
-from qat.data import load
-from qat.network import SpikingNetwork
-from qat.train import Run
 
 METHODS = ("saf-e", "saf-f", "torch", "fused")
 INPUTS, HIDDEN, CLASSES, BATCH = 784, (512, 512, 512), 10, 256
@@ -48,13 +49,13 @@ TIMED = 5  # steps of a turn
 
 def trained_step(method: str, steps: int) -> Callable[[], None]:
     """One step of training by that method, on random spikes."""
-    hidden = [config.Layer(f"h{i}", n, decay=0.5, timing="immediate", gain=3.0) for i, n in enumerate(HIDDEN)]
-    layers = (*hidden, config.Layer("readout", CLASSES, neuron="li", decay=0.5, state_range=16.0))
-    training = config.Training(surrogate="s2nn", slope=4.0)
-    chosen = config.Config(config.Task("npz"), config.Encoder("direct", steps=steps), layers, training)
+    hidden = [schema.Layer(f"h{i}", n, decay=0.5, timing="immediate", gain=3.0) for i, n in enumerate(HIDDEN)]
+    layers = (*hidden, schema.Layer("readout", CLASSES, neuron="li", decay=0.5, state_range=16.0))
+    training = schema.Training(surrogate="s2nn", slope=4.0)
+    chosen = schema.Config(schema.Task("npz"), schema.Encoder("direct", steps=steps), layers, training)
     network = SpikingNetwork(chosen, INPUTS, 1)
     if method.startswith("saf"):
-        online.hold_decays(network)
+        saf.hold_decays(network)
     optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], fused=True)
     rng = torch.Generator().manual_seed(0)
     x = (torch.rand(BATCH, steps, INPUTS, generator=rng) < 0.1).float()
@@ -67,9 +68,9 @@ def trained_step(method: str, steps: int) -> Callable[[], None]:
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         if method.startswith("saf"):
-            online.gradients(network, x, loss, method == "saf-e")
+            saf.gradients(network, x, loss, method == "saf-e")
         else:
-            with mock.patch.object(engine, "available", return_value=method == "fused"):
+            with mock.patch.object(cpu, "available", return_value=method == "fused"):
                 loss(network.logits(x)).backward()
         optimizer.step()
         network.project()
@@ -88,7 +89,7 @@ def peak_bytes(step: Callable[[], None]) -> int:
 def measure(method: str, steps: int) -> dict[str, Any]:
     """A turn: the milliseconds of each step, and the memory."""
     torch.set_num_threads(1)
-    engine.set_threads(1)
+    cpu.set_threads(1)
     step = trained_step(method, steps)
     before, times = portable.peak_memory(), []
     for _ in range(1 + TIMED):

@@ -22,12 +22,11 @@ from pathlib import Path
 import torch
 from deployment import deploy, instructions
 from pruning import FULL, config, trained
+from quantal.qat.data.registry import Dataset
+from quantal.qat.training.train import EVALUATION_BATCH, Run, Start, batches_of
 from quantizer_study import dataset
 from study import SILENT, Rows, cell, numbers, parser, table, write_figure
 from torch import Tensor
-
-from qat.data import Dataset
-from qat.train import EVALUATION_BATCH, Run, Start, batches_of
 
 PLOT = Path(__file__).with_name("plots") / "penalty.svg"
 STUDY = Rows(

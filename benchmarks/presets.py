@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from export import files
+from quantal.export.base import files
 
 # Where each preset's data stands below --data (digits comes along), and the size of its test set.
 SOURCES: dict[str, tuple[str | None, int]] = {
@@ -27,7 +27,7 @@ WHOLE_TEST_SET = ("--on", "simulator", "--on", "c-host")
 def quantal(*words: object) -> str:
     """What a quantal command prints."""
     print("$ quantal", *words, flush=True)
-    command = [sys.executable, "-c", "from export.cli import main; main()", *map(str, words)]
+    command = [sys.executable, "-c", "from quantal.export.cli.main import main; main()", *map(str, words)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"exit code {done.returncode}")

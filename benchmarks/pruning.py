@@ -27,14 +27,13 @@ from pathlib import Path
 import torch
 from deployment import deploy, instructions
 from deployment import size as size_of
+from quantal.qat.config.schema import Config
+from quantal.qat.data.registry import Dataset
+from quantal.qat.methods import pruning
+from quantal.qat.methods.pruning import Cut
+from quantal.qat.training.train import Run, Start
 from quantizer_study import REAL_STATES, REAL_WEIGHTS, Row, dataset, network
 from study import SILENT, Rows, cell, numbers, parser, table
-
-from qat import pruning
-from qat.config import Config
-from qat.data import Dataset
-from qat.pruning import Cut
-from qat.train import Run, Start
 
 STUDY = Rows(
     Path(__file__).with_suffix(".csv"),

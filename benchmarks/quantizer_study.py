@@ -24,12 +24,11 @@ from typing import Any
 
 import torch
 from deployment import deploy, size
+from quantal.qat.config import rules
+from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.data.registry import Dataset, Split
+from quantal.qat.training.train import Run, Start, load_data
 from study import SILENT, Rows, parser
-
-from qat import config_check
-from qat.config import Config, Encoder, Layer, Task, Training
-from qat.data import Dataset, Split
-from qat.train import Run, Start, load_data
 
 STUDY = Rows(
     Path(__file__).with_suffix(".csv"),
@@ -165,7 +164,7 @@ def network(task: str, seed: int, row: Row) -> Config:
         ),
         Training(**setting.training, seed=seed),
     )
-    config_check.check(config, f"{task} {row}")
+    rules.check(config, f"{task} {row}")
     return config
 
 

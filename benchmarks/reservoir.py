@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from deployment import deploy
+from quantal.qat.config import rules
+from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.data.registry import Dataset
+from quantal.qat.training.train import Run, load_data
 from study import SILENT, Rows, cell, numbers, parser, table
-
-from qat import config_check
-from qat.config import Config, Encoder, Layer, Task, Training
-from qat.data import Dataset
-from qat.train import Run, load_data
 
 STUDY = Rows(
     Path(__file__).with_suffix(".csv"), ("kind", "asked", "readout", "seed"), ("rate", "accuracy", "mismatches")
@@ -52,7 +51,7 @@ def network(kind: str, rate: float, how: str, seed: int) -> Config:
         (readout,) if kind == "none" else (hidden, readout),
         Training(seed=seed, **training),
     )
-    config_check.check(config, "reservoir.py")
+    rules.check(config, "reservoir.py")
     return config
 
 

@@ -16,11 +16,10 @@ import numpy as np
 import tomli_w
 import torch
 from deployment import deploy
+from quantal.qat.config import config_file
+from quantal.qat.config.schema import Config
+from quantal.qat.training.train import Run, load_data
 from study import SILENT, Rows, cell, table
-
-from qat import config_file
-from qat.config import Config
-from qat.train import Run, load_data
 
 FIGURES = ("first_loss", "last_loss", "first_gradient", "last_gradient", "rate", "accuracy", "mismatches")
 STUDY = Rows(Path(__file__).with_suffix(".csv"), ("blocks", "norm", "seed"), FIGURES)

@@ -21,17 +21,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from quantal.export.base.fixed import Ints
+from quantal.export.build import Build, write_build
+from quantal.export.ir import interpret
+from quantal.export.ir.interpret import Trace
+from quantal.export.ir.network import Network
+from quantal.export.run import EXECUTORS
+from quantal.qat.config import schema
+from quantal.qat.lower import lower
+from quantal.qat.network.network import SpikingNetwork
 from threadpoolctl import threadpool_limits
-
-from export import interpret
-from export.build import Build, write_build
-from export.executors import EXECUTORS
-from export.fixed import Ints
-from export.interpret import Trace
-from export.ir import Network
-from qat import config
-from qat.lower import lower
-from qat.network import SpikingNetwork
 
 NAMES = ("interpreter", "simulator", "c-host")
 AT_MOST = {"interpreter": 16}  # samples a call
@@ -42,10 +41,10 @@ GAIN = 2.8
 def drawn(steps: int) -> Network:
     """The network, random and always the same."""
     torch.manual_seed(0)
-    hidden = config.Layer("hidden", HIDDEN, recurrent=True, weights=4, states=8, gain=GAIN)
-    readout = config.Layer("readout", OUTPUTS, neuron="li", weights=4, states=8)
-    encoder = config.Encoder("direct", steps=steps)
-    layers = config.Config(config.Task("npz"), encoder, (hidden, readout), config.Training())
+    hidden = schema.Layer("hidden", HIDDEN, recurrent=True, weights=4, states=8, gain=GAIN)
+    readout = schema.Layer("readout", OUTPUTS, neuron="li", weights=4, states=8)
+    encoder = schema.Encoder("direct", steps=steps)
+    layers = schema.Config(schema.Task("npz"), encoder, (hidden, readout), schema.Training())
     return lower(SpikingNetwork(layers, INPUTS, 1), "simulated")
 
 

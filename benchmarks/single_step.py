@@ -11,11 +11,10 @@ import tempfile
 from pathlib import Path
 
 from deployment import deploy, instructions, size
+from quantal.qat.config import rules
+from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.training.train import Run, load_data
 from study import SILENT, Rows, cell, numbers, parser, table
-
-from qat import config_check
-from qat.config import Config, Encoder, Layer, Task, Training
-from qat.train import Run, load_data
 
 STUDY = Rows(Path(__file__).with_suffix(".csv"), ("seed",), ("accuracy", "bytes", "instructions", "mismatches"))
 
@@ -27,7 +26,7 @@ def network(seed: int) -> Config:
     config = Config(
         Task("mnist"), Encoder("direct", steps=1), (*layers, Layer("out", 10, "li", state_range=16.0)), training
     )
-    config_check.check(config, "single_step.py")
+    rules.check(config, "single_step.py")
     return config
 
 

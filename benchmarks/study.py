@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from quantal.export.base import files
+from quantal.qat.engine import cpu
 from rich.progress import Progress
-
-from export import files
-from qat import engine
 
 Key = tuple[str, ...]
 SILENT = Progress(disable=True)
@@ -68,7 +67,7 @@ class Rows:
 
 def _on_one_core() -> None:
     torch.set_num_threads(1)
-    engine.set_threads(1)
+    cpu.set_threads(1)
 
 
 def parser(description: str | None, side_by_side: bool = True) -> argparse.ArgumentParser:

@@ -28,11 +28,11 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 import torch
+from quantal.qat.config import schema
+from quantal.qat.engine import cpu
+from quantal.qat.network.network import SpikingNetwork
 from torch import Tensor, nn
 from torch.nn import functional
-
-from qat import config, engine
-from qat.network import SpikingNetwork
 
 Step = Callable[[], None]
 BETA = 0.9
@@ -61,14 +61,14 @@ def torch_step(module: nn.Module, forward: Callable[[], Tensor], y: Tensor, gain
 
 def quantal(sizes: tuple[int, ...], recurrent: bool, x: Tensor, y: Tensor) -> Step:
     """quantal: 4-bit weights, 8-bit states; the threads are its engine's, as in its own training."""
-    engine.set_threads(torch.get_num_threads())
+    cpu.set_threads(torch.get_num_threads())
     torch.set_num_threads(1)
     hidden = [
-        config.Layer(f"hidden{i}", n, recurrent=recurrent, decay=BETA, gain=GAIN) for i, n in enumerate(sizes[1:-1])
+        schema.Layer(f"hidden{i}", n, recurrent=recurrent, decay=BETA, gain=GAIN) for i, n in enumerate(sizes[1:-1])
     ]
-    layers = (*hidden, config.Layer("readout", sizes[-1], neuron="li", decay=BETA))
-    encoder = config.Encoder("direct", steps=x.shape[1])
-    network = SpikingNetwork(config.Config(config.Task("npz"), encoder, layers, config.Training()), sizes[0], 1)
+    layers = (*hidden, schema.Layer("readout", sizes[-1], neuron="li", decay=BETA))
+    encoder = schema.Encoder("direct", steps=x.shape[1])
+    network = SpikingNetwork(schema.Config(schema.Task("npz"), encoder, layers, schema.Training()), sizes[0], 1)
     step = torch_step(network, lambda: network.logits(x), y, gain=1.0)
 
     def projected() -> None:

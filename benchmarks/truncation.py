@@ -15,18 +15,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from memory import resident
-
-from qat import config
-from qat.data_common import Split
-from qat.train import Run
+from quantal.qat.config import schema
+from quantal.qat.data.common import Split
+from quantal.qat.training.train import Run
 
 
 def measured(steps: int, batch: int, hidden: int, truncate: int) -> list[float]:
     """[MiB before, MiB at most, ms a batch] of this process."""
     torch.set_num_threads(1)
-    layers = (config.Layer("hidden", hidden, recurrent=True, gain=3.0), config.Layer("readout", 6, neuron="li"))
-    training = config.Training(batch=batch, truncate=truncate, penalty=0.1)
-    run = Run(Path(), config.Config(config.Task("npz"), config.Encoder("direct", steps=steps), layers, training), 4, 1)
+    layers = (schema.Layer("hidden", hidden, recurrent=True, gain=3.0), schema.Layer("readout", 6, neuron="li"))
+    training = schema.Training(batch=batch, truncate=truncate, penalty=0.1)
+    run = Run(Path(), schema.Config(schema.Task("npz"), schema.Encoder("direct", steps=steps), layers, training), 4, 1)
     rng = np.random.default_rng(0)
     split = Split((rng.random((batch, steps, 4)) < 0.1).astype(np.int64), rng.integers(0, 6, batch))
     run.network.train()

@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
-from export import __version__, network_file, reading, vectors
-from export.emit_c import emit_header, emit_test
-from export.emit_onnx import emit_onnx
-from export.emit_python import emit_simulator
-from export.errors import BadInput, shown
-from export.files import check_whole, write_folder
-from export.fixed import Ints
-from export.interpret import Trace
-from export.ir import Network
+from quantal.export import __version__
+from quantal.export.base import reading
+from quantal.export.base.errors import BadInput, shown
+from quantal.export.base.files import check_whole, write_folder
+from quantal.export.base.fixed import Ints
+from quantal.export.emit.c.header import emit_header, emit_test
+from quantal.export.emit.onnx.model import emit_onnx
+from quantal.export.emit.python.simulator import emit_simulator
+from quantal.export.ir import network_file
+from quantal.export.ir.interpret import Trace
+from quantal.export.ir.network import Network
+from quantal.export.verify import vectors
 
 NETWORK_FILE, VECTORS_FILE, MANIFEST_FILE = "network.json", "vectors.npz", "MANIFEST.json"
 EMITTED = (".h", "_test.c", "_sim.py", ".onnx")

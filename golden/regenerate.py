@@ -10,8 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from qat.cli import export_run
-from qat.train import Run
+from quantal.qat.cli.commands import export_run
+from quantal.qat.training.train import Run
 
 FOLDER = Path(__file__).resolve().parent
 

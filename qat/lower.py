@@ -8,18 +8,18 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 import torch
+from quantal.export.base import names
+from quantal.export.base.errors import BadInput
+from quantal.export.ir.builder import Builder
+from quantal.export.ir.fold import folded
+from quantal.export.ir.network import Layer, Network, StateVar
+from quantal.export.ir.ops import Shr
+from quantal.export.proof.intervals import Interval, claims_of, evaluate, find_invariants, prove, rounded
+from quantal.qat.arithmetic import neurons
+from quantal.qat.arithmetic.neurons import NEURONS
+from quantal.qat.network.layer import Integers, SpikingLayer
+from quantal.qat.network.network import Pool, SpikingNetwork
 from torch import Tensor
-
-from export import names
-from export.builder import Builder
-from export.errors import BadInput
-from export.fold import folded
-from export.intervals import Interval, claims_of, evaluate, find_invariants, prove, rounded
-from export.ir import Layer, Network, Shr, StateVar
-from qat import neurons
-from qat.layers import Integers, SpikingLayer
-from qat.network import Pool, SpikingNetwork
-from qat.neurons import NEURONS
 
 FLOAT32_BITS, FLOAT64_BITS = 24, 53
 """Below 2^24 and 2^53 these floats hold every integer."""

@@ -11,19 +11,19 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from no_skips import pytest_sessionfinish as pytest_sessionfinish
-
-from export.errors import BadInput
-from export.fixed import Ints
-from qat import config_check, engine
-from qat.config import Config, Encoder, Layer, Task, Training
-from qat.network import SpikingNetwork
-from qat.neurons import NEURONS, RESETTING, SYNAPSES
-from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
+from quantal.export.base.errors import BadInput
+from quantal.export.base.fixed import Ints
+from quantal.qat.arithmetic.neurons import NEURONS, RESETTING, SYNAPSES
+from quantal.qat.config import rules
+from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.engine import cpu
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.quantizers.states import AFTER_RESET, STATE_QUANTIZERS
 
 os.fsync = lambda handle: None  # what tests write need not outlive a power cut, and disks are slow
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
 torch.set_num_threads(THREADS)
-engine.set_threads(THREADS)
+cpu.set_threads(THREADS)
 
 # of neurons, beside how they are reset
 KINDS: dict[str, dict[str, Any]] = {
@@ -84,7 +84,7 @@ def neuron_options(draw: st.DrawFn, neuron: str, state_quantizer: str, states: i
 def small_config(*layers: Layer, seed: int = 0, budget: int = 0) -> Config:
     """A valid configuration of these layers."""
     config = Config(task=Task("digits"), encoder=Encoder(), layers=layers, training=Training(seed=seed, budget=budget))
-    config_check.check(config, "test")
+    rules.check(config, "test")
     return config
 
 

@@ -17,8 +17,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.intervals import prove
-from export.ir import Network
+from quantal.export.ir.network import Network
+from quantal.export.proof.intervals import prove
 
 DATA_MODELS = {"int32": "x86_64", "int16": "x86_16"}
 ANALYSES = {

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import tomli_w
-
-from qat import config_file
-from qat.config import Config
-from qat.neurons import RESETTING
+from quantal.qat.arithmetic.neurons import RESETTING
+from quantal.qat.config import config_file
+from quantal.qat.config.schema import Config
 
 HEAD = '[task]\nname = "digits"\n[encoder]\nkind = "direct"\nsteps = 6\n'
 CONV = '[[layer]]\nname = "image"\nconnection = "conv"\nshape = [1, 8, 8]\nchannels = 4\nkernel = [3]\ngain = 4.0\n'

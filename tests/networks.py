@@ -11,38 +11,35 @@ from typing import Any
 import conftest
 import numpy as np
 import torch
-
-from export import interpret
-from export.build import Build, write_build
-from export.errors import BadInput
-from export.fixed import Ints
-from export.fold import Folder
-from export.intervals import Interval, evaluate, find_invariants, prove
-from export.ir import (
+from quantal.export.base.errors import BadInput
+from quantal.export.base.fixed import Ints
+from quantal.export.base.windows import Window
+from quantal.export.build import Build, write_build
+from quantal.export.ir import interpret
+from quantal.export.ir.fold import Folder
+from quantal.export.ir.network import Layer, Network, StateVar
+from quantal.export.ir.ops import (
     Add,
     Clamp,
     Gt,
     Input,
-    Layer,
     Lookup,
     MatVec,
     Mul,
-    Network,
     Op,
     Select,
     Shl,
     Shr,
     State,
-    StateVar,
     Step,
     Sub,
     Table,
     operands,
 )
-from export.windows import Window
-from qat import config
-from qat.lower import exact_dtype, lower
-from qat.network import SpikingNetwork, hard_trace
+from quantal.export.proof.intervals import Interval, evaluate, find_invariants, prove
+from quantal.qat.config import schema
+from quantal.qat.lower import exact_dtype, lower
+from quantal.qat.network.network import SpikingNetwork, hard_trace
 
 RANGES = ((0, 1), (-1, 1), (0, 255), (-128, 127), (-(2**15), 2**15 - 1), (0, 2**16 - 1), (-5, 3), (0, 15))
 CLAIMS = ((-128, 127), (0, 1000), (-3_000_000, 70_000), (0, 1), (0, 300_000))
@@ -68,9 +65,9 @@ def random_network(
     }
     chosen = drawn | {"gain": 4.0} | options
     return conftest.random_network(
-        config.Layer("first", 7, **(chosen | dict(hidden))),
-        config.Layer("second", 5, recurrent=True, **(chosen | dict(hidden))),
-        config.Layer("out", 4, neuron=neuron, pool=pool, **chosen),
+        schema.Layer("first", 7, **(chosen | dict(hidden))),
+        schema.Layer("second", 5, recurrent=True, **(chosen | dict(hidden))),
+        schema.Layer("out", 4, neuron=neuron, pool=pool, **chosen),
         channels=channels,
         maximum=maximum,
         seed=seed,

@@ -10,19 +10,18 @@ import pytest
 import torch
 from conftest import one_line, random_input, random_network, small_config
 from graphs import graph
+from quantal.export.base.errors import BadInput
+from quantal.export.base.toolchain import compile_host
+from quantal.export.emit.c.header import emit_header
+from quantal.export.ir import interpret
+from quantal.export.ir.network import Network
+from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.lower import exact_dtype, lower
+from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.quantizers.weights import Learned
+from quantal.qat.training.bit_widths import allocate, weight_bytes
+from quantal.qat.training.train import Run, load_data
 from rich.progress import Progress
-
-from export import interpret
-from export.emit_c import emit_header
-from export.errors import BadInput
-from export.executors.toolchain import compile_host
-from export.ir import Network
-from qat.allocation import allocate, weight_bytes
-from qat.config import Config, Encoder, Layer, Task, Training
-from qat.lower import exact_dtype, lower
-from qat.network import SpikingNetwork, hard_trace
-from qat.train import Run, load_data
-from qat.weight_quantizers import Learned
 
 LAYERS = (
     Layer("first", 12, weights="learned", recurrent=True),

@@ -9,10 +9,9 @@ import torch
 from fxpmath import Fxp
 from hypothesis import given
 from hypothesis import strategies as st
-
-from export import fixed
-from export.fixed import Ints
-from qat.ops import TorchOps, round_half_up
+from quantal.export.base import fixed
+from quantal.export.base.fixed import Ints
+from quantal.qat.arithmetic.torch_ops import TorchOps, round_half_up
 
 ALL = np.arange(-(2**15), 2**15)  # every signed 16-bit value
 SHIFTS = range(32)

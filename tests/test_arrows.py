@@ -7,93 +7,211 @@ from pathlib import Path
 
 import pytest
 from networks import input_for, random_program, write
-
-from export.build import Build
-from export.cli import COMMANDS, REFERENCE
+from quantal.export.build import Build
+from quantal.export.cli.main import COMMANDS, REFERENCE
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # What of export each module of qat takes. Every other module of qat takes nothing.
 QAT_TO_EXPORT = {
-    "qat.allocation": {"export.errors", "export.packing"},
-    "qat.config": {"export.encoders", "export.windows"},
-    "qat.config_file": {"export.errors", "export.reading"},
-    "qat.data": {"export.errors", "export.reading"},
-    "qat.data_common": {"export.errors", "export.reading"},
-    "qat.data_ecg": {"export.errors", "export.reading"},
-    "qat.data_events": {"export.errors", "export.reading"},
-    "qat.data_gestures": {"export.errors", "export.reading"},
-    "qat.data_npz": {"export.reading"},
-    "qat.data_series": {"export.errors"},
-    "qat.data_spikes": {"export.errors", "export.reading"},
-    "qat.encoding": {"export.encoders", "export.errors", "export.reading"},
-    "qat.vlen_rows": {"export.reading"},
-    "qat.network": {"export.errors", "export.names", "export.reading", "export.windows"},
-    "qat.layers": {"export.errors", "export.names"},
-    "qat.planes": {"export.windows"},
-    "qat.config_graph": {"export.check", "export.errors", "export.names", "export.reading", "export.windows"},
-    "qat.config_check": {"export.errors"},
-    "qat.reservoir": {"export.errors"},
-    "qat.ridge": {"export.errors"},
-    "qat.warm_start": {"export.errors"},
-    "qat.train": {"export.errors", "export.files", "export.reading"},
-    "qat.lower": {
-        *("export.builder", "export.errors", "export.fold", "export.intervals", "export.ir", "export.names"),
+    "quantal.qat.training.bit_widths": {"quantal.export.base.errors", "quantal.export.emit.c.packing"},
+    "quantal.qat.config.schema": {"quantal.export.encoders", "quantal.export.base.windows"},
+    "quantal.qat.config.config_file": {"quantal.export.base.errors", "quantal.export.base.reading"},
+    "quantal.qat.data.registry": {"quantal.export.base.errors", "quantal.export.base.reading"},
+    "quantal.qat.data.common": {"quantal.export.base.errors", "quantal.export.base.reading"},
+    "quantal.qat.data.ecg": {"quantal.export.base.errors", "quantal.export.base.reading"},
+    "quantal.qat.data.events": {"quantal.export.base.errors", "quantal.export.base.reading"},
+    "quantal.qat.data.gestures": {"quantal.export.base.errors", "quantal.export.base.reading"},
+    "quantal.qat.data.npz": {"quantal.export.base.reading"},
+    "quantal.qat.data.series": {"quantal.export.base.errors"},
+    "quantal.qat.data.spikes": {"quantal.export.base.errors", "quantal.export.base.reading"},
+    "quantal.qat.data.encoding": {
+        "quantal.export.encoders",
+        "quantal.export.base.errors",
+        "quantal.export.base.reading",
     },
-    "qat.adjoint": {"export.builder", "export.errors", "export.ir"},
-    "qat.lock": {"export.errors", "export.portable"},
-    "qat.engine": {"export.errors", "export.executors.toolchain", "export.files", "export.portable", "export.render"},
-    "qat.engine_cuda": {"export.executors.toolchain", "export.files", "export.render"},
-    "qat.parallel": {"export.errors"},
-    "qat.pruning": {"export.errors"},
-    "qat.cli": {
-        *("export.build", "export.cli", "export.errors", "export.executors", "export.executors.toolchain"),
-        *("export.files", "export.names", "export.network_file", "export.portable", "export.vectors"),
+    "quantal.qat.data.vlen_rows": {"quantal.export.base.reading"},
+    "quantal.qat.network.network": {
+        "quantal.export.base.errors",
+        "quantal.export.base.names",
+        "quantal.export.base.reading",
+        "quantal.export.base.windows",
+    },
+    "quantal.qat.network.layer": {"quantal.export.base.errors", "quantal.export.base.names"},
+    "quantal.qat.arithmetic.planes": {"quantal.export.base.windows"},
+    "quantal.qat.config.graph": {
+        "quantal.export.ir.check",
+        "quantal.export.base.errors",
+        "quantal.export.base.names",
+        "quantal.export.base.reading",
+        "quantal.export.base.windows",
+    },
+    "quantal.qat.config.rules": {"quantal.export.base.errors"},
+    "quantal.qat.network.reservoir": {"quantal.export.base.errors"},
+    "quantal.qat.training.ridge": {"quantal.export.base.errors"},
+    "quantal.qat.training.warm_start": {"quantal.export.base.errors"},
+    "quantal.qat.training.train": {
+        "quantal.export.base.errors",
+        "quantal.export.base.files",
+        "quantal.export.base.reading",
+    },
+    "quantal.qat.lower": {
+        *(
+            "quantal.export.ir.builder",
+            "quantal.export.base.errors",
+            "quantal.export.ir.fold",
+            "quantal.export.proof.intervals",
+            "quantal.export.ir.network",
+            "quantal.export.base.names",
+        ),
+    },
+    "quantal.qat.engine.adjoint": {
+        "quantal.export.ir.builder",
+        "quantal.export.base.errors",
+        "quantal.export.ir.network",
+    },
+    "quantal.qat.training.lock": {"quantal.export.base.errors", "quantal.export.base.portable"},
+    "quantal.qat.engine.cpu": {
+        "quantal.export.base.errors",
+        "quantal.export.base.toolchain",
+        "quantal.export.base.files",
+        "quantal.export.base.portable",
+        "quantal.export.base.render",
+    },
+    "quantal.qat.engine.cuda": {
+        "quantal.export.base.toolchain",
+        "quantal.export.base.files",
+        "quantal.export.base.render",
+    },
+    "quantal.qat.training.parallel": {"quantal.export.base.errors"},
+    "quantal.qat.methods.pruning": {"quantal.export.base.errors"},
+    "quantal.qat.cli.commands": {
+        *(
+            "quantal.export.build",
+            "quantal.export.cli.main",
+            "quantal.export.base.errors",
+            "quantal.export.run",
+            "quantal.export.base.toolchain",
+        ),
+        *(
+            "quantal.export.base.files",
+            "quantal.export.base.names",
+            "quantal.export.ir.network_file",
+            "quantal.export.base.portable",
+            "quantal.export.verify.vectors",
+        ),
     },
 }
 
 # export, from what knows nothing to what knows all: a module takes only what stands in a row above its own.
 EXPORT_ORDER = [
-    {"export", "export.encoders", "export.errors", "export.executors.child", "export.fixed", "export.portable"},
-    {"export.executors.process", "export.files", "export.names", "export.reading", "export.windows"},
-    {"export.ir"},
-    {"export.builder"},
-    {"export.fold"},
-    {"export.bounds", "export.interpret", "export.intervals", "export.render"},
-    {"export.check", "export.executors.toolchain", "export.packing", "export.probes"},
-    {"export.network_file", "export.vectors", "export.executors.emulator"},
-    {"export.emit_c_weights"},
-    {"export.emit_c", "export.emit_onnx", "export.emit_python"},
-    {"export.build"},
-    {"export.executors.answers", "export.executors.runner"},
-    {"export.executors.host", "export.executors.python"},
-    {"export.executors.core"},
-    {"export.executors", "export.cost"},
-    {"export.verify"},
-    {"export.cli"},
+    {
+        "export",
+        "quantal.export.encoders",
+        "quantal.export.base.errors",
+        "quantal.export.run.child",
+        "quantal.export.base.fixed",
+        "quantal.export.base.portable",
+    },
+    {
+        "quantal.export.base.process",
+        "quantal.export.base.files",
+        "quantal.export.base.names",
+        "quantal.export.base.reading",
+        "quantal.export.base.windows",
+    },
+    {"quantal.export.ir.network"},
+    {"quantal.export.ir.builder"},
+    {"quantal.export.ir.fold"},
+    {
+        "quantal.export.run.bounds",
+        "quantal.export.ir.interpret",
+        "quantal.export.proof.intervals",
+        "quantal.export.base.render",
+    },
+    {
+        "quantal.export.ir.check",
+        "quantal.export.base.toolchain",
+        "quantal.export.emit.c.packing",
+        "quantal.export.verify.probes",
+    },
+    {"quantal.export.ir.network_file", "quantal.export.verify.vectors", "quantal.export.run.emulator"},
+    {"quantal.export.emit.c.weights"},
+    {"quantal.export.emit.c.header", "quantal.export.emit.onnx.model", "quantal.export.emit.python.simulator"},
+    {"quantal.export.build"},
+    {"quantal.export.run.answers", "quantal.export.run.runner"},
+    {"quantal.export.run.host", "quantal.export.run.python"},
+    {"quantal.export.run.core"},
+    {"quantal.export.run", "quantal.export.report.cost"},
+    {"quantal.export.run.verify"},
+    {"quantal.export.cli.main"},
 ]
 
 # Who takes what from outside. Compilers, emulator and onnxruntime are taken when they are needed.
 EXPORT_PACKAGES = {
-    "click": {"export.cli"},
-    "rich": {"export.cli"},
-    "jinja2": {"export.render"},
-    "onnx": {"export.emit_onnx"},
-    "onnxruntime": {"export.executors.child"},
-    "fxpmath": {"export.fixed"},
+    "click": {"quantal.export.cli.main"},
+    "rich": {"quantal.export.cli.main"},
+    "jinja2": {"quantal.export.base.render"},
+    "onnx": {"quantal.export.emit.onnx.model"},
+    "onnxruntime": {"quantal.export.run.child"},
+    "fxpmath": {"quantal.export.base.fixed"},
     "numpy": {
-        *("export.build", "export.emit_c", "export.emit_c_weights", "export.emit_onnx", "export.encoders"),
-        *("export.check", "export.fixed", "export.interpret", "export.intervals", "export.packing", "export.windows"),
-        *("export.fold", "export.ir", "export.network_file", "export.reading", "export.vectors", "export.verify"),
-        *("export.executors.answers", "export.executors.child", "export.executors.core", "export.executors.host"),
-        *("export.executors.python", "export.probes"),
+        *(
+            "quantal.export.build",
+            "quantal.export.emit.c.header",
+            "quantal.export.emit.c.weights",
+            "quantal.export.emit.onnx.model",
+            "quantal.export.encoders",
+        ),
+        *(
+            "quantal.export.ir.check",
+            "quantal.export.base.fixed",
+            "quantal.export.ir.interpret",
+            "quantal.export.proof.intervals",
+            "quantal.export.emit.c.packing",
+            "quantal.export.base.windows",
+        ),
+        *(
+            "quantal.export.ir.fold",
+            "quantal.export.ir.network",
+            "quantal.export.ir.network_file",
+            "quantal.export.base.reading",
+            "quantal.export.verify.vectors",
+            "quantal.export.run.verify",
+        ),
+        *(
+            "quantal.export.run.answers",
+            "quantal.export.run.child",
+            "quantal.export.run.core",
+            "quantal.export.run.host",
+        ),
+        *("quantal.export.run.python", "quantal.export.verify.probes"),
     },
 }
 
 NO_TORCH = {
-    *("qat", "qat.grids", "qat.neurons", "qat.adjoint", "qat.encoding"),
-    *("qat.data", "qat.data_common", "qat.data_ecg", "qat.data_events", "qat.data_gestures", "qat.data_npz"),
-    *("qat.data_series", "qat.data_spikes", "qat.data_times", "qat.mat_file", "qat.vlen_rows"),
+    *(
+        "qat",
+        "quantal.qat.arithmetic.grids",
+        "quantal.qat.arithmetic.neurons",
+        "quantal.qat.engine.adjoint",
+        "quantal.qat.data.encoding",
+    ),
+    *(
+        "quantal.qat.data.registry",
+        "quantal.qat.data.common",
+        "quantal.qat.data.ecg",
+        "quantal.qat.data.events",
+        "quantal.qat.data.gestures",
+        "quantal.qat.data.npz",
+    ),
+    *(
+        "quantal.qat.data.series",
+        "quantal.qat.data.spikes",
+        "quantal.qat.data.times",
+        "quantal.qat.data.mat_file",
+        "quantal.qat.data.vlen_rows",
+    ),
 }
 
 
@@ -145,9 +263,9 @@ def test_only_the_lazy_commands_of_the_entry_point_name_qat() -> None:
     names = {
         module for module, path in PATHS.items() if module.startswith("export") and "qat." in path.read_text("utf-8")
     }
-    assert names == {"export.cli"}
+    assert names == {"quantal.export.cli.main"}
     for where in (*(where for where, _ in COMMANDS.values()), REFERENCE):
-        assert where.partition(":")[0] in {"export.cli", "qat.cli"}
+        assert where.partition(":")[0] in {"quantal.export.cli.main", "quantal.qat.cli.commands"}
 
 
 def test_qat_reaches_export_as_the_table_says() -> None:
@@ -173,10 +291,13 @@ def test_export_takes_from_outside_what_the_table_says() -> None:
 
 
 def test_neurons_know_their_grids_alone_and_data_needs_no_torch() -> None:
-    for module, known in (("qat.grids", set()), ("qat.neurons", {"qat.grids"})):
+    for module, known in (
+        ("quantal.qat.arithmetic.grids", set()),
+        ("quantal.qat.arithmetic.neurons", {"quantal.qat.arithmetic.grids"}),
+    ):
         assert {name for name in IMPORTS[module] if name.partition(".")[0] not in sys.stdlib_module_names} == known
     assert {module for module in NO_TORCH if "torch" in {name.partition(".")[0] for name in all_of(module)}} == set()
-    assert "torch" in {name.partition(".")[0] for name in all_of("qat.layers")}
+    assert "torch" in {name.partition(".")[0] for name in all_of("quantal.qat.network.layer")}
 
 
 # ---- what is not imported is not needed
@@ -189,7 +310,7 @@ class Refuse:
         if name.partition(".")[0] in ("torch", "qat"):
             raise ModuleNotFoundError(f"No module named {name!r}", name="torch")
 sys.meta_path.insert(0, Refuse())
-from export.cli import main
+from quantal.export.cli.main import main
 main()
 """
 

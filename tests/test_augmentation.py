@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import one_line
+from quantal.export.base.errors import BadInput
+from quantal.qat.config import config_file
+from quantal.qat.config.schema import Augmentation, Config, Encoder, Layer, Task, Training
+from quantal.qat.data.augmentation import augmented, check
+from quantal.qat.data.registry import Dataset, Split
+from quantal.qat.training.train import Run
 from rich.progress import Progress
-
-from export.errors import BadInput
-from qat import config_file
-from qat.augmentation import augmented, check
-from qat.config import Augmentation, Config, Encoder, Layer, Task, Training
-from qat.data import Dataset, Split
-from qat.train import Run
 
 SILENT = Progress(disable=True)
 STEPS, PLANE, MAXIMUM = 10, (2, 5, 7), 3

@@ -8,16 +8,15 @@ import pytest
 import torch
 from conftest import KINDS, random_network
 from graphs import GRAPHS, graph
+from quantal.qat.config.schema import Layer
+from quantal.qat.engine import cpu
+from quantal.qat.network.axes import AXES, BACK, NOBODY, OWN, SEEN, taken
+from quantal.qat.network.layer import SpikingLayer
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.quantizers.normalization import NORMS
+from quantal.qat.quantizers.states import STATE_QUANTIZERS
+from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from torch import Tensor
-
-from qat import engine
-from qat.axes import AXES, BACK, NOBODY, OWN, SEEN, taken
-from qat.config import Layer
-from qat.layers import SpikingLayer
-from qat.network import SpikingNetwork
-from qat.normalization import NORMS
-from qat.state_quantizers import STATE_QUANTIZERS
-from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
 CHAINS: dict[str, dict[str, Any]] = {  # options of all three layers, or of the two hidden ones
     **{f"weights {k}": {"weight_quantizer": k, "weights": bits[-1]} for k, (_, bits) in WEIGHT_QUANTIZERS.items()},
@@ -38,7 +37,7 @@ READOUT = ("weights", "weight_quantizer", "state_quantizer", "states", "standard
 @pytest.fixture(autouse=True)
 def _in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch's own reading of the step: nothing is trained, and compiling the engine costs more than it gives."""
-    monkeypatch.setattr(engine, "available", lambda: False)
+    monkeypatch.setattr(cpu, "available", lambda: False)
 
 
 def chain(options: dict[str, Any]) -> SpikingNetwork:

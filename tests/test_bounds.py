@@ -15,13 +15,13 @@ import onnx
 import pytest
 from networks import lively, random_network, write
 from onnx import TensorProto, helper
+from quantal.export.base import process, toolchain
+from quantal.export.base.process import Stopped
+from quantal.export.build import Build
+from quantal.export.run import EXECUTORS, python
+from quantal.export.run.bounds import Bounds
 from test_cli import Done, quantal
 from test_verify import rows_of, sign
-
-from export.bounds import Bounds
-from export.build import Build
-from export.executors import EXECUTORS, process, python, toolchain
-from export.executors.process import Stopped
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("unicorn")

@@ -7,10 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-from torch.distributions import Laplace
-
-from qat.calibration import (
+from quantal.qat.arithmetic.torch_ops import round_half_up
+from quantal.qat.quantizers.calibration import (
     InHindsight,
     best_scale,
     gpfq,
@@ -22,7 +20,8 @@ from qat.calibration import (
     scale_of,
     tquant,
 )
-from qat.ops import round_half_up
+from torch import Tensor
+from torch.distributions import Laplace
 
 METHODS = ("minmax", "percentile", "mse")
 

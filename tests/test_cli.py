@@ -13,12 +13,12 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from quantal.export import __version__
+from quantal.export.base.errors import ExecutorError
+from quantal.export.cli import main
+from quantal.qat.data.encoding import encode
 
-from export import __version__, cli
-from export.errors import ExecutorError
-from qat.encoding import encode
-
-MAIN = "from export.cli import main; main()"
+MAIN = "from quantal.export.cli.main import main; main()"
 WITHOUT_TORCH = f"import sys; sys.modules['torch'] = None; {MAIN}"
 
 NETWORK = """
@@ -77,7 +77,7 @@ def quantal(*args: object) -> Done:
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", ResourceWarning)  # numpy forgets to close what is no archive
         try:
-            cli.main()
+            main.main()
         except SystemExit as end:
             code = end.code
     return Done(code, out.getvalue(), err.getvalue())
@@ -206,7 +206,7 @@ def test_verify_on_data_encodes_it_as_in_training(place: Path) -> None:
     succeed("train", "--network", "npz.toml", "--data", "all.npz", "--out", "npz_run")
     succeed("export", "npz_run", "--out", "npz_build")
     arguments = ("verify", "npz_build", "--run", "npz_run", "--data", "dim.npz", "--on", "interpreter")
-    with mock.patch("qat.train.encode", wraps=encode) as encoding:
+    with mock.patch("quantal.qat.training.train.encode", wraps=encode) as encoding:
         succeed(*arguments)
     assert [call.kwargs["maximum"] for call in encoding.call_args_list] == [x.max()]
 
@@ -269,16 +269,16 @@ def test_verify_fails_on_a_simulator_that_does_something_else(place: Path, lines
 
 
 def test_what_does_not_run_is_a_failed_check(place: Path) -> None:
-    with mock.patch("export.cli.run_executors", side_effect=ExecutorError("it stopped")):
+    with mock.patch("quantal.export.cli.main.run_executors", side_effect=ExecutorError("it stopped")):
         assert quantal("verify", "build") == Done(1, "", "quantal: it stopped\n")
 
 
 def test_ctrl_c_is_an_interruption(place: Path) -> None:
-    with mock.patch("export.build.Build.open", side_effect=KeyboardInterrupt):
+    with mock.patch("quantal.export.build.Build.open", side_effect=KeyboardInterrupt):
         done = quantal("verify", "build")
     assert (done.code, done.out, done.err.strip()) == (130, "", "quantal: interrupted")
 
 
 def test_a_file_that_fails_is_named(place: Path) -> None:
-    with mock.patch("export.build.Build.open", side_effect=OSError(28, "No space left on device", "build/x")):
+    with mock.patch("quantal.export.build.Build.open", side_effect=OSError(28, "No space left on device", "build/x")):
         assert quantal("verify", "build") == Done(2, "", "quantal: build/x: No space left on device\n")

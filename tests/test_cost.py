@@ -12,15 +12,14 @@ import conftest
 import numpy as np
 import pytest
 from networks import lively, random_program, write
+from quantal.export.base.fixed import Ints
+from quantal.export.base.toolchain import CORES, compile_host
+from quantal.export.build import Build
+from quantal.export.ir.ops import Table
+from quantal.export.report.cost import Cost, measure
+from quantal.qat.config.schema import Layer
+from quantal.qat.network.network import SpikingNetwork
 from test_cli import Done, quantal
-
-from export.build import Build
-from export.cost import Cost, measure
-from export.executors.toolchain import CORES, compile_host
-from export.fixed import Ints
-from export.ir import Table
-from qat.config import Layer
-from qat.network import SpikingNetwork
 
 pytest.importorskip("elftools")
 pytest.importorskip("unicorn")

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quantal.export.base.errors import BadInput
+from quantal.qat.data.registry import LOADERS, Dataset, load
 from scipy.io import wavfile
 from scipy.signal import get_window
-
-from export.errors import BadInput
-from qat.data import LOADERS, Dataset, load
 
 
 def refuse(task: str, data: Path | None, *words: str, **options: object) -> str:

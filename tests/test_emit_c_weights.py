@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import TWO_POWERS, coded, input_for, write
+from quantal.export.base.fixed import Ints
+from quantal.export.base.toolchain import CORES, compile_host, compile_object, section_sizes
+from quantal.export.emit.c.header import emit_header
+from quantal.export.emit.c.packing import code_bits, packed
+from quantal.export.emit.c.weights import _powers, _product, synapses
+from quantal.export.ir import interpret
+from quantal.export.ir.network import Layer, Network, StateVar
+from quantal.export.ir.ops import Add, Clamp, Input, MatVec, State
+from quantal.export.run import EXECUTORS
 from test_header import IN_C, implementation
-
-from export import interpret
-from export.emit_c import emit_header
-from export.emit_c_weights import _powers, _product, synapses
-from export.executors import EXECUTORS
-from export.executors.toolchain import CORES, compile_host, compile_object, section_sizes
-from export.fixed import Ints
-from export.ir import Add, Clamp, Input, Layer, MatVec, Network, State, StateVar
-from export.packing import code_bits, packed
 
 LEVEL = st.integers(-(2**15), 2**15 - 1)
 

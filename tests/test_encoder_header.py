@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from networks import write
-
-from export.executors.toolchain import compile_host
-from qat import config_file
-from qat.encoding import encode
-from qat.network import SpikingNetwork
+from quantal.export.base.toolchain import compile_host
+from quantal.qat.config import config_file
+from quantal.qat.data.encoding import encode
+from quantal.qat.network.network import SpikingNetwork
 
 STRICT = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror", "-fsanitize=undefined")
 NETWORK = """

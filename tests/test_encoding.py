@@ -8,10 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-
-from export.encoders import ENCODERS, hash32
-from export.errors import BadInput
-from qat.encoding import encode, encoded_channels, encoded_maximum
+from quantal.export.base.errors import BadInput
+from quantal.export.encoders import ENCODERS, hash32
+from quantal.qat.data.encoding import encode, encoded_channels, encoded_maximum
 
 C_SOURCE = """
 #include <stdint.h>

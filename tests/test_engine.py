@@ -14,18 +14,17 @@ import pytest
 import torch
 from conftest import KINDS, THREADS, neuron_options, random_network
 from hypothesis import assume, given, settings
+from quantal.export.base import toolchain
+from quantal.export.base.errors import BadInput
+from quantal.qat.arithmetic.neurons import NEURONS, RESETTING
+from quantal.qat.config.schema import Layer
+from quantal.qat.engine import cpu
+from quantal.qat.network.layer import SpikingLayer
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.quantizers.normalization import NORMS
+from quantal.qat.quantizers.states import AFTER_RESET, STATE_QUANTIZERS
+from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from torch import Tensor
-
-from export.errors import BadInput
-from export.executors import toolchain
-from qat import engine
-from qat.config import Layer
-from qat.layers import SpikingLayer
-from qat.network import SpikingNetwork
-from qat.neurons import NEURONS, RESETTING
-from qat.normalization import NORMS
-from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
-from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
 READOUT = Layer("readout", 3, neuron="li")
 
@@ -302,12 +301,12 @@ def test_the_number_of_threads_changes_nothing() -> None:
     layer, network = layer_of(6, 20, 1, recurrent=True)
     x = input_of(7, (25, 150, 20), 1, 0.1, torch.float32)
     try:
-        engine.set_threads(1)
+        cpu.set_threads(1)
         one, _ = both(layer, network, x)
-        engine.set_threads(3)
+        cpu.set_threads(3)
         two, _ = both(layer, network, x)
     finally:
-        engine.set_threads(THREADS)
+        cpu.set_threads(THREADS)
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
@@ -322,13 +321,13 @@ def test_without_a_compiler_torch_trains_and_says_so_in_one_line(
         raise toolchain.BadInput("no C compiler")
 
     monkeypatch.setattr(toolchain, "host_compiler", no_compiler)
-    monkeypatch.setattr(engine, "_compiled", engine._compiled.__wrapped__)
-    monkeypatch.setattr(engine, "cache_folder", lambda _: tmp_path)
-    engine.available.cache_clear()
+    monkeypatch.setattr(cpu, "_compiled", cpu._compiled.__wrapped__)
+    monkeypatch.setattr(cpu, "cache_folder", lambda _: tmp_path)
+    cpu.available.cache_clear()
     try:
         without, _ = both(layer, network, x)
     finally:
-        engine.available.cache_clear()
+        cpu.available.cache_clear()
     assert capsys.readouterr().err.splitlines() == ["quantal: training in torch, several times slower: no C compiler"]
     assert all(torch.equal(without[name], reference[name]) for name in reference)
     assert torch.equal(without["output"], fused["output"])
@@ -337,10 +336,10 @@ def test_without_a_compiler_torch_trains_and_says_so_in_one_line(
 def test_a_cache_that_moves_to_another_processor_serves_none_of_its_code(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(engine, "cache_folder", lambda _: tmp_path)
+    monkeypatch.setattr(cpu, "cache_folder", lambda _: tmp_path)
     for processor, made in (("one", 1), ("one", 1), ("another", 2)):
-        monkeypatch.setattr(engine, "_processor", lambda processor=processor: processor)
-        engine._compiled.__wrapped__("int some_code;", False)
+        monkeypatch.setattr(cpu, "_processor", lambda processor=processor: processor)
+        cpu._compiled.__wrapped__("int some_code;", False)
         assert len(list(tmp_path.iterdir())) == made
 
 
@@ -351,14 +350,14 @@ def test_each_target_and_each_compiler_has_code_of_its_own(monkeypatch: pytest.M
         made.append(flags)
         out.write_bytes(b"")
 
-    monkeypatch.setattr(engine, "cache_folder", lambda _: tmp_path)
-    monkeypatch.setattr(engine, "compile_host", compile_host)
+    monkeypatch.setattr(cpu, "cache_folder", lambda _: tmp_path)
+    monkeypatch.setattr(cpu, "compile_host", compile_host)
     monkeypatch.setattr(ctypes, "CDLL", Path)
     for target in ("native", "x86-64", "x86-64-v3"):
         monkeypatch.setenv("QUANTAL_TARGET", target)
         for compiler in ("one", "another", "one"):
             monkeypatch.setattr(toolchain, "host_compiler", lambda compiler=compiler: [compiler])
-            engine._compiled.__wrapped__("int some_code;", False)
+            cpu._compiled.__wrapped__("int some_code;", False)
     assert len(made) == len(list(tmp_path.iterdir())) == 6
     assert [sum(f"-march={target}" in flags for flags in made) for target in ("native", "x86-64", "x86-64-v3")] == [
         2
@@ -370,12 +369,12 @@ def test_each_target_and_each_compiler_has_code_of_its_own(monkeypatch: pytest.M
 
 
 def in_three_threads(work: Callable[[int], Any], count: int) -> None:
-    """engine._each with three threads."""
+    """cpu._each with three threads."""
     try:
-        engine.set_threads(3)
-        engine._each(work, count)
+        cpu.set_threads(3)
+        cpu._each(work, count)
     finally:
-        engine.set_threads(THREADS)
+        cpu.set_threads(THREADS)
 
 
 def test_each_is_done_once_by_more_than_one_thread() -> None:
@@ -452,9 +451,9 @@ def test_ctrl_c_waits_for_helpers_however_often_it_is_pressed() -> None:
         ended.append(index)
 
     try:
-        engine.set_threads(2)
+        cpu.set_threads(2)
         with pytest.raises(KeyboardInterrupt):
-            engine._each(work, 2)
+            cpu._each(work, 2)
     finally:
-        engine.set_threads(THREADS)
+        cpu.set_threads(THREADS)
     assert len(ended) == 1

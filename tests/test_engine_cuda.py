@@ -14,6 +14,14 @@ import pytest
 import torch
 from graphs import graph
 from hypothesis import assume, given, settings
+from quantal.qat.arithmetic.exact import exact_products
+from quantal.qat.arithmetic.surrogates import SURROGATES, Surrogate
+from quantal.qat.arithmetic.torch_ops import TorchOps
+from quantal.qat.engine import cuda
+from quantal.qat.engine.adjoint import Plan
+from quantal.qat.network import layer
+from quantal.qat.network.layer import SpikingLayer
+from quantal.qat.network.network import SpikingNetwork
 from test_engine import (
     COMBINATIONS,
     KEEPING,
@@ -27,14 +35,6 @@ from test_engine import (
     may_keep,
 )
 from torch import Tensor
-
-from qat import engine_cuda, layers
-from qat.adjoint import Plan
-from qat.exact import exact_products
-from qat.layers import SpikingLayer
-from qat.network import SpikingNetwork
-from qat.ops import TorchOps
-from qat.surrogates import SURROGATES, Surrogate
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu" and __name__ != "__main__":
@@ -55,11 +55,11 @@ def use_kernels(monkeypatch: pytest.MonkeyPatch, kind: str) -> list[Plan]:
 
     def time_loop(plan: Plan, *given: Any) -> Tensor:
         plans.append(replace(plan, whole_codes=kind == "whole"))
-        return engine_cuda.time_loop(plans[-1], *given)
+        return cuda.time_loop(plans[-1], *given)
 
     kernels = SimpleNamespace(available=lambda: True, fits=lambda *_: True, time_loop=time_loop)
     for name in ("engine", "engine_cuda"):
-        monkeypatch.setattr(layers, name, kernels, raising=False)
+        monkeypatch.setattr(layer, name, kernels, raising=False)
     return plans
 
 
@@ -251,13 +251,13 @@ def test_without_triton_torch_trains_and_says_so_in_one_line(
     def no_triton() -> None:
         raise ImportError("No module named 'triton'")
 
-    monkeypatch.setattr(engine_cuda, "_triton", no_triton)
-    engine_cuda.available.cache_clear()
+    monkeypatch.setattr(cuda, "_triton", no_triton)
+    cuda.available.cache_clear()
     try:
-        assert not engine_cuda.available()
-        assert not engine_cuda.available()
+        assert not cuda.available()
+        assert not cuda.available()
     finally:
-        engine_cuda.available.cache_clear()
+        cuda.available.cache_clear()
     line = "quantal: training on CUDA in torch, several times slower: No module named 'triton'"
     assert capsys.readouterr().err.splitlines() == [line]
 
@@ -265,7 +265,7 @@ def test_without_triton_torch_trains_and_says_so_in_one_line(
 def plan_of(layer: SpikingLayer, network: SpikingNetwork, kind: str) -> Plan:
     with pytest.MonkeyPatch.context() as patch:
         plans = use_kernels(patch, kind)
-        patch.setattr(engine_cuda, "time_loop", lambda plan, x, *_: x)
+        patch.setattr(cuda, "time_loop", lambda plan, x, *_: x)
         layer(torch.zeros(1, 1, layer.weight.shape[1], dtype=KINDS[kind]), network.ops)
     return plans[0]
 
@@ -285,14 +285,14 @@ def plan_of(layer: SpikingLayer, network: SpikingNetwork, kind: str) -> Plan:
 def test_what_cannot_run_on_the_chip_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], size: int, kind: str, limit: int, refused: str
 ) -> None:
-    monkeypatch.setattr(engine_cuda, "_chip_bytes", lambda _: limit)
-    monkeypatch.setattr(engine_cuda, "_interpreted", lambda: False)
+    monkeypatch.setattr(cuda, "_chip_bytes", lambda _: limit)
+    monkeypatch.setattr(cuda, "_interpreted", lambda: False)
     plan = plan_of(*layer_of(0, 2, 1, size=size, recurrent=True), kind)
-    engine_cuda.fits.cache_clear()
+    cuda.fits.cache_clear()
     try:
-        assert [engine_cuda.fits(plan, DEVICE) for _ in range(2)] == [not refused] * 2
+        assert [cuda.fits(plan, DEVICE) for _ in range(2)] == [not refused] * 2
     finally:
-        engine_cuda.fits.cache_clear()
+        cuda.fits.cache_clear()
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == bool(refused)
     assert all(f"{size} recurrent neurons train in torch" in line and refused in line for line in lines)
@@ -379,7 +379,7 @@ def compile_kernels(capability: str, sizes: str) -> None:
     chip = CHIPS[capability]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(JITFunction, "run", compile_only)
-        patch.setattr(engine_cuda, "_chip_bytes", lambda _: chip)
+        patch.setattr(cuda, "_chip_bytes", lambda _: chip)
         for kind, options in to_compile(capability, sizes):
             plans = use_kernels(patch, kind)
             layer, network = layer_of(3, 6, 1, **options)
@@ -387,8 +387,8 @@ def compile_kernels(capability: str, sizes: str) -> None:
             layer(x, network.ops).sum().backward()
             for one in made:
                 assert one.asm["cubin"]
-                stages = 2 if engine_cuda.shared_bytes(plans[0], 2) <= chip else 1
-                print(json.dumps([one.metadata.shared, engine_cuda.shared_bytes(plans[0], stages) or chip]))
+                stages = 2 if cuda.shared_bytes(plans[0], 2) <= chip else 1
+                print(json.dumps([one.metadata.shared, cuda.shared_bytes(plans[0], stages) or chip]))
             made.clear()
 
 

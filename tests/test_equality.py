@@ -11,21 +11,22 @@ import torch
 from conftest import KINDS, neuron_options, one_line, random_input, random_network, small_config
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from quantal.export.base.errors import BadInput
+from quantal.export.base.fixed import Ints
+from quantal.export.ir import interpret
+from quantal.export.ir.network import Network
+from quantal.export.ir.ops import Clamp, Lookup, MatVec, Mul, Shr, Step
+from quantal.export.proof import intervals
+from quantal.qat.arithmetic.grids import TableGrid
+from quantal.qat.arithmetic.neurons import COUNT_MAX, NEURONS, RESETTING, TIMINGS
+from quantal.qat.config.schema import STATES, WEIGHTS, Layer
+from quantal.qat.lower import exact_dtype, lower
+from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.quantizers.normalization import CURRENT_NORMS, NORMS
+from quantal.qat.quantizers.states import AFTER_RESET, STATE_QUANTIZERS
+from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from torch import Tensor
 from torch.nn import functional
-
-from export import interpret, intervals
-from export.errors import BadInput
-from export.fixed import Ints
-from export.ir import Clamp, Lookup, MatVec, Mul, Network, Shr, Step
-from qat.config import STATES, WEIGHTS, Layer
-from qat.grids import TableGrid
-from qat.lower import exact_dtype, lower
-from qat.network import SpikingNetwork, hard_trace
-from qat.neurons import COUNT_MAX, NEURONS, RESETTING, TIMINGS
-from qat.normalization import CURRENT_NORMS, NORMS
-from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
-from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
 STEPS = 32
 TABLED = [name for name, make in STATE_QUANTIZERS.items() if make is not None]

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quantal.qat.config import config_file
+from quantal.qat.data.registry import load
+from quantal.qat.training.train import load_data
 from test_data import check, refuse
-
-from qat import config_file
-from qat.data import load
-from qat.train import load_data
 
 # --- nmnist ---
 

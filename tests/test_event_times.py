@@ -7,15 +7,14 @@ import pytest
 from conftest import one_line
 from hypothesis import given
 from hypothesis import strategies as st
+from quantal.export.base.errors import BadInput
+from quantal.qat.config import config_file
+from quantal.qat.data.registry import load
+from quantal.qat.data.times import Clock
 from test_cli import succeed
 from test_data import refuse
 from test_event_data import event, write_labels
 from test_spike_data import HEADER, TABLE, gesture_event, packet, write_spoken
-
-from export.errors import BadInput
-from qat import config_file
-from qat.data import load
-from qat.data_times import Clock
 
 WHERE = Path("recordings")
 

@@ -16,23 +16,25 @@ from conftest import KINDS, random_input, random_network
 from graphs import GRAPHS, graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quantal.export.base.errors import BadInput
+from quantal.export.ir import interpret
+from quantal.export.ir.builder import Builder
+from quantal.export.ir.network import Layer, Network
+from quantal.export.ir.ops import MatVec
+from quantal.export.proof import intervals
+from quantal.export.proof.intervals import Interval, claims_of, evaluate, find_invariants, prove
+from quantal.qat.arithmetic import exact, neurons
+from quantal.qat.arithmetic.neurons import RESETTING
+from quantal.qat.arithmetic.torch_ops import TorchOps
+from quantal.qat.config import schema
+from quantal.qat.lower import exact_dtype, lower, record
+from quantal.qat.network.layer import SpikingLayer
+from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.quantizers.states import STATE_QUANTIZERS
+from quantal.qat.quantizers.weights import standardized
 from test_graph import made
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from export import interpret, intervals
-from export.builder import Builder
-from export.errors import BadInput
-from export.intervals import Interval, claims_of, evaluate, find_invariants, prove
-from export.ir import Layer, MatVec, Network
-from qat import config, exact, neurons
-from qat.layers import SpikingLayer
-from qat.lower import exact_dtype, lower, record
-from qat.network import SpikingNetwork, hard_trace
-from qat.neurons import RESETTING
-from qat.ops import TorchOps
-from qat.state_quantizers import STATE_QUANTIZERS
-from qat.weight_quantizers import standardized
 
 ROWS = 200
 
@@ -161,8 +163,8 @@ def test_every_value_that_torch_computes_is_recorded_and_the_float_holds_it(
 ) -> None:
     proven = 0
     for seed, decay_bits, threshold in ((0, 6, 1.0), (1, 12, 200.0), (2, 12, 3.0), (3, 9, 50.0)):
-        layer = config.Layer("hidden", 6, **{"decay_bits": decay_bits, "threshold": threshold, "gain": 3.0} | options)
-        readout = config.Layer("readout", 3, neuron="li", decay_bits=decay_bits, state_range=16.0)
+        layer = schema.Layer("hidden", 6, **{"decay_bits": decay_bits, "threshold": threshold, "gain": 3.0} | options)
+        readout = schema.Layer("readout", 3, neuron="li", decay_bits=decay_bits, state_range=16.0)
         network = random_network(layer, readout, channels=5, maximum=maximum, seed=seed)
         try:
             dtype = exact_dtype(lower(network, "n"))
@@ -175,8 +177,8 @@ def test_every_value_that_torch_computes_is_recorded_and_the_float_holds_it(
 
 def test_a_table_of_states_that_decays_needs_float64_though_nothing_is_left_that_does() -> None:
     """12 inputs up to 4095 and a threshold of 200, with 8-bit aligned states: a level times its decay passes 2^24."""
-    layer = config.Layer("hidden", 8, state_quantizer="aligned", states=8, threshold=200.0, reset="none", gain=3.0)
-    network = random_network(layer, config.Layer("o", 3, neuron="li"), channels=12, maximum=4095, seed=0)
+    layer = schema.Layer("hidden", 8, state_quantizer="aligned", states=8, threshold=200.0, reset="none", gain=3.0)
+    network = random_network(layer, schema.Layer("o", 3, neuron="li"), channels=12, maximum=4095, seed=0)
     with torch.no_grad():
         network.stack[0].decay.fill_(63 / 64)
         network.stack[0].ranges.copy_(torch.tensor([4.0, 0.98, 4.0]))
@@ -215,8 +217,8 @@ def test_no_tensor_of_a_graphs_forward_is_larger_than_the_record_says(name: str)
 def test_folding_a_network_changes_no_value(seed: int) -> None:
     pick = np.random.default_rng(seed)
     options = OPTIONS[pick.integers(len(OPTIONS))]
-    layer = config.Layer("hidden", 5, **{"gain": 3.0} | options)
-    network = random_network(layer, config.Layer("o", 3, neuron="li"), channels=4, maximum=9, seed=int(seed % 1000))
+    layer = schema.Layer("hidden", 5, **{"gain": 3.0} | options)
+    network = random_network(layer, schema.Layer("o", 3, neuron="li"), channels=4, maximum=9, seed=int(seed % 1000))
     x = random_input(4, 12, 4, 9, int(seed % 1000))
     plain, folded = interpret.run(record(network, "n"), x), interpret.run(lower(network, "n"), x)
     assert list(plain) == list(folded)
@@ -225,8 +227,8 @@ def test_folding_a_network_changes_no_value(seed: int) -> None:
 
 def test_the_record_is_what_the_proof_of_the_folded_network_holds_for() -> None:
     """Its own claims, of whole formats, are not needed; that they would be proven too shows that both mean the same."""
-    layer = config.Layer("hidden", 5, recurrent=True, gain=3.0)
-    network = random_network(layer, config.Layer("o", 3, neuron="li"), channels=4, maximum=9, seed=1)
+    layer = schema.Layer("hidden", 5, recurrent=True, gain=3.0)
+    network = random_network(layer, schema.Layer("o", 3, neuron="li"), channels=4, maximum=9, seed=1)
     recorded, lowered = find_invariants(record(network, "n")), lower(network, "n")
     claims = [[(s.name, s.lo, s.hi) for s in layer.states] for layer in lowered.layers]
     assert claims == [[(s.name, s.lo, s.hi) for s in layer.states] for layer in recorded.layers]
@@ -237,8 +239,8 @@ def test_the_record_is_what_the_proof_of_the_folded_network_holds_for() -> None:
 
 @pytest.fixture
 def network() -> SpikingNetwork:
-    layer = config.Layer("hidden", 64, gain=4.0, recurrent=True)
-    return random_network(layer, config.Layer("o", 3, neuron="li"), channels=64, maximum=4095, seed=3)
+    layer = schema.Layer("hidden", 64, gain=4.0, recurrent=True)
+    return random_network(layer, schema.Layer("o", 3, neuron="li"), channels=64, maximum=4095, seed=3)
 
 
 @pytest.fixture
@@ -357,10 +359,10 @@ def digest_of_networks() -> str:
         {"synapse": "exponential", "adaptation": 0.4},
     ):  # fmt: skip
         made_ = SpikingNetwork(
-            config.Config(
-                config.Task("digits"), config.Encoder(),
-                (config.Layer("hidden", 300, recurrent=True, **options), config.Layer("o", 9, neuron="li")),  # type: ignore[arg-type]
-                config.Training(),
+            schema.Config(
+                schema.Task("digits"), schema.Encoder(),
+                (schema.Layer("hidden", 300, recurrent=True, **options), schema.Layer("o", 9, neuron="li")),  # type: ignore[arg-type]
+                schema.Training(),
             ), 301, 7,
         )  # fmt: skip
         with torch.no_grad():

@@ -26,18 +26,20 @@ from networks import (
     windowed,
     write,
 )
-
-from export import interpret, vectors
-from export.build import Build
-from export.errors import ExecutorError
-from export.executors import EXECUTORS, toolchain
-from export.fixed import Ints
-from export.interpret import Trace
-from export.intervals import prove
-from export.ir import OPS, MatVec, Network, op_name
-from qat import config
-from qat.network import SpikingNetwork
-from qat.neurons import NEURONS, RESETTING
+from quantal.export.base import toolchain
+from quantal.export.base.errors import ExecutorError
+from quantal.export.base.fixed import Ints
+from quantal.export.build import Build
+from quantal.export.ir import interpret
+from quantal.export.ir.interpret import Trace
+from quantal.export.ir.network import Network
+from quantal.export.ir.ops import OPS, MatVec, op_name
+from quantal.export.proof.intervals import prove
+from quantal.export.run import EXECUTORS
+from quantal.export.verify import vectors
+from quantal.qat.arithmetic.neurons import NEURONS, RESETTING
+from quantal.qat.config import schema
+from quantal.qat.network.network import SpikingNetwork
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("unicorn")
@@ -72,9 +74,9 @@ def stateless(spikes: int) -> Made:
 
     def make(seed: int) -> SpikingNetwork:
         return conftest.random_network(
-            config.Layer("first", 7, norm="batch", spikes=spikes, **options),
-            config.Layer("second", 5, norm="psp", **options),
-            config.Layer("out", 4, neuron="li", gain=4.0),
+            schema.Layer("first", 7, norm="batch", spikes=spikes, **options),
+            schema.Layer("second", 5, norm="psp", **options),
+            schema.Layer("out", 4, neuron="li", gain=4.0),
             channels=6, maximum=15, seed=seed,
         )  # fmt: skip
 
@@ -236,8 +238,8 @@ def test_the_whole_word_is_reached_and_the_halves_between_two_results(built: Cal
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Build, Ints]:
     """700-256R-20 with 4-bit weights and 8-bit states, and an input of which 2 % spikes."""
     torch.manual_seed(0)
-    hidden = config.Layer("hidden", 256, recurrent=True, gain=2.8)
-    layers = hidden, config.Layer("readout", 20, neuron="li", pool="max")
+    hidden = schema.Layer("hidden", 256, recurrent=True, gain=2.8)
+    layers = hidden, schema.Layer("readout", 20, neuron="li", pool="max")
     network = SpikingNetwork(conftest.small_config(*layers), 700, 1)
     x = (np.random.default_rng(0).random((7, 25, 700)) < 0.02).astype(np.int64)
     return write(network, tmp_path_factory.mktemp("large") / "build", "large", x[:1, :3]), x

@@ -13,13 +13,12 @@ from unittest import mock
 
 import pytest
 from conftest import one_line
+from quantal.export.base import files
+from quantal.export.base.errors import BadInput
+from quantal.export.build import Build
+from quantal.qat.training.train import Run
 from safetensors import safe_open
 from test_cli import contents, place, quantal, succeed, trained
-
-from export import files
-from export.build import Build
-from export.errors import BadInput
-from qat.train import Run
 
 __all__ = ["place", "trained"]
 
@@ -138,12 +137,12 @@ def test_of_two_that_write_one_folder_one_does(tmp_path: Path) -> None:
 
     def late(other: Callable[[], object]) -> BadInput:
         def making(path: Path, made: list[Path]) -> None:
-            with mock.patch("export.files._make", make):
+            with mock.patch("quantal.export.base.files._make", make):
                 make(path, made)
                 other()
 
         make = files._make
-        with mock.patch("export.files._make", making), pytest.raises(BadInput) as error:
+        with mock.patch("quantal.export.base.files._make", making), pytest.raises(BadInput) as error:
             files.write_folder(out, {"mine": "1", "last": "2"}, last="last")
         one_line(error, "out")
         return error.value
@@ -183,7 +182,7 @@ def test_the_marker_is_the_last_to_be_there(place: Path) -> None:
         seen.append(str(path))
         return ordinary(path, content)
 
-    with mock.patch("export.files._place", noting):
+    with mock.patch("quantal.export.base.files._place", noting):
         succeed(*EXPORT.split())
         succeed("train", "--network", "net.toml", "--epochs", 0, "--teacher", "run", "--out", "again")
     build, run = seen[:7], seen[7:]
@@ -318,7 +317,7 @@ def test_each_way_to_write_says_why_not(tmp_path: Path, path: str, why: str) -> 
 @pytest.mark.parametrize("command", WRITERS)
 def test_an_interruption_while_writing_leaves_nothing_half_written(disk: Path, command: str) -> None:
     before = contents(disk)
-    with mock.patch("export.files._take_over", side_effect=KeyboardInterrupt):
+    with mock.patch("quantal.export.base.files._take_over", side_effect=KeyboardInterrupt):
         assert quantal(*command.split()).code == 130
     after = contents(disk)
     if command == RESUME:  # a line more than epochs, which --resume takes away
@@ -337,7 +336,7 @@ def test_what_a_killed_process_left_is_in_nobodys_way(place: Path) -> None:
 
 
 def test_a_run_that_needs_no_epoch_is_not_written(place: Path) -> None:
-    with mock.patch("export.files._place", side_effect=AssertionError):
+    with mock.patch("quantal.export.base.files._place", side_effect=AssertionError):
         succeed("train", "--resume", "--out", "run")
 
 

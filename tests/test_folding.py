@@ -10,27 +10,15 @@ from conftest import one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import table_lif
+from quantal.export.base import fixed
+from quantal.export.base.errors import BadInput
+from quantal.export.base.fixed import Ints
+from quantal.export.ir import interpret
+from quantal.export.ir.fold import Folder
+from quantal.export.ir.network import Layer, Network
+from quantal.export.ir.ops import Gt, Input, Lookup, Mul, Op, Shr, State, Step, Table, op_name
+from quantal.export.proof.intervals import find_invariants, prove
 from test_intervals import Plain
-
-from export import fixed, interpret
-from export.errors import BadInput
-from export.fixed import Ints
-from export.fold import Folder
-from export.intervals import find_invariants, prove
-from export.ir import (
-    Gt,
-    Input,
-    Layer,
-    Lookup,
-    Mul,
-    Network,
-    Op,
-    Shr,
-    State,
-    Step,
-    Table,
-    op_name,
-)
 
 LEVELS = (-40, -7, 0, 3, 21, 60)
 CODES = np.arange(len(LEVELS))

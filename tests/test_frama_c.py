@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 from frama_c import DATA_MODELS, Verdict, analyse
-
-from export.build import Build
+from quantal.export.build import Build
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 HEADERS = {path.stem: path.read_text(encoding="utf-8") for path in sorted(GOLDEN.glob("*/build/*.h"))}

@@ -10,17 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from networks import lively, random_network, write
+from quantal.export.base import names
+from quantal.export.base.toolchain import compile_host
+from quantal.export.build import Build
+from quantal.export.run import host
+from quantal.export.run.verify import batched, verify
+from quantal.qat.config import config_file
+from quantal.qat.data.encoding import encode
+from quantal.qat.network.network import SpikingNetwork
 from test_cli import quantal
 from test_verify import rows_of, sign
-
-from export import names
-from export.build import Build
-from export.executors import host
-from export.executors.toolchain import compile_host
-from export.verify import batched, verify
-from qat import config_file
-from qat.encoding import encode
-from qat.network import SpikingNetwork
 
 pytest.importorskip("unicorn")
 pytest.importorskip("ziglang")

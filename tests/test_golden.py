@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from graphs import LAYERS
+from quantal.export.base.toolchain import CORES
+from quantal.export.build import Build
+from quantal.export.ir import interpret
+from quantal.export.run import EXECUTORS
+from quantal.export.run.verify import batched, verify
+from quantal.export.verify import vectors
+from quantal.qat.arithmetic.neurons import NEURONS, RESETTING
+from quantal.qat.config.schema import Layer
+from quantal.qat.quantizers.states import AFTER_RESET, STATE_QUANTIZERS
+from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
+from quantal.qat.training.train import Run
 from test_frama_c import SHARE
-
-from export import interpret, vectors
-from export.build import Build
-from export.executors import EXECUTORS
-from export.executors.toolchain import CORES
-from export.verify import batched, verify
-from qat.config import Layer
-from qat.neurons import NEURONS, RESETTING
-from qat.state_quantizers import AFTER_RESET, STATE_QUANTIZERS
-from qat.train import Run
-from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 _spec = importlib.util.spec_from_file_location("regenerate", GOLDEN / "regenerate.py")

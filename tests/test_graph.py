@@ -15,22 +15,23 @@ from click.testing import CliRunner, Result
 from conftest import one_line
 from graphs import GRAPHS, HEAD, OUT, READOUTS, graph
 from networks import write
+from quantal.export.base.errors import BadInput
+from quantal.export.base.fixed import Ints
+from quantal.export.base.windows import Window
+from quantal.export.build import Build
+from quantal.export.ir import interpret
+from quantal.export.ir.network import Layer, Network
+from quantal.export.ir.ops import Conv, MatVec, SumPool
+from quantal.export.run import EXECUTORS
+from quantal.qat.arithmetic import planes
+from quantal.qat.arithmetic.neurons import RESETTING
+from quantal.qat.cli.commands import export, train
+from quantal.qat.config import config_file, rules, schema
+from quantal.qat.config.schema import Config
+from quantal.qat.lower import exact_dtype, lower
+from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.training.warm_start import warm_start
 from torch import Tensor
-
-from export import interpret
-from export.build import Build
-from export.errors import BadInput
-from export.executors import EXECUTORS
-from export.fixed import Ints
-from export.ir import Conv, Layer, MatVec, Network, SumPool
-from export.windows import Window
-from qat import config, config_check, config_file, planes
-from qat.cli import export, train
-from qat.config import Config
-from qat.lower import exact_dtype, lower
-from qat.network import SpikingNetwork, hard_trace
-from qat.neurons import RESETTING
-from qat.warm_start import warm_start
 
 INPUTS, MOST, STEPS, SAMPLES = 64, 16, 9, 5
 
@@ -104,7 +105,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def test_every_neuron_is_equal_in_every_kind_of_layer(name: str, kind: str) -> None:
     options = KINDS[kind]
 
-    def changed(layer: config.Layer) -> config.Layer:
+    def changed(layer: schema.Layer) -> schema.Layer:
         tabled = "state_quantizer" in options and ("residual" in name)
         spared = layer.connection == "pool" or layer.neuron == "li" or tabled
         if options.get("neuron") == "step":
@@ -113,7 +114,7 @@ def test_every_neuron_is_equal_in_every_kind_of_layer(name: str, kind: str) -> N
 
     settings = graph(name)
     settings = replace(settings, layers=tuple(map(changed, settings.layers)))
-    config_check.check(settings, name)
+    rules.check(settings, name)
     moved = set()
     for seed in range(3):
         network, x = made(settings, seed)
@@ -132,7 +133,7 @@ def test_a_count_of_spikes_is_equal_in_every_kind_of_readout(kind: str, reset: s
     *layers, out = settings.layers
     out = replace(out, neuron="count", state_range=2.0, reset=reset, timing=timing, gain=8.0)
     settings = replace(settings, layers=(*layers, out))
-    config_check.check(settings, kind)
+    rules.check(settings, kind)
     network, x = made(settings)
     lowered = lower(network, "network")
     trace, reference = interpret.run(lowered, x), hard_trace(network, x, exact_dtype(lowered))

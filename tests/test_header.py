@@ -23,14 +23,9 @@ from networks import (
     with_integer,
     write,
 )
-
-from export import interpret, network_file
-from export.build import Build, write_build
-from export.emit_c import emit_header, input_dtype, record_dtype
-from export.errors import BadInput
-from export.executors.core import machine_for
-from export.executors.host import split_records
-from export.executors.toolchain import (
+from quantal.export.base.errors import BadInput
+from quantal.export.base.fixed import Ints
+from quantal.export.base.toolchain import (
     CORES,
     CompileError,
     compile_host,
@@ -40,8 +35,13 @@ from export.executors.toolchain import (
     invoke,
     section_sizes,
 )
-from export.fixed import Ints
-from export.ir import Add, Clamp, Input, Layer, MatVec, Mul, Network, State, StateVar, Sub, Table
+from quantal.export.build import Build, write_build
+from quantal.export.emit.c.header import emit_header, input_dtype, record_dtype
+from quantal.export.ir import interpret, network_file
+from quantal.export.ir.network import Layer, Network, StateVar
+from quantal.export.ir.ops import Add, Clamp, Input, MatVec, Mul, State, Sub, Table
+from quantal.export.run.core import machine_for
+from quantal.export.run.host import split_records
 
 elffile = pytest.importorskip("elftools.elf.elffile")
 pytest.importorskip("unicorn")

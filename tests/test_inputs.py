@@ -10,15 +10,15 @@ import pytest
 import torch
 from conftest import one_line, random_input, random_network
 from networks import random_program, write
+from quantal.export.base.errors import BadInput
+from quantal.export.ir import interpret
+from quantal.qat.config.schema import Layer
+from quantal.qat.engine import cpu, cuda
+from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.training import saf
+from quantal.qat.training.warm_start import warm_start
 from torch import Tensor
 from torch.nn import functional
-
-from export import interpret
-from export.errors import BadInput
-from qat import engine, engine_cuda, online
-from qat.config import Layer
-from qat.network import SpikingNetwork, hard_trace
-from qat.warm_start import warm_start
 
 CHANNELS, MAXIMUM = 6, 3
 READOUT = Layer("readout", 3, neuron="li")
@@ -74,7 +74,7 @@ PASSES: dict[str, Callable[[SpikingNetwork, Tensor], Any]] = {
     "training": lambda network, x: network.train()(x),
     "logits": lambda network, x: network.logits(x),
     "begin_norms": lambda network, x: network.begin_norms(x),
-    "online": lambda network, x: online.gradients(network, x, lambda logits: logits.sum(), every_step=True),
+    "online": lambda network, x: saf.gradients(network, x, lambda logits: logits.sum(), every_step=True),
     "warm start": lambda network, x: warm_start(network_of(recurrent=True), network, x, "mse", final=True),
 }
 
@@ -118,7 +118,7 @@ def test_integers_that_ride_in_floats_pass_up_to_both_ends(dtype: torch.dtype) -
 def test_a_wrong_value_is_found_wherever_it_is(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples are looked at a few at a time, by more than one thread, compiled or in torch."""
     if not compiled:
-        monkeypatch.setattr(engine, "available", lambda: False)
+        monkeypatch.setattr(cpu, "available", lambda: False)
     network = network_of()
     x = torch.zeros(70, 400, CHANNELS)
     network.entering(x)
@@ -135,20 +135,20 @@ def test_a_wrong_value_is_found_wherever_it_is(compiled: bool, monkeypatch: pyte
             network.entering(x)
 
 
-@pytest.mark.parametrize("which", [engine, engine_cuda], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("which", [cpu, cuda], ids=lambda module: module.__name__)
 @pytest.mark.parametrize("options", [{}, {"recurrent": True}, {"state_quantizer": "aligned", "states": 4}], ids=str)
 def test_an_engine_reads_nothing_that_is_not_there(
     options: dict[str, Any], which: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever calls it: each of its tensors a row shorter, a row longer, in another float, or away."""
     network, taken = network_of(**options), []
-    ordinary, start = engine.time_loop, which.time_loop
+    ordinary, start = cpu.time_loop, which.time_loop
 
     def noted(*given: Any) -> Tensor:
         taken.append(given)
         return ordinary(*given)
 
-    monkeypatch.setattr(engine, "time_loop", noted)
+    monkeypatch.setattr(cpu, "time_loop", noted)
     network(good())
     plan, x, codes, recurrent, tables, grid, carried = taken[0]
     assert (recurrent is not None) == options.get("recurrent", False)

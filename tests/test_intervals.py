@@ -11,40 +11,39 @@ from conftest import one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import WINDOWS, input_for, windowed
-
-from export import fixed, interpret, intervals
-from export.check import check
-from export.errors import BadInput
-from export.fixed import Ints
-from export.fold import Folder
-from export.intervals import Interval, evaluate, find_invariants, prove
-from export.ir import (
+from quantal.export.base import fixed
+from quantal.export.base.errors import BadInput
+from quantal.export.base.fixed import Ints
+from quantal.export.ir import interpret
+from quantal.export.ir.check import check
+from quantal.export.ir.fold import Folder
+from quantal.export.ir.network import Layer, Network, StateVar
+from quantal.export.ir.network_file import dumps
+from quantal.export.ir.ops import (
     OPS,
     Add,
     Clamp,
     Gt,
     Input,
-    Layer,
     Lookup,
     MatVec,
     Mul,
-    Network,
     Op,
     Select,
     Shl,
     Shr,
     State,
-    StateVar,
     Step,
     Sub,
     Table,
     op_name,
     operands,
 )
-from export.network_file import dumps
-from qat import neurons
-from qat.grids import ShiftGrid
-from qat.neurons import Params
+from quantal.export.proof import intervals
+from quantal.export.proof.intervals import Interval, evaluate, find_invariants, prove
+from quantal.qat.arithmetic import neurons
+from quantal.qat.arithmetic.grids import ShiftGrid
+from quantal.qat.arithmetic.neurons import Params
 
 ALL = np.arange(-(2**15), 2**15)
 LIMIT = 2**20  # the random layers clamp what may grow beyond

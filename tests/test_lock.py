@@ -14,19 +14,18 @@ from unittest import mock
 
 import pytest
 from conftest import one_line
+from quantal.export.base import portable
+from quantal.export.base.errors import BadInput
+from quantal.qat.training import lock, parallel
+from quantal.qat.training.train import Run
 from test_cli import contents, place, quantal, succeed, trained
-
-from export import portable
-from export.errors import BadInput
-from qat import lock, parallel
-from qat.train import Run
 
 __all__ = ["place", "trained"]
 
 HOLD = """
 import sys
 from pathlib import Path
-from qat import lock
+from quantal.qat.training import lock
 lock.PATIENCE = 1
 with lock.writing(Path(sys.argv[1])):
     print("held", flush=True)
@@ -135,7 +134,9 @@ def test_it_waits_for_whoever_reads_at_this_moment(place: Path, monkeypatch: pyt
 
 
 def test_where_there_are_no_locks_it_goes_on_without(place: Path) -> None:
-    with mock.patch("export.portable.lock", side_effect=OSError(errno.ENOLCK, "no locks available")) as asked:
+    with mock.patch(
+        "quantal.export.base.portable.lock", side_effect=OSError(errno.ENOLCK, "no locks available")
+    ) as asked:
         succeed(*READERS[0].split())
         succeed(*RESUME.split())
     assert asked.call_count >= 2
@@ -153,7 +154,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_of_several_processes_that_share_a_run_one_holds_the_lock(place: Path) -> None:
     """The others are part of the same training."""
-    with another(Path("run/network.toml")), mock.patch("qat.parallel.rank", return_value=1):
+    with another(Path("run/network.toml")), mock.patch("quantal.qat.training.parallel.rank", return_value=1):
         assert parallel.rank() == 1
         Run.open(Path("run"))
         with Run.alone(Path("run")):

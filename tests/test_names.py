@@ -12,19 +12,20 @@ from conftest import one_line
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from networks import write
-
-from export import interpret, names, network_file
-from export.emit_c import emit_header, emit_test
-from export.emit_onnx import emit_onnx
-from export.emit_python import emit_simulator
-from export.errors import BadInput
-from export.executors import EXECUTORS
-from export.executors.toolchain import compile_host, host_cxx_compiler, invoke
-from export.ir import Conv, Input, Layer, Network, State, StateVar
-from qat import config_file
-from qat.config import Config
-from qat.lower import lower
-from qat.network import SpikingNetwork
+from quantal.export.base import names
+from quantal.export.base.errors import BadInput
+from quantal.export.base.toolchain import compile_host, host_cxx_compiler, invoke
+from quantal.export.emit.c.header import emit_header, emit_test
+from quantal.export.emit.onnx.model import emit_onnx
+from quantal.export.emit.python.simulator import emit_simulator
+from quantal.export.ir import interpret, network_file
+from quantal.export.ir.network import Layer, Network, StateVar
+from quantal.export.ir.ops import Conv, Input, State
+from quantal.export.run import EXECUTORS
+from quantal.qat.config import config_file
+from quantal.qat.config.schema import Config
+from quantal.qat.lower import lower
+from quantal.qat.network.network import SpikingNetwork
 
 LONG = "l" * 32
 HEAD = '[task]\nname = "npz"\n[encoder]\nsteps = 4\n'

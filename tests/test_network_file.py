@@ -12,34 +12,31 @@ import pytest
 from conftest import one_line
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
-from export import interpret
-from export.errors import BadInput
-from export.ir import (
+from quantal.export.base.errors import BadInput
+from quantal.export.base.names import check_identifier
+from quantal.export.ir import interpret
+from quantal.export.ir.network import Layer, Network, StateVar
+from quantal.export.ir.network_file import digest, dumps, load, loads
+from quantal.export.ir.ops import (
     OPS,
     Add,
     Clamp,
     Conv,
     Gt,
     Input,
-    Layer,
     Lookup,
     MatVec,
     Mul,
-    Network,
     Select,
     Shl,
     Shr,
     State,
-    StateVar,
     Step,
     Sub,
     SumPool,
     Table,
     op_name,
 )
-from export.names import check_identifier
-from export.network_file import digest, dumps, load, loads
 
 WHERE = "some/network.json"
 WEIGHTS = np.array([[1, -2], [127, -128], [0, 5]], np.int8)

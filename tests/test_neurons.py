@@ -10,14 +10,13 @@ import torch
 from conftest import one_line, small_config
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from quantal.export.base.errors import BadInput
+from quantal.qat.arithmetic.grids import ShiftGrid
+from quantal.qat.arithmetic.neurons import NEURONS, RESETTING, UNQUANTIZED, Params
+from quantal.qat.arithmetic.torch_ops import TorchOps
+from quantal.qat.config.schema import Layer
 from scipy.signal import lfilter
 from torch import Tensor
-
-from export.errors import BadInput
-from qat.config import Layer
-from qat.grids import ShiftGrid
-from qat.neurons import NEURONS, RESETTING, UNQUANTIZED, Params
-from qat.ops import TorchOps
 
 SIZE, SAMPLES, STEPS = 5, 3, 40
 CLOSE = 1e-9  # the same sums in another order

@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 import torch
 from conftest import one_line, random_input, random_network, small_config
+from quantal.export.base.errors import BadInput
+from quantal.export.ir import interpret, network_file
+from quantal.qat.arithmetic.neurons import NEURONS
+from quantal.qat.config.schema import Layer
+from quantal.qat.data.registry import load
+from quantal.qat.engine import cpu
+from quantal.qat.lower import lower
+from quantal.qat.network.layer import SpikingLayer
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.quantizers.normalization import CURRENT_NORMS, EPSILON, LEAST, NORMS, CurrentNorm, PspNorm
+from quantal.qat.training import parallel
+from quantal.qat.training.train import Run
+from quantal.qat.training.warm_start import warm_start
 from test_cli import NETWORK, quantal, succeed
 from torch import Tensor
 from torch.nn import functional
-
-from export import interpret, network_file
-from export.errors import BadInput
-from qat import engine, parallel
-from qat.config import Layer
-from qat.data import load
-from qat.layers import SpikingLayer
-from qat.lower import lower
-from qat.network import SpikingNetwork
-from qat.neurons import NEURONS
-from qat.normalization import CURRENT_NORMS, EPSILON, LEAST, NORMS, CurrentNorm, PspNorm
-from qat.train import Run
-from qat.warm_start import warm_start
 
 FOLDS: dict[str, dict[str, Any]] = {
     **{norm: {"norm": norm} for norm in NORMS[1:]},
@@ -40,7 +40,7 @@ NUDGE = 2.0**-20  # on a lattice of 2^-12 or coarser, the side to which a half f
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder of its own, and no compiler: the networks are small and many."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(engine, "available", lambda: False)
+    monkeypatch.setattr(cpu, "available", lambda: False)
 
 
 def real(value: Tensor) -> np.ndarray:

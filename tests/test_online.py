@@ -9,18 +9,19 @@ from typing import Any
 import pytest
 import torch
 from conftest import one_line, random_network
+from quantal.export.base.errors import BadInput
+from quantal.qat.arithmetic import neurons
+from quantal.qat.arithmetic.torch_ops import TorchMaths
+from quantal.qat.config import config_file, rules
+from quantal.qat.config.schema import Layer
+from quantal.qat.network.layer import SpikingLayer
+from quantal.qat.network.network import LOGIT_RANGE, SpikingNetwork
+from quantal.qat.training import saf
 from safetensors.torch import load_file
 from test_cli import NETWORK, contents, succeed
 from torch import Tensor
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
-
-from export.errors import BadInput
-from qat import config_check, config_file, neurons, online
-from qat.config import Layer
-from qat.layers import SpikingLayer
-from qat.network import LOGIT_RANGE, SpikingNetwork
-from qat.ops import TorchMaths
 
 STEPS, BATCH, CHANNELS, MAXIMUM, CLASSES = 7, 5, 6, 3, 4
 STATE_RANGE = 64.0  # of the readout
@@ -46,7 +47,7 @@ def network_of(
     for layer in network.stack:
         if layer.decay is not None:
             layer.decay.data.fill_(layer.config.decay)
-    online.hold_decays(network)
+    saf.hold_decays(network)
     return network
 
 
@@ -79,9 +80,9 @@ def taken(network: SpikingNetwork) -> dict[str, Tensor]:
     return found
 
 
-def saf(network: SpikingNetwork, x: Tensor, y: Tensor, every_step: bool) -> dict[str, Tensor]:
+def saf_taken(network: SpikingNetwork, x: Tensor, y: Tensor, every_step: bool) -> dict[str, Tensor]:
     """SAF's gradients."""
-    online.gradients(network, x, lambda logits: loss_of(logits, y), every_step)
+    saf.gradients(network, x, lambda logits: loss_of(logits, y), every_step)
     return taken(network)
 
 
@@ -176,7 +177,7 @@ def test_the_accumulations_are_the_membrane(options: dict[str, Any], threshold: 
     for layer in network.stack:
         membranes, value = lif(layer, value, network.ops.surrogate)
         records.append((membranes, value))
-    layers = [online.OnlineLayer(layer, network.ops, BATCH, x.dtype) for layer in network.stack]
+    layers = [saf.OnlineLayer(layer, network.ops, BATCH, x.dtype) for layer in network.stack]
     for t in range(STEPS):
         spikes = x[:, t]
         for running, layer, (membranes, outputs) in zip(layers, network.stack, records, strict=True):
@@ -199,7 +200,7 @@ def test_the_accumulations_are_the_membrane(options: dict[str, Any], threshold: 
 def test_saf_e_is_online_training_through_time(options: dict[str, Any], threshold: float) -> None:
     network = in_float(2, options, threshold)
     x, y = samples(2)
-    ours = saf(network, x, y, every_step=True)
+    ours = saf_taken(network, x, y, every_step=True)
     assert_same(ours, ottt(network, x, y, list(range(STEPS)), real_lif))
     learned = {"weight", "bias", "threshold", *(["recurrent"] if options["recurrent"] else [])}
     assert {name for name in ours if name.startswith("layers.0.")} == {f"layers.0.{name}" for name in learned}
@@ -209,7 +210,7 @@ def test_saf_e_is_online_training_through_time(options: dict[str, Any], threshol
 def test_a_membrane_that_does_not_leak_has_the_same_gradients(options: dict[str, Any]) -> None:
     network = in_float(3, options, 1.0, 1.0, 1.0, 1.0)
     x, y = samples(3)
-    assert_same(saf(network, x, y, every_step=True), ottt(network, x, y, list(range(STEPS)), real_lif))
+    assert_same(saf_taken(network, x, y, every_step=True), ottt(network, x, y, list(range(STEPS)), real_lif))
 
 
 class _Rate(torch.autograd.Function):
@@ -235,7 +236,7 @@ def test_saf_f_is_spike_representation(options: dict[str, Any], threshold: float
     decay = 0.75
     network = in_float(4, options, threshold, decay, decay, decay)
     x, y = samples(4)
-    ours = saf(network, x, y, every_step=False)
+    ours = saf_taken(network, x, y, every_step=False)
 
     weights = torch.tensor([decay ** (STEPS - 1 - t) for t in range(STEPS)], dtype=torch.float64)
     total = weights.sum()
@@ -265,7 +266,7 @@ def test_saf_f_is_spike_representation(options: dict[str, Any], threshold: float
 def test_saf_f_is_the_last_step_of_saf_e(options: dict[str, Any]) -> None:
     network = in_float(5, options, 1.0)
     x, y = samples(5)
-    assert_same(saf(network, x, y, every_step=False), ottt(network, x, y, [STEPS - 1], real_lif))
+    assert_same(saf_taken(network, x, y, every_step=False), ottt(network, x, y, [STEPS - 1], real_lif))
 
 
 # ---- on integers
@@ -287,7 +288,7 @@ def test_the_forward_is_the_deployed_one(options: dict[str, Any], states: int) -
     record: dict[str, Tensor] = {}
     with torch.no_grad():
         output = network(x, record)
-    layers = [online.OnlineLayer(layer, network.ops, BATCH, x.dtype) for layer in network.stack]
+    layers = [saf.OnlineLayer(layer, network.ops, BATCH, x.dtype) for layer in network.stack]
     for t in range(STEPS):
         spikes = x[:, t]
         for running in layers:
@@ -298,7 +299,7 @@ def test_the_forward_is_the_deployed_one(options: dict[str, Any], states: int) -
                 assert torch.equal(spikes, record[f"{running.layer.config.name}.spike"][:, t])
         assert torch.equal(spikes, output[:, t])
     assert float(record["first.spike"].std()) > 0
-    logits, loss = online.gradients(network, x, lambda logits: loss_of(logits, y), every_step=False)
+    logits, loss = saf.gradients(network, x, lambda logits: loss_of(logits, y), every_step=False)
     assert torch.equal(logits, (output[:, -1] * network.logit_unit(STEPS)).detach())
     assert loss == float(loss_of(logits, y))
 
@@ -308,7 +309,7 @@ def test_gradients_pass_straight_through_the_integers(options: dict[str, Any]) -
     """Rounded as they are, they are OTTT's, down to scales, where no membrane saturates."""
     network = network_of(7, options, states=16, state_range=64.0)
     x, y = samples(7)
-    ours = saf(network, x, y, every_step=True)
+    ours = saf_taken(network, x, y, every_step=True)
     assert_same(ours, ottt(network, x, y, list(range(STEPS)), integer_lif))
     wanted = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     assert ours.keys() == wanted
@@ -319,10 +320,10 @@ def test_a_saturated_neuron_passes_no_gradient() -> None:
     x, y = samples(8)
     layer = network.stack[0]
     layer.bias.data.fill_(1e4)
-    running = online.OnlineLayer(layer, network.ops, BATCH, x.dtype)
+    running = saf.OnlineLayer(layer, network.ops, BATCH, x.dtype)
     running.step(x[:, 0], graded=True)
     assert float(running.slope.abs().max()) == 0
-    assert float(saf(network, x, y, every_step=True)["layers.0.weight"].abs().max()) == 0
+    assert float(saf_taken(network, x, y, every_step=True)["layers.0.weight"].abs().max()) == 0
 
 
 # ---- memory
@@ -331,9 +332,9 @@ def test_a_saturated_neuron_passes_no_gradient() -> None:
 def peak(network: SpikingNetwork, steps: int, every_step: bool) -> int:
     """The most bytes of tensors at a time, beyond input and parameters."""
     x, y = samples(9, steps)
-    saf(network, x, y, every_step)
+    saf_taken(network, x, y, every_step)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        saf(network, x, y, every_step)
+        saf_taken(network, x, y, every_step)
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
     return max(held)
@@ -444,9 +445,9 @@ def test_what_the_identities_do_not_cover_is_refused_by_name(
     config = config_file.loads(NETWORK, "net")
     layers = replace(config.layers[0], **hidden), replace(config.layers[1], **readout)
     config = replace(config, layers=layers, training=replace(config.training, **training))
-    config_check.check(config, "net")  # bptt takes it
+    rules.check(config, "net")  # bptt takes it
     with pytest.raises(BadInput) as error:
-        config_check.check(replace(config, training=replace(config.training, method=method)), "net")
+        rules.check(replace(config, training=replace(config.training, method=method)), "net")
     one_line(error, "net: ", method, *words.split())
 
 

@@ -14,13 +14,13 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from quantal.export.cli import main
+from quantal.qat.config import config_file
+from quantal.qat.data.registry import load
+from quantal.qat.training import parallel
+from quantal.qat.training.train import Run
 from test_cli import MAIN, NETWORK, Done, contents
 from torch.distributed import TCPStore
-
-from export import cli
-from qat import config_file, parallel
-from qat.data import load
-from qat.train import Run
 
 PROCESSES = 2
 BATCHES = (6, 5, 1)  # shared evenly, unevenly, and not at all
@@ -71,7 +71,7 @@ def main_that_is_killed(killed: set[int], after: int) -> None:
         return ordinary(*given)
 
     with mock.patch.object(Run, "gradients", counting):
-        cli.main()
+        main.main()
 
 
 def main_that_keeps_what_it_has() -> None:
@@ -83,7 +83,7 @@ def main_that_keeps_what_it_has() -> None:
         return ordinary(run, *given)
 
     with mock.patch.object(Run, "measure", keeping):
-        cli.main()
+        main.main()
 
 
 def calling(function: str) -> str:

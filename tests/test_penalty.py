@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import one_line, random_input, random_network, small_config
+from quantal.export.base.errors import BadInput
+from quantal.export.ir import interpret
+from quantal.qat.config.rules import check
+from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.lower import lower
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.training.train import Run, load_data
 from rich.progress import Progress
-
-from export import interpret
-from export.errors import BadInput
-from qat.config import Config, Encoder, Layer, Task, Training
-from qat.config_check import check
-from qat.lower import lower
-from qat.network import SpikingNetwork
-from qat.train import Run, load_data
 
 
 def column_additions(network: SpikingNetwork, x: np.ndarray) -> list[int]:

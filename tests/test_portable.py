@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from quantal.export.base import portable
 from test_arrows import PATHS, imports
 from test_cli import NETWORK, program
-
-from export import portable
 
 MISSING = ("resource", "fcntl", "pwd", "grp", "termios", "posix_ipc")  # on Windows
 ELSEWHERE = f"""
@@ -18,7 +17,7 @@ for name in {MISSING}:
     sys.modules[name] = None
 for name in ("getuid", "geteuid", "getgid", "sched_getaffinity", "sched_setaffinity"):
     delattr(os, name)
-from export.cli import main
+from quantal.export.cli.main import main
 for command in sys.argv[1:]:
     sys.argv = ["quantal", *command.split()]
     try:
@@ -46,7 +45,7 @@ def test_every_command_runs_where_modules_of_unix_are_missing(tmp_path: Path) ->
 def test_no_other_module_asks_which_system_this_is() -> None:
     own = {"getuid", "geteuid", "sched_getaffinity", "getrusage", "umask"}
     for module, path in PATHS.items():
-        if module == "export.portable":
+        if module == "quantal.export.base.portable":
             continue
         assert not imports(path) & {*MISSING, "signal"}, module
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import KINDS, one_line, random_network, small_config
+from quantal.export.base.errors import BadInput
+from quantal.export.build import Build
+from quantal.qat.config.schema import Layer
+from quantal.qat.data.registry import load
+from quantal.qat.engine import cpu
+from quantal.qat.methods import pruning
+from quantal.qat.methods.pruning import Cut
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.training.train import Run
 from rich.progress import Progress
 from test_bad_input import refused
 from test_cli import NETWORK, contents, succeed
 from torch import Tensor
-
-from export.build import Build
-from export.errors import BadInput
-from qat import engine, pruning
-from qat.config import Layer
-from qat.data import load
-from qat.network import SpikingNetwork
-from qat.pruning import Cut
-from qat.train import Run
 
 FLOAT: dict[str, Any] = {"weights": "float", "states": "float"}
 PRECISIONS: dict[str, dict[str, Any]] = {
@@ -47,7 +47,7 @@ OPTIONS = PRECISIONS | {
 def _in_torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing is trained, torch's own reading of the step: compiling the engine costs more than it gives."""
     if "here" not in request.fixturenames:
-        monkeypatch.setattr(engine, "available", lambda: False)
+        monkeypatch.setattr(cpu, "available", lambda: False)
 
 
 def drawn_moment(n: int, rank: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -12,23 +12,19 @@ import torch
 from conftest import KINDS, one_line, random_input, small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from snntorch.functional.quant import state_quant
-from torch import Tensor
-from torch.nn import functional
-
-from export import network_file
-from export.errors import BadInput
-from qat import engine
-from qat.config import Layer
-from qat.data import load
-from qat.grids import SoftGrid, TableGrid
-from qat.layers import SpikingLayer
-from qat.lower import exact_dtype, lower
-from qat.network import SpikingNetwork, hard_trace
-from qat.neurons import NEURONS, RESETTING, Params
-from qat.normalization import NORMS
-from qat.ops import TorchOps
-from qat.state_quantizers import (
+from quantal.export.base.errors import BadInput
+from quantal.export.ir import network_file
+from quantal.qat.arithmetic.grids import SoftGrid, TableGrid
+from quantal.qat.arithmetic.neurons import NEURONS, RESETTING, Params
+from quantal.qat.arithmetic.torch_ops import TorchOps
+from quantal.qat.config.schema import Layer
+from quantal.qat.data.registry import load
+from quantal.qat.engine import cpu
+from quantal.qat.lower import exact_dtype, lower
+from quantal.qat.network.layer import SpikingLayer
+from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.quantizers.normalization import NORMS
+from quantal.qat.quantizers.states import (
     AFTER_RESET,
     STATE_QUANTIZERS,
     StateQuantizer,
@@ -37,8 +33,11 @@ from qat.state_quantizers import (
     differentiable,
     squat,
 )  # fmt: skip
-from qat.train import Run
-from qat.weight_quantizers import WEIGHT_QUANTIZERS, Differentiable, standardized, sum_of_sigmoids
+from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS, Differentiable, standardized, sum_of_sigmoids
+from quantal.qat.training.train import Run
+from snntorch.functional.quant import state_quant
+from torch import Tensor
+from torch.nn import functional
 
 OPS = TorchOps()
 CENTRES = {"uniform": None, "threshold": 1.0, "zero": 0.0}
@@ -652,7 +651,7 @@ def learn(network: SpikingNetwork, x: Tensor, steps: int, rate: float = 0.02) ->
     optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=rate)
     labels = torch.arange(len(x)) % 3
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "available", lambda: False)
+        patch.setattr(cpu, "available", lambda: False)
         network.anneal(0)
         network.train()
         for _ in range(steps):

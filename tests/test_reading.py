@@ -19,24 +19,26 @@ import numpy as np
 import pytest
 from conftest import one_line
 from networks import input_for, random_program, write
+from quantal.export.base import reading
+from quantal.export.base.errors import BadInput, listed, named, shown
+from quantal.export.build import Build
+from quantal.export.ir import network_file
+from quantal.export.ir.check import check
+from quantal.export.ir.network import Layer, StateVar
+from quantal.export.ir.network import Network as Program
+from quantal.export.ir.ops import Add, Input, Lookup, State, Step
+from quantal.export.proof.intervals import prove
+from quantal.export.verify.vectors import load as load_vectors
+from quantal.qat.config import config_file
+from quantal.qat.config.schema import Config, Encoder, Task, Training
+from quantal.qat.config.schema import Layer as LayerConfig
+from quantal.qat.data import mat_file, vlen_rows
+from quantal.qat.data.registry import load
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.training.train import Run
 from scipy.io import loadmat, savemat
 from test_cli import NETWORK, quantal
 from test_data import refuse
-
-from export import network_file, reading
-from export.build import Build
-from export.check import check
-from export.errors import BadInput, listed, named, shown
-from export.intervals import prove
-from export.ir import Add, Input, Layer, Lookup, State, StateVar, Step
-from export.ir import Network as Program
-from export.vectors import load as load_vectors
-from qat import config_file, mat_file, vlen_rows
-from qat.config import Config, Encoder, Task, Training
-from qat.config import Layer as LayerConfig
-from qat.data import load
-from qat.network import SpikingNetwork
-from qat.train import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import hostile
@@ -450,13 +452,13 @@ def test_teachers_of_teachers_are_not_followed(readers: dict, tmp_path: Path) ->
     for file in ("network.toml", "checkpoint.safetensors"):
         (tmp_path / file).write_bytes((run / file).read_bytes())
     (tmp_path / "teacher").symlink_to(".")
-    with mock.patch("qat.train.config_file.load", side_effect=config_file.load) as load_config:
+    with mock.patch("quantal.qat.training.train.config_file.load", side_effect=config_file.load) as load_config:
         assert Run.open(tmp_path).teacher is not None
     assert load_config.call_count == 2
 
 
 def test_memory_that_is_not_there_is_one_line(build: Build) -> None:
-    with mock.patch("export.build.Build.open", side_effect=MemoryError):
+    with mock.patch("quantal.export.build.Build.open", side_effect=MemoryError):
         done = quantal("verify", str(build.path))
     assert (done.code, done.out, done.err) == (2, "", "quantal: there is not enough memory for this\n")
 

@@ -5,13 +5,12 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-
-from export import interpret
-from export.build import Build
-from export.executors.toolchain import compile_host
-from qat import config_file
-from qat.cli import export_run
-from qat.train import Run
+from quantal.export.base.toolchain import compile_host
+from quantal.export.build import Build
+from quantal.export.ir import interpret
+from quantal.qat.cli.commands import export_run
+from quantal.qat.config import config_file
+from quantal.qat.training.train import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

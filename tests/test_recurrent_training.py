@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import one_line, small_config
+from quantal.export.base.errors import BadInput
+from quantal.qat.arithmetic.surrogates import SURROGATES, Surrogate
+from quantal.qat.arithmetic.torch_ops import TorchOps
+from quantal.qat.config.rules import check
+from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.data.common import Dataset, Split
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.training.train import Run
 from rich.progress import Progress
 from test_engine import assert_equal, both, input_of, layer_of
-
-from export.errors import BadInput
-from qat.config import Config, Encoder, Layer, Task, Training
-from qat.config_check import check
-from qat.data_common import Dataset, Split
-from qat.network import SpikingNetwork
-from qat.ops import TorchOps
-from qat.surrogates import SURROGATES, Surrogate
-from qat.train import Run
 
 HIDDEN = Layer("hidden", 9, recurrent=True, decay_per="neuron", decay_bits=10, adaptation=0.2, adaptation_decay=0.9)
 READOUT = Layer("readout", 2, neuron="li")

@@ -10,23 +10,23 @@ import numpy as np
 import pytest
 import torch
 from conftest import KINDS, one_line, small_config
+from quantal.export.base.errors import BadInput
+from quantal.export.ir import interpret
+from quantal.qat.config import config_file, rules
+from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.data.registry import Dataset, Split, load
+from quantal.qat.engine import cpu
+from quantal.qat.lower import exact_dtype, lower
+from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.network.reservoir import TOLERANCE
+from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
+from quantal.qat.training.ridge import HEADROOM, PENALTIES, fit
+from quantal.qat.training.train import Run, _calibration_sample
 from rich.progress import Progress
 from sklearn.linear_model import Ridge, RidgeCV
 from test_bad_input import refused
 from test_cli import contents, succeed
 from test_train import said
-
-from export import interpret
-from export.errors import BadInput
-from qat import config_check, config_file, engine
-from qat.config import Config, Encoder, Layer, Task, Training
-from qat.data import Dataset, Split, load
-from qat.lower import exact_dtype, lower
-from qat.network import SpikingNetwork, hard_trace
-from qat.reservoir import TOLERANCE
-from qat.ridge import HEADROOM, PENALTIES, fit
-from qat.train import Run, _calibration_sample
-from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
 HIDDEN = Layer("hidden", 60, recurrent=True, reservoir=True, rate=0.1)
 READOUT = Layer("readout", 10, neuron="li", decay=1.0, states=16)
@@ -76,13 +76,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _in_torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for whole runs, torch's own reading of the step: compiling the engine costs more than it gives."""
     if "here" not in request.fixturenames:
-        monkeypatch.setattr(engine, "available", lambda: False)
+        monkeypatch.setattr(cpu, "available", lambda: False)
 
 
 def config_of(*layers: Layer, steps: int = 6, **training: Any) -> Config:
     chosen = Training(**{"method": "ridge", "epochs": 0} | training)
     config = Config(Task("digits"), Encoder(steps=steps), layers, chosen)
-    config_check.check(config, "test")
+    rules.check(config, "test")
     return config
 
 

@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_network, small_config
+from quantal.export.ir import interpret
+from quantal.qat.config.schema import Layer
+from quantal.qat.engine import cpu
+from quantal.qat.lower import exact_dtype, lower
+from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.quantizers.states import STATE_QUANTIZERS
+from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
+from quantal.qat.training.diagnosis import SATURATED, _of_membranes, findings
+from quantal.qat.training.warm_start import METHODS, warm_start
 from test_cli import succeed
-
-from export import interpret
-from qat import engine
-from qat.config import Layer
-from qat.diagnosis import SATURATED, _of_membranes, findings
-from qat.lower import exact_dtype, lower
-from qat.network import SpikingNetwork, hard_trace
-from qat.state_quantizers import STATE_QUANTIZERS
-from qat.warm_start import METHODS, warm_start
-from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
 FLOAT: dict[str, Any] = {"weights": "float", "states": "float"}
 
@@ -26,7 +25,7 @@ FLOAT: dict[str, Any] = {"weights": "float", "states": "float"}
 @pytest.fixture(autouse=True)
 def _in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch's own reading of the step: hardly anything is trained, and compiling the engine would cost more."""
-    monkeypatch.setattr(engine, "available", lambda: False)
+    monkeypatch.setattr(cpu, "available", lambda: False)
 
 
 def stuck(how: str, **options: Any) -> SpikingNetwork:

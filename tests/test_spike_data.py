@@ -6,10 +6,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from quantal.qat.data.registry import load
 from scipy.io import savemat
 from test_data import check, refuse
-
-from qat.data import load
 
 # --- shd, ssc ---
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from quantal.export.cli import main
+from quantal.qat.training.train import Run
 from test_cli import MAIN, place, trained
-
-from export import cli
-from qat.train import Run
 
 __all__ = ["place", "trained"]
 
@@ -56,7 +55,7 @@ def ended(command: str, out: io.TextIOBase, err: io.TextIOBase) -> int:
     arguments = mock.patch.object(sys, "argv", ["quantal", *command.split()])
     with arguments, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            cli.main()
+            main.main()
         except SystemExit as end:
             return int(end.code or 0)
     return 0

@@ -7,13 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import small_config
+from quantal.qat.arithmetic.surrogates import SURROGATES, Surrogate
+from quantal.qat.arithmetic.torch_ops import TorchOps
+from quantal.qat.config.schema import Layer
+from quantal.qat.network.network import SpikingNetwork
 from test_engine import assert_equal, both, input_of, layer_of
 from torch import Tensor
-
-from qat.config import Layer
-from qat.network import SpikingNetwork
-from qat.ops import TorchOps
-from qat.surrogates import SURROGATES, Surrogate
 
 
 def gauss(x: Tensor, mean: float, deviation: float) -> Tensor:

@@ -11,19 +11,19 @@ import pytest
 import torch
 from click.testing import CliRunner
 from conftest import one_line
+from quantal.export.base.errors import BadInput
+from quantal.export.build import Build
+from quantal.export.cli.main import verify
+from quantal.export.ir.interpret import run as interpreted
+from quantal.qat.cli.commands import export, train
+from quantal.qat.config import config_file, rules
+from quantal.qat.config.schema import LOSSES, Config, Encoder, Layer, Task, Training
+from quantal.qat.data.registry import Dataset, Split, load
+from quantal.qat.lower import exact_dtype, lower
+from quantal.qat.network.network import hard_trace
+from quantal.qat.training import objectives
+from quantal.qat.training.train import Run, twin
 from rich.progress import Progress
-
-from export.build import Build
-from export.cli import verify
-from export.errors import BadInput
-from export.interpret import run as interpreted
-from qat import config_check, config_file, objectives
-from qat.cli import export, train
-from qat.config import LOSSES, Config, Encoder, Layer, Task, Training
-from qat.data import Dataset, Split, load
-from qat.lower import exact_dtype, lower
-from qat.network import hard_trace
-from qat.train import Run, twin
 
 SILENT = Progress(disable=True)
 STEPS, SAMPLES = 12, 60
@@ -36,7 +36,7 @@ def configured(loss: str, outputs: int, **training: Any) -> Config:
     )
     chosen = Training(**{"loss": loss, "epochs": 3, "batch": 20, "rate": 1e-2, **training})
     config = Config(Task("npz"), Encoder("direct", steps=STEPS), layers, chosen)
-    config_check.check(config, "test")
+    rules.check(config, "test")
     return config
 
 
@@ -98,7 +98,7 @@ def test_malformed_labels_and_targets_are_refused(tmp_path: Path, arrays: dict, 
 def test_the_loss_is_its_definition_also_in_parts(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, truncate: int
 ) -> None:
-    monkeypatch.setattr("qat.learning.PART_STEPS", 1)
+    monkeypatch.setattr("quantal.qat.training.gradients.PART_STEPS", 1)
     data, chosen = data_of(files, loss), np.arange(3, 40)
     config = configured(loss, OUTPUTS[loss])
     run = Run.create(tmp_path / "run", replace(config, training=replace(config.training, truncate=truncate)), data)

@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 from conftest import one_line
-
-from export import portable
-from export.errors import BadInput
-from export.executors import toolchain
-from export.executors.emulator import EmulationError, Machine
-from export.executors.toolchain import CORES, CompileError, Core, compile_core, compile_host, compile_object
+from quantal.export.base import portable, toolchain
+from quantal.export.base.errors import BadInput
+from quantal.export.base.toolchain import CORES, CompileError, Core, compile_core, compile_host, compile_object
+from quantal.export.run.emulator import EmulationError, Machine
 
 pytest.importorskip("ziglang")
 pytest.importorskip("elftools")

@@ -17,22 +17,21 @@ import torch
 from conftest import neuron_options
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quantal.export.ir import interpret, network_file
+from quantal.export.ir.ops import MatVec
+from quantal.qat.arithmetic.neurons import NEURONS
+from quantal.qat.cli.commands import PRESETS, preset
+from quantal.qat.config import config_file, rules
+from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.data.registry import load
+from quantal.qat.lower import lower
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.quantizers.normalization import NORMS
+from quantal.qat.quantizers.states import STATE_QUANTIZERS
+from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
+from quantal.qat.training.train import Run
 from safetensors.torch import load_file
 from test_cli import MAIN, NETWORK, Done, contents, quantal, succeed
-
-from export import interpret, network_file
-from export.ir import MatVec
-from qat import config_check, config_file
-from qat.cli import PRESETS, preset
-from qat.config import Config, Encoder, Layer, Task, Training
-from qat.data import load
-from qat.lower import lower
-from qat.network import SpikingNetwork
-from qat.neurons import NEURONS
-from qat.normalization import NORMS
-from qat.state_quantizers import STATE_QUANTIZERS
-from qat.train import Run
-from qat.weight_quantizers import WEIGHT_QUANTIZERS
 
 RESULT = ("checkpoint.safetensors", "metrics.jsonl", "samples.npz")
 
@@ -392,7 +391,7 @@ def configs(draw: st.DrawFn) -> Config:
         fixed |= {"norm": draw(st.sampled_from([n for n in norms if n != "psp" or weights != "learned"]))}
         fixed |= {"threshold_per": "auto"} if tabled else {}
         fixed |= {"standardize": False} if weights == "learned" or weight_quantizer == "maqd" else {}
-        memory = (*config_check._MEMORY, "synapse_decay", "adaptation_decay")
+        memory = (*rules._MEMORY, "synapse_decay", "adaptation_decay")
         fixed |= {name: getattr(Layer, name) for name in memory} if plain else {}
         if states != "float" and not plain and (not tabled or state_quantizer == "dq"):
             fixed["state_gradient"] = "clip"
@@ -409,7 +408,7 @@ def configs(draw: st.DrawFn) -> Config:
     text = st.text(st.characters(exclude_categories=["Cs"]))
     option = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.booleans() | text
     options = st.dictionaries(text.filter(lambda key: key != "name"), option, max_size=3)
-    hard = {} if any("dq" in config_check.quantizers(layer) for layer in layers) else {"forward": st.just("hard")}
+    hard = {} if any("dq" in rules.quantizers(layer) for layer in layers) else {"forward": st.just("hard")}
     alone = {"penalty": st.just(0.0)} if len(layers) == 1 else {}
     alone |= {"truncate": st.just(0)} if any(layer.norm != "none" for layer in layers) else {}
     alone |= {} if layers[-1].neuron == "li" else {"loss": st.sampled_from(["last", "steps"])}
@@ -421,5 +420,5 @@ def configs(draw: st.DrawFn) -> Config:
 @settings(max_examples=100, deadline=None)
 @given(configs())
 def test_a_configuration_is_read_back_as_it_was_written(config: Config) -> None:
-    config_check.check(config, "config")
+    rules.check(config, "config")
     assert config_file.loads(config.dumps(), "config") == config

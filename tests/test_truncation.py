@@ -10,20 +10,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import one_line, random_input, random_network, small_config
+from quantal.export.base.errors import BadInput
+from quantal.qat.arithmetic import neurons
+from quantal.qat.arithmetic.torch_ops import TorchOps
+from quantal.qat.config.config_file import loads
+from quantal.qat.config.rules import check
+from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.data.common import Dataset, Split
+from quantal.qat.network.layer import SpikingLayer
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.training.train import CHECKPOINT_FILE, METRICS_FILE, Run
 from rich.progress import Progress
 from test_engine import KEEPING, assert_equal, input_of, layer_of
 from torch import Tensor
-
-from export.errors import BadInput
-from qat import learning, neurons
-from qat.config import Config, Encoder, Layer, Task, Training
-from qat.config_check import check
-from qat.config_file import loads
-from qat.data_common import Dataset, Split
-from qat.layers import SpikingLayer
-from qat.network import SpikingNetwork
-from qat.ops import TorchOps
-from qat.train import CHECKPOINT_FILE, METRICS_FILE, Run
 
 if importlib.util.find_spec("triton"):
     from test_engine_cuda import DEVICE, use_kernels
@@ -206,7 +205,7 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(
 
     (loss, *right), whole = gradients()
     assert max(held) == 20  # a part has at least as many steps as all of them
-    monkeypatch.setattr(learning, "PART_STEPS", 5)
+    monkeypatch.setattr(gradients, "PART_STEPS", 5)
     (part_loss, *part_right), parts = gradients()
     assert max(held) == (6 if penalty else 2)  # the least multiple of 3 from 5 on; what that leaves at the end
     assert (part_loss, part_right) == (pytest.approx(loss, rel=1e-6), right)

@@ -11,13 +11,13 @@ import pytest
 from conftest import one_line, random_input, random_network
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from export import interpret, vectors
-from export.errors import BadInput, ExecutorError
-from export.vectors import Comparison, check_input, dumps, load, record_sizes
-from qat.config import Layer
-from qat.lower import exact_dtype, lower
-from qat.network import hard_trace
+from quantal.export.base.errors import BadInput, ExecutorError
+from quantal.export.ir import interpret
+from quantal.export.verify import vectors
+from quantal.export.verify.vectors import Comparison, check_input, dumps, load, record_sizes
+from quantal.qat.config.schema import Layer
+from quantal.qat.lower import exact_dtype, lower
+from quantal.qat.network.network import hard_trace
 
 HIDDEN = Layer("hidden", 1, recurrent=True)  # one neuron: its arrays are contiguous in more than one order
 TRAINED = random_network(HIDDEN, Layer("readout", 2, neuron="li", pool="max"), channels=3, maximum=5, seed=1)

@@ -9,17 +9,16 @@ from typing import Any
 import pytest
 import torch
 from conftest import KINDS, random_input, random_network, small_config
+from quantal.qat.config.schema import Layer
+from quantal.qat.engine import cpu
+from quantal.qat.network.layer import SpikingLayer
+from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.training.train import Run
+from quantal.qat.training.warm_start import METHODS, warm_start
 from test_bad_input import refused
 from test_cli import NETWORK, contents, succeed
 from test_train import interrupted, results, said
 from torch import Tensor
-
-from qat import engine
-from qat.config import Layer
-from qat.layers import SpikingLayer
-from qat.network import SpikingNetwork, hard_trace
-from qat.train import Run
-from qat.warm_start import METHODS, warm_start
 
 FLOAT: dict[str, Any] = {"weights": "float", "states": "float"}
 CHANNELS, MAXIMUM = 6, 3
@@ -81,7 +80,7 @@ def scale(layer: SpikingLayer) -> Tensor:
 def _in_torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing is trained, torch's own reading of the step: compiling the engine costs more than it gives."""
     if "here" not in request.fixturenames:
-        monkeypatch.setattr(engine, "available", lambda: False)
+        monkeypatch.setattr(cpu, "available", lambda: False)
 
 
 # ---- what is taken over

@@ -12,12 +12,11 @@ from unittest import mock
 import numpy as np
 import pytest
 from networks import input_for, random_program, write
+from quantal.export.base.toolchain import compile_host
+from quantal.export.emit.c.header import input_dtype, record_dtype
+from quantal.export.ir import interpret
+from quantal.export.run.host import split_records
 from test_cli import contents, place, succeed, trained
-
-from export import interpret
-from export.emit_c import input_dtype, record_dtype
-from export.executors.host import split_records
-from export.executors.toolchain import compile_host
 
 __all__ = ["place", "trained"]
 

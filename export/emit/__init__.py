@@ -1,0 +1,1 @@
+"""Text from networks: a folder for each back end. None imports another."""

@@ -1,0 +1,126 @@
+"""The standalone numpy simulator of a network: one file, numpy alone, fast enough for whole test sets.
+
+Matrix products ride on float BLAS: exact, because every partial sum is proven to lie below the float's 2^24 or 2^53.
+"""
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from quantal.export import __version__
+from quantal.export.base import names
+from quantal.export.base.render import render, wrapped
+from quantal.export.base.windows import Window
+from quantal.export.ir import ops
+from quantal.export.ir.network import Layer, Network
+from quantal.export.ir.network_file import digest
+from quantal.export.ir.ops import ARITHMETIC
+from quantal.export.proof.intervals import Interval, prove
+
+
+@dataclass(frozen=True)
+class PythonLayer:
+    """One layer's part of the step function, and its constants."""
+
+    name: str
+    size: int
+    lines: list[str]
+    records: list[tuple[str, str]]
+    output: str
+    matrices: list[tuple[str, str, list[str]]]
+    tables: list[tuple[str, str, str]]
+    windows: list[tuple[str, Window]]
+    delayed: list[tuple[str, str]]
+
+
+def _write_layer(number: int, layer: Layer, intervals: list[Interval]) -> PythonLayer:
+    matrices: list[tuple[str, str, list[str]]] = []
+    tables: list[tuple[str, str, str]] = []
+    windows: list[tuple[str, Window]] = []
+    constants = names.constant(number, layer.name)
+
+    def table(suffix: str, values: tuple[int, ...], each: int = 1) -> str:
+        tables.append((f"{constants}_{suffix}", wrapped(values), f".repeat({each})" if each > 1 else ""))
+        return tables[-1][0]
+
+    def window(op: ops.Conv | ops.SumPool, index: int) -> str:
+        windows.append((f"{constants}_TAPS{index}", op.window))
+        return windows[-1][0]
+
+    def matrix(op: ops.Weighted, index: int) -> str:
+        lo, hi = intervals[index].hull
+        exact = "np.float32" if max(-lo, hi) < 2**24 else "np.float64"
+        rows = [" ".join(map(str, row)) for row in layer.matrix(op).T.tolist()]
+        matrices.append((f"{constants}_{op.weights.upper()}_{index}", exact, rows))
+        return matrices[-1][0]
+
+    def expression(index: int) -> str:
+        op = layer.ops[index]
+        match op:
+            case ops.Input(source):
+                return f"outputs[{source!r}]"
+            case ops.State(name):
+                oldest = f"[:, :{layer.size}]" if layer.state(name).delay > 1 else ""
+                return f"state[{names.record(layer.name, name)!r}]{oldest}"
+            case ops.Table(values, name):
+                each = layer.size // len(values)
+                return str(values[0]) if len(values) == 1 else table(f"{index}_{name.upper()}", values, each)
+            case ops.Conv(_, x):
+                return f"convolution(v{x}, {matrix(op, index)}, {window(op, index)}, {op.shape[0]}, {op.groups})"
+            case ops.SumPool(x):
+                return f"gathered(v{x}, {window(op, index)}, {op.shape[0]}).sum(axis=-1).reshape(len(v{x}), -1)"
+            case ops.MatVec(_, x):
+                return f"product(v{x}, {matrix(op, index)})"
+            case ops.Add(a, b):
+                return f"v{a} + v{b}"
+            case ops.Sub(a, b):
+                return f"v{a} - v{b}"
+            case ops.Mul(a, b):
+                return f"v{a} * v{b}"
+            case ops.Shr(a, shift):
+                return f"(v{a} + {1 << (shift - 1)}) >> {shift}" if shift else f"v{a}"
+            case ops.Shl(a, shift):
+                return f"v{a} << {shift}"
+            case ops.Clamp(a, lo, hi):
+                return f"np.minimum(np.maximum(v{a}, {lo}), {hi})"
+            case ops.Gt(a, b):
+                return f"np.greater(v{a}, v{b}).astype(np.int32)"
+            case ops.Select(condition, a, b):
+                return f"np.where(np.not_equal(v{condition}, 0), v{a}, v{b})"
+            case ops.Step(a, borders):
+                return f"np.searchsorted({table(f'BORDERS{index}', borders)}, v{a}, side='right').astype(np.int32)"
+            case ops.Lookup(a, levels):
+                return f"{table(f'LEVELS{index}', levels)}[v{a}]"
+            case _:
+                assert_never(op)
+
+    hulls = [interval.hull for interval in intervals]
+    lines = [f"v{i} = {expression(i)}  # [{hulls[i][0]}, {hulls[i][1]}]" for i in range(len(layer.ops))]
+    records = [(name, f"v{value}") for name, value in layer.records()]
+    delayed = [(names.record(layer.name, state.name), f"v{state.next}") for state in layer.states if state.delay > 1]
+    return PythonLayer(layer.name, layer.size, lines, records, f"v{layer.output}", matrices, tables, windows, delayed)
+
+
+def emit_simulator(network: Network) -> str:
+    """NAME_sim.py. Constants of one value stay Python ints, so every array stays int32."""
+    layers = [_write_layer(n, *pair) for n, pair in enumerate(zip(network.layers, prove(network), strict=True), 1)]
+    return render(
+        "python/simulator.py.j2",
+        version=__version__,
+        digest=digest(network),
+        arithmetic=ARITHMETIC,
+        name=network.name,
+        inputs=network.inputs,
+        input_lo=network.input_lo,
+        input_hi=network.input_hi,
+        outputs=network.outputs,
+        initial=[
+            (names.record(layer.name, s.name), s.delay * layer.size, s.init)
+            for layer in network.layers
+            for s in layer.states
+        ],
+        layers=layers,
+        windows=any(layer.windows for layer in layers),
+        convolutions=any(isinstance(op, ops.Conv) for layer in network.layers for op in layer.ops),
+        delayed=[name for layer in layers for name, _ in layer.delayed],
+        readout=network.layers[-1].name,
+    )

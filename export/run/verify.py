@@ -1,0 +1,60 @@
+"""Runs executors and compares every value with the reference, batch by batch."""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+
+import numpy as np
+from quantal.export.base.errors import BadInput, ExecutorError
+from quantal.export.base.fixed import Ints
+from quantal.export.build import Build
+from quantal.export.run import EXECUTORS
+from quantal.export.run.bounds import GENEROUS, Bounds
+from quantal.export.run.runner import Runner
+from quantal.export.verify.probes import probe
+from quantal.export.verify.vectors import Comparison
+
+Batches = Iterable[tuple[Ints, dict[str, np.ndarray]]]
+Failure = BadInput | ExecutorError | OSError
+"""Why an executor cannot run here, or did not to its end."""
+
+
+def verify(
+    build: Build,
+    executor: str,
+    batches: Batches,
+    advance: Callable[[int], None],
+    bounds: Bounds = GENEROUS,
+) -> tuple[Comparison, Failure | None]:
+    """The comparison of one executor with the reference, and why it stopped, if it did.
+
+    `batches` gives (input, reference trace), samples first; `advance` is told how many samples are done. An error of
+    theirs is raised: it is no executor's.
+    """
+    comparison = Comparison(executor)
+    with ExitStack() as stack:
+        try:
+            run = stack.enter_context(EXECUTORS[executor](build, bounds))
+        except (BadInput, ExecutorError, OSError) as error:
+            return comparison, error
+        for x, reference in batches:
+            try:
+                _compare(comparison, build, run, x, reference)
+            except (BadInput, ExecutorError, OSError) as error:
+                return comparison, error
+            advance(len(x))
+    return comparison, None
+
+
+def _compare(comparison: Comparison, build: Build, run: Runner, x: Ints, reference: dict[str, np.ndarray]) -> None:
+    """Compares a batch; after the first, where that is equal, what else a program may call."""
+    first = comparison.samples == 0
+    comparison.add(reference, run(x))
+    if first and comparison.good and run.ask is not None:
+        comparison.add_answers(*run.ask(probe(build.network, x, reference)))
+
+
+def batched(x: Ints, trace: dict[str, np.ndarray], size: int) -> Batches:
+    """(x, trace) in pieces of `size` samples."""
+    for start in range(0, len(x), size):
+        part = slice(start, start + size)
+        yield x[part], {name: values[part] for name, values in trace.items()}

@@ -1,0 +1,172 @@
+"""What every function that a user may call is asked beside whole runs, and what it must answer.
+
+Answers have the form of a trace: each (cases, steps, values), under "FUNCTION", or "LAYER.RECORD after FUNCTION" for
+what it leaves in the state. They are made here from the network and the reference, never from what is tested.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from quantal.export.base.fixed import Ints
+from quantal.export.base.names import record, ring_index
+from quantal.export.base.render import word_bits
+from quantal.export.encoders import ENCODERS, hash32
+from quantal.export.ir.interpret import Trace, classify, initial_states
+from quantal.export.ir.network import Network
+
+FILLINGS = (0xA5, 0x5A)
+"""What every byte of a state is before it is reset, in turn: no first value is both."""
+GUARD = FILLINGS[1]
+"""What the byte after an encoded step must still be."""
+_SAMPLES = 4  # that are classified, and encoded
+_CALLS = 4096  # of an encoder, at most
+_VALUES = 1 << 20  # that it reads in all, at most
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Calls of an encoder in order, and what they give.
+
+    steps (calls,), at whose 0 a sample begins; values (calls, channels); codes (calls, inputs); sent (calls, channels):
+    what was sent so far of each channel, where the encoder keeps that.
+    """
+
+    steps: Ints
+    values: Ints
+    codes: Ints
+    sent: Ints | None
+
+
+def encoder_calls(network: Network) -> Calls | None:
+    """The calls of the encoder in the network's header, None where it has none."""
+    encoding = network.encoding
+    kind = str(encoding.get("kind"))
+    if kind not in ("latency", "rate", "delta"):
+        return None
+    steps, channels, maximum = (int(encoding[name]) for name in ("steps", "channels", "maximum"))
+    seed, delta = int(encoding.get("seed", 0)), int(encoding.get("delta", 0))
+    count = max(1, min(steps, _CALLS, _VALUES // channels))
+    samples = max(1, min(_SAMPLES, _CALLS // count))
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, maximum, (samples, count, channels), endpoint=True)
+    shown = np.arange(count)
+    if kind == "latency":  # one value a sample, the least and the greatest among them
+        shown[-1] = steps - 1
+        values[:] = values[:, :1]
+        values[0] = np.array([0, maximum, 1])[np.arange(channels) % 3]
+        codes = ENCODERS[kind].run(values[:, 0], steps, maximum, seed, delta)[:, shown]
+    else:
+        if kind == "delta":  # exactly as far as sends a spike, and one less
+            near = min(delta, maximum)
+            turn = np.arange(count)[:, None] + np.arange(channels)
+            values[0] = np.array([near, 0, near - 1, 0])[turn % 4]
+        codes = ENCODERS[kind].run(values, count, maximum, seed, delta)
+    codes = codes.astype(np.int64)
+    sent = None
+    if kind == "delta":
+        sent = delta * np.cumsum(codes[..., :channels] - codes[..., channels:], axis=1).reshape(-1, channels)
+    calls = Calls(np.tile(shown, samples), values.reshape(-1, channels), codes.reshape(samples * count, -1), sent)
+    return _with_silence(calls, seed) if kind == "rate" else calls
+
+
+def _with_silence(calls: Calls, seed: int) -> Calls:
+    """Silence too, which never fires, at the first steps at which some channel's random number is 0."""
+    channels = calls.values.shape[1]
+    steps = np.flatnonzero(hash32(seed, np.arange(_VALUES, dtype=np.uint32)) < 1 << 16)[:4] // channels
+    silence = np.zeros((len(steps), channels), np.int64)
+    return Calls(
+        np.append(calls.steps, steps), np.append(calls.values, silence, 0), np.append(calls.codes, silence, 0), None
+    )
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What is asked of one network. x (samples, steps, inputs) is classified; `after`: the reference's trace of it."""
+
+    network: Network
+    x: Ints
+    after: Mapping[str, Ints]
+
+    @cached_property
+    def outputs(self) -> Ints:
+        """(cases, outputs) to decide on: with equal ones at every place, with the least and the greatest."""
+        size, lo, hi = self.network.outputs, -(2**31), 2**31 - 1
+        rng = np.random.default_rng(0)
+        one = np.eye(size, dtype=bool)
+        two = one | np.roll(one, 1, axis=1)
+        patterns = [
+            *(np.full((1, size), value) for value in (lo, -1, 0, hi)),
+            *(np.where(one, high, low) for high, low in ((1, 0), (-1, lo), (lo, hi), (hi, lo))),
+            *(np.where(two, high, low) for high, low in ((1, 0), (hi, hi - 1), (lo + 1, lo))),
+            np.arange(size)[None] - size // 2,
+            np.arange(size)[None, ::-1] - size // 2,
+            rng.integers(0, 3, (16, size)),
+            rng.integers(lo, hi, (16, size), endpoint=True),
+        ]
+        return np.concatenate(patterns).astype(np.int64)
+
+    @property
+    def traces(self) -> Ints:
+        """(cases, 2, outputs): they are what a run ends with, after other ones."""
+        return np.stack([np.roll(self.outputs, 1, axis=0), self.outputs], axis=1)
+
+    @cached_property
+    def calls(self) -> Calls | None:
+        """Those of the encoder."""
+        return encoder_calls(self.network)
+
+    def of_simulator(self) -> Trace:
+        """What the simulator's functions must answer; `run` calls some of them, here each is called by itself."""
+        first = initial_states(self.network, len(self.x))
+        answers = {f"{name} after initial_state": values[:, None] for name, values in first.items()}
+        answers |= {f"{name} after step": values[:, :1] for name, values in self.after.items()}
+        return answers | {"classify": _column(classify(self.traces))}
+
+    def of_header(self) -> Trace:
+        """What the header's functions must answer."""
+        left = {name: values[:, -1:] for name, values in self.after.items() if name != "output"}
+        return {
+            **self.after_reset(),
+            "argmax": _column(classify(self.outputs[:, None])),
+            "classify": _column(classify(self.after["output"])),
+            **{f"{name} after classify": values for name, values in left.items()},
+            "classify of no steps": _column(np.zeros(1, np.int64)),
+            "self_test": _column(np.zeros(1, np.int64)),
+            **self.encoded(),
+        }
+
+    def after_reset(self) -> Trace:
+        """Every array of the state that is kept from step to step."""
+        answers = {}
+        for layer in self.network.layers:
+            states = {record(layer.name, state.name): state for state in layer.states}
+            firsts = [(name, 1, states[name].init if name in states else 0) for name, _ in layer.records()]
+            firsts += [(name, state.delay, state.init) for name, state in states.items() if state.delay > 1]
+            for name, delay, first in firsts:
+                answers[f"{name} after reset"] = np.full((len(FILLINGS), 1, delay * layer.size), first)
+                if delay > 1:
+                    answers[f"{ring_index(name)} after reset"] = np.zeros((len(FILLINGS), 1, 1), np.int64)
+        return answers
+
+    def encoded(self) -> Trace:
+        if self.calls is None:
+            return {}
+        codes, sent = self.calls.codes[:, None], self.calls.sent
+        guarded = np.concatenate([codes, np.full_like(codes[..., :1], GUARD)], axis=2)
+        if sent is None:
+            return {"encode": guarded}
+        width = word_bits(0, int(self.network.encoding["maximum"])) // 8
+        begun = np.zeros((len(FILLINGS), 1, sent.shape[1] + 1), np.int64)
+        begun[:, 0, -1] = np.repeat(FILLINGS, width).astype(np.uint8).view(f"<u{width}")  # what stands behind them
+        return {"encoder_reset": begun, "encode": guarded, "reference after encode": sent[:, None]}
+
+
+def _column(values: Ints) -> Ints:
+    return values.reshape(-1, 1, 1)
+
+
+def probe(network: Network, x: Ints, reference: Mapping[str, Ints]) -> Probe:
+    """What is asked of a network that gives the trace `reference` on x: about its first samples, and other cases."""
+    return Probe(network, x[:_SAMPLES], {name: values[:_SAMPLES] for name, values in reference.items()})

@@ -1,0 +1,1 @@
+"""The neurons' arithmetic, and torch's reading of it."""

@@ -1,0 +1,1 @@
+"""What a network file says. Presets are network files too."""

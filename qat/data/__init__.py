@@ -1,0 +1,1 @@
+"""Data sets as integers: one file for each kind of file, and the registry."""

@@ -1,0 +1,1 @@
+"""A layer's whole time loop as compiled code, for CPU and CUDA."""

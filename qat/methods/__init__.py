@@ -1,0 +1,1 @@
+"""What makes one run into another."""

@@ -1,0 +1,1 @@
+"""A network in training: real parameters, the integers that they stand for, and the forward."""

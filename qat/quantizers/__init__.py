@@ -1,0 +1,1 @@
+"""From reals to codes: weights, states, their calibration and normalization."""

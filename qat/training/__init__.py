@@ -1,0 +1,1 @@
+"""How a network is trained: epochs, gradients, objectives, and what comes before and after."""
