@@ -16,8 +16,8 @@ from unittest import mock
 import h5py
 import numpy as np
 from mutations import BYTES, TEXT, Change, a_field, a_header, a_stream, a_tree, a_weight, an_archive, an_array, npy
+from quantal.export import network_file
 from quantal.export.build import Build, write_build
-from quantal.export.ir import network_file
 from quantal.export.verify import vectors
 from quantal.qat.config import config_file
 from quantal.qat.data.registry import load

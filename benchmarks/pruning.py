@@ -4,7 +4,7 @@ On spoken digits and Braille letters, with the networks of quantizer_study.py, 1
 precision, and then as long again with 4-bit weights and states:
 
   full      as wide as it was
-  pruned    spectrally pruned in between (qat/pruning.py)
+  pruned    spectrally pruned in between (qat/methods/pruning.py)
   scratch   narrow from the beginning
   taught    as pruned, and the network in full precision teaches it beside the labels
   selected  as pruned, but weights are left out, not rewritten

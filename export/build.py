@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from quantal.export import __version__
+from quantal.export import __version__, network_file
 from quantal.export.base import reading
 from quantal.export.base.errors import BadInput, shown
 from quantal.export.base.files import check_whole, write_folder
@@ -19,7 +19,6 @@ from quantal.export.base.fixed import Ints
 from quantal.export.emit.c.header import emit_header, emit_test
 from quantal.export.emit.onnx.model import emit_onnx
 from quantal.export.emit.python.simulator import emit_simulator
-from quantal.export.ir import network_file
 from quantal.export.ir.interpret import Trace
 from quantal.export.ir.network import Network
 from quantal.export.verify import vectors

@@ -1,4 +1,4 @@
-"""The arithmetic of export/fixed.py: fxpmath is its independent witness, and torch's reading equals it exactly."""
+"""The arithmetic of export/base/fixed.py: fxpmath is its independent witness, and torch's reading equals it exactly."""
 
 from fractions import Fraction
 from math import floor

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,218 +13,83 @@ from quantal.export.cli.main import COMMANDS, REFERENCE
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What of export each module of qat takes. Every other module of qat takes nothing.
-QAT_TO_EXPORT = {
-    "quantal.qat.training.bit_widths": {"quantal.export.base.errors", "quantal.export.emit.c.packing"},
-    "quantal.qat.config.schema": {"quantal.export.encoders", "quantal.export.base.windows"},
-    "quantal.qat.config.config_file": {"quantal.export.base.errors", "quantal.export.base.reading"},
-    "quantal.qat.data.registry": {"quantal.export.base.errors", "quantal.export.base.reading"},
-    "quantal.qat.data.common": {"quantal.export.base.errors", "quantal.export.base.reading"},
-    "quantal.qat.data.ecg": {"quantal.export.base.errors", "quantal.export.base.reading"},
-    "quantal.qat.data.events": {"quantal.export.base.errors", "quantal.export.base.reading"},
-    "quantal.qat.data.gestures": {"quantal.export.base.errors", "quantal.export.base.reading"},
-    "quantal.qat.data.npz": {"quantal.export.base.reading"},
-    "quantal.qat.data.series": {"quantal.export.base.errors"},
-    "quantal.qat.data.spikes": {"quantal.export.base.errors", "quantal.export.base.reading"},
-    "quantal.qat.data.encoding": {
-        "quantal.export.encoders",
-        "quantal.export.base.errors",
-        "quantal.export.base.reading",
+# Each room, and the rooms that it takes from. What knows nothing comes first: no room takes from one below it.
+EXPORT = {
+    "export.base": set(),
+    "export.encoders": set(),
+    "export.ir": {"export.base"},
+    "export.proof": {"export.base", "export.ir"},
+    "export.network_file": {"export.base", "export.ir", "export.proof"},
+    "export.verify": {"export.base", "export.encoders", "export.ir"},
+    "export.emit.c": {"export.base", "export.ir", "export.network_file", "export.proof", "export.verify"},
+    "export.emit.onnx": {"export.base", "export.ir", "export.network_file", "export.proof"},
+    "export.emit.python": {"export.base", "export.ir", "export.network_file", "export.proof"},
+    "export.build": {
+        *("export.base", "export.emit.c", "export.emit.onnx", "export.emit.python", "export.ir"),
+        *("export.network_file", "export.verify"),
     },
-    "quantal.qat.data.vlen_rows": {"quantal.export.base.reading"},
-    "quantal.qat.network.network": {
-        "quantal.export.base.errors",
-        "quantal.export.base.names",
-        "quantal.export.base.reading",
-        "quantal.export.base.windows",
+    "export.run": {"export.base", "export.build", "export.emit.c", "export.ir", "export.verify"},
+    "export.report": {"export.base", "export.build", "export.emit.c", "export.run"},
+    "export.cli": {"export.base", "export.build", "export.report", "export.run"},
+}
+QAT = {
+    "qat.arithmetic": {"export.base"},
+    "qat.quantizers": {"qat.arithmetic"},
+    "qat.config": {"export.base", "export.encoders", "export.ir", "qat.arithmetic", "qat.quantizers"},
+    "qat.data": {"export.base", "export.encoders", "qat.config"},
+    "qat.engine": {"export.base", "export.ir", "qat.arithmetic"},
+    "qat.network": {"export.base", "qat.arithmetic", "qat.config", "qat.data", "qat.engine", "qat.quantizers"},
+    "qat.lower": {"export.base", "export.ir", "export.proof", "qat.arithmetic", "qat.network"},
+    "qat.training": {
+        *("export.base", "export.emit.c", "qat.arithmetic", "qat.config", "qat.data", "qat.lower", "qat.network"),
+        "qat.quantizers",
     },
-    "quantal.qat.network.layer": {"quantal.export.base.errors", "quantal.export.base.names"},
-    "quantal.qat.arithmetic.planes": {"quantal.export.base.windows"},
-    "quantal.qat.config.graph": {
-        "quantal.export.ir.check",
-        "quantal.export.base.errors",
-        "quantal.export.base.names",
-        "quantal.export.base.reading",
-        "quantal.export.base.windows",
-    },
-    "quantal.qat.config.rules": {"quantal.export.base.errors"},
-    "quantal.qat.network.reservoir": {"quantal.export.base.errors"},
-    "quantal.qat.training.ridge": {"quantal.export.base.errors"},
-    "quantal.qat.training.warm_start": {"quantal.export.base.errors"},
-    "quantal.qat.training.train": {
-        "quantal.export.base.errors",
-        "quantal.export.base.files",
-        "quantal.export.base.reading",
-    },
-    "quantal.qat.lower": {
-        *(
-            "quantal.export.ir.builder",
-            "quantal.export.base.errors",
-            "quantal.export.ir.fold",
-            "quantal.export.proof.intervals",
-            "quantal.export.ir.network",
-            "quantal.export.base.names",
-        ),
-    },
-    "quantal.qat.engine.adjoint": {
-        "quantal.export.ir.builder",
-        "quantal.export.base.errors",
-        "quantal.export.ir.network",
-    },
-    "quantal.qat.training.lock": {"quantal.export.base.errors", "quantal.export.base.portable"},
-    "quantal.qat.engine.cpu": {
-        "quantal.export.base.errors",
-        "quantal.export.base.toolchain",
-        "quantal.export.base.files",
-        "quantal.export.base.portable",
-        "quantal.export.base.render",
-    },
-    "quantal.qat.engine.cuda": {
-        "quantal.export.base.toolchain",
-        "quantal.export.base.files",
-        "quantal.export.base.render",
-    },
-    "quantal.qat.training.parallel": {"quantal.export.base.errors"},
-    "quantal.qat.methods.pruning": {"quantal.export.base.errors"},
-    "quantal.qat.cli.commands": {
-        *(
-            "quantal.export.build",
-            "quantal.export.cli.main",
-            "quantal.export.base.errors",
-            "quantal.export.run",
-            "quantal.export.base.toolchain",
-        ),
-        *(
-            "quantal.export.base.files",
-            "quantal.export.base.names",
-            "quantal.export.ir.network_file",
-            "quantal.export.base.portable",
-            "quantal.export.verify.vectors",
-        ),
+    "qat.methods": {"export.base", "qat.config", "qat.data", "qat.network", "qat.training"},
+    "qat.cli": {
+        *("export.base", "export.build", "export.cli", "export.network_file", "export.run", "export.verify"),
+        *("qat.config", "qat.data", "qat.engine", "qat.lower", "qat.methods", "qat.network", "qat.quantizers"),
+        "qat.training",
     },
 }
-
-# export, from what knows nothing to what knows all: a module takes only what stands in a row above its own.
-EXPORT_ORDER = [
-    {
-        "export",
-        "quantal.export.encoders",
-        "quantal.export.base.errors",
-        "quantal.export.run.child",
-        "quantal.export.base.fixed",
-        "quantal.export.base.portable",
-    },
-    {
-        "quantal.export.base.process",
-        "quantal.export.base.files",
-        "quantal.export.base.names",
-        "quantal.export.base.reading",
-        "quantal.export.base.windows",
-    },
-    {"quantal.export.ir.network"},
-    {"quantal.export.ir.builder"},
-    {"quantal.export.ir.fold"},
-    {
-        "quantal.export.run.bounds",
-        "quantal.export.ir.interpret",
-        "quantal.export.proof.intervals",
-        "quantal.export.base.render",
-    },
-    {
-        "quantal.export.ir.check",
-        "quantal.export.base.toolchain",
-        "quantal.export.emit.c.packing",
-        "quantal.export.verify.probes",
-    },
-    {"quantal.export.ir.network_file", "quantal.export.verify.vectors", "quantal.export.run.emulator"},
-    {"quantal.export.emit.c.weights"},
-    {"quantal.export.emit.c.header", "quantal.export.emit.onnx.model", "quantal.export.emit.python.simulator"},
-    {"quantal.export.build"},
-    {"quantal.export.run.answers", "quantal.export.run.runner"},
-    {"quantal.export.run.host", "quantal.export.run.python"},
-    {"quantal.export.run.core"},
-    {"quantal.export.run", "quantal.export.report.cost"},
-    {"quantal.export.run.verify"},
-    {"quantal.export.cli.main"},
-]
+ROOMS = EXPORT | QAT
 
 # Who takes what from outside. Compilers, emulator and onnxruntime are taken when they are needed.
-EXPORT_PACKAGES = {
-    "click": {"quantal.export.cli.main"},
-    "rich": {"quantal.export.cli.main"},
-    "jinja2": {"quantal.export.base.render"},
-    "onnx": {"quantal.export.emit.onnx.model"},
-    "onnxruntime": {"quantal.export.run.child"},
-    "fxpmath": {"quantal.export.base.fixed"},
+PACKAGES = {
+    "click": {"export.cli", "qat.cli", "qat.training"},
+    "fxpmath": {"export.base"},
+    "h5py": {"qat.data"},
+    "jinja2": {"export.base"},
     "numpy": {
-        *(
-            "quantal.export.build",
-            "quantal.export.emit.c.header",
-            "quantal.export.emit.c.weights",
-            "quantal.export.emit.onnx.model",
-            "quantal.export.encoders",
-        ),
-        *(
-            "quantal.export.ir.check",
-            "quantal.export.base.fixed",
-            "quantal.export.ir.interpret",
-            "quantal.export.proof.intervals",
-            "quantal.export.emit.c.packing",
-            "quantal.export.base.windows",
-        ),
-        *(
-            "quantal.export.ir.fold",
-            "quantal.export.ir.network",
-            "quantal.export.ir.network_file",
-            "quantal.export.base.reading",
-            "quantal.export.verify.vectors",
-            "quantal.export.run.verify",
-        ),
-        *(
-            "quantal.export.run.answers",
-            "quantal.export.run.child",
-            "quantal.export.run.core",
-            "quantal.export.run.host",
-        ),
-        *("quantal.export.run.python", "quantal.export.verify.probes"),
+        *("export.base", "export.build", "export.emit.c", "export.emit.onnx", "export.encoders", "export.ir"),
+        *("export.network_file", "export.proof", "export.run", "export.verify"),
+        *("qat.data", "qat.lower", "qat.network", "qat.training"),
+    },
+    "onnx": {"export.emit.onnx"},
+    "onnxruntime": {"export.run"},
+    "rich": {"export.cli", "qat.methods", "qat.training"},
+    "safetensors": {"qat.network", "qat.training"},
+    "scipy": {"qat.data", "qat.training"},
+    "sklearn": {"qat.data", "qat.quantizers", "qat.training"},
+    "tomli_w": {"qat.config"},
+    "torch": {
+        *("qat.arithmetic", "qat.cli", "qat.engine", "qat.lower", "qat.methods", "qat.network", "qat.quantizers"),
+        "qat.training",
     },
 }
 
-NO_TORCH = {
-    *(
-        "qat",
-        "quantal.qat.arithmetic.grids",
-        "quantal.qat.arithmetic.neurons",
-        "quantal.qat.engine.adjoint",
-        "quantal.qat.data.encoding",
-    ),
-    *(
-        "quantal.qat.data.registry",
-        "quantal.qat.data.common",
-        "quantal.qat.data.ecg",
-        "quantal.qat.data.events",
-        "quantal.qat.data.gestures",
-        "quantal.qat.data.npz",
-    ),
-    *(
-        "quantal.qat.data.series",
-        "quantal.qat.data.spikes",
-        "quantal.qat.data.times",
-        "quantal.qat.data.mat_file",
-        "quantal.qat.data.vlen_rows",
-    ),
-}
+# Modules of rooms that torch may enter, which run without it all the same.
+NO_TORCH = {"qat.arithmetic.grids", "qat.arithmetic.neurons", "qat.engine.adjoint", "qat.data"}
 
 
 def imports(path: Path) -> set[str]:
-    """The modules that a file imports, wherever in it."""
+    """The modules that a file imports, wherever in it; our own without `quantal.`."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            module = str(node.module)
+            module = str(node.module).removeprefix("quantal.")
             inside = {f"{module}.{alias.name}" for alias in node.names} & set(PATHS)
             found |= inside or {module}
     return found
@@ -237,9 +103,10 @@ PATHS = {
 IMPORTS = {module: imports(path) for module, path in PATHS.items()}
 
 
-def of(module: str, *packages: str) -> set[str]:
-    """What the module imports of those packages."""
-    return {name for name in IMPORTS[module] if name.partition(".")[0] in packages}
+def room(module: str) -> str | None:
+    """The room in which a module stands; None for the two large ones, which hold a name or a version alone."""
+    parts = module.split(".")
+    return next((name for n in (3, 2) if (name := ".".join(parts[:n])) in ROOMS), None)
 
 
 def all_of(module: str) -> set[str]:
@@ -252,52 +119,56 @@ def all_of(module: str) -> set[str]:
     return found
 
 
-def test_export_knows_neither_torch_nor_qat() -> None:
-    outside = {"torch", "qat", "safetensors", "sklearn", "scipy"}
-    assert {
-        module: of(module, *outside) for module in IMPORTS if module.startswith("export") and of(module, *outside)
-    } == {}
+def test_every_module_stands_in_a_room() -> None:
+    assert {module for module in PATHS if room(module) is None} == {"export", "export.emit", "qat"}
+
+
+def test_rooms_take_what_the_tables_say_and_no_arrow_runs_back() -> None:
+    taken: dict[str, set[str]] = {name: set() for name in ROOMS}
+    for module, names in IMPORTS.items():
+        if (name := room(module)) is not None:
+            taken[name] |= {other for entry in names if (other := room(entry)) is not None and other != name}
+    assert taken == ROOMS
+    known: set[str] = set()
+    for name, rooms in ROOMS.items():
+        assert rooms <= known, name
+        known.add(name)
+    assert not any(entry.startswith("qat") for rooms in EXPORT.values() for entry in rooms)
 
 
 def test_only_the_lazy_commands_of_the_entry_point_name_qat() -> None:
     names = {
         module for module, path in PATHS.items() if module.startswith("export") and "qat." in path.read_text("utf-8")
     }
-    assert names == {"quantal.export.cli.main"}
+    assert names == {"export.cli.main"}
     for where in (*(where for where, _ in COMMANDS.values()), REFERENCE):
-        assert where.partition(":")[0] in {"quantal.export.cli.main", "quantal.qat.cli.commands"}
+        assert room(where.partition(":")[0].removeprefix("quantal.")) in {"export.cli", "qat.cli"}
 
 
-def test_qat_reaches_export_as_the_table_says() -> None:
-    arrows = {module: of(module, "export") for module in IMPORTS if module.partition(".")[0] == "qat"}
-    assert {module: names for module, names in arrows.items() if names} == QAT_TO_EXPORT
-
-
-def test_every_module_of_export_takes_only_what_stands_above_it() -> None:
-    assert set().union(*EXPORT_ORDER) == {module for module in IMPORTS if module.partition(".")[0] == "export"}
-    above: set[str] = set()
-    for row in EXPORT_ORDER:
-        assert {module: of(module, "export") - above for module in row if of(module, "export") - above} == {}
-        above |= row
-
-
-def test_export_takes_from_outside_what_the_table_says() -> None:
+def test_rooms_take_from_outside_what_the_table_says() -> None:
     arrows: dict[str, set[str]] = {}
     for module, names in IMPORTS.items():
-        for package in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"export"}:
-            if module.startswith("export"):
-                arrows.setdefault(package, set()).add(module)
-    assert arrows == EXPORT_PACKAGES
+        for package in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"export", "qat"}:
+            arrows.setdefault(package, set()).add(str(room(module)))
+    assert arrows == PACKAGES
 
 
 def test_neurons_know_their_grids_alone_and_data_needs_no_torch() -> None:
-    for module, known in (
-        ("quantal.qat.arithmetic.grids", set()),
-        ("quantal.qat.arithmetic.neurons", {"quantal.qat.arithmetic.grids"}),
-    ):
-        assert {name for name in IMPORTS[module] if name.partition(".")[0] not in sys.stdlib_module_names} == known
-    assert {module for module in NO_TORCH if "torch" in {name.partition(".")[0] for name in all_of(module)}} == set()
-    assert "torch" in {name.partition(".")[0] for name in all_of("quantal.qat.network.layer")}
+    for module, known in (("grids", set()), ("neurons", {"qat.arithmetic.grids"})):
+        names = IMPORTS[f"qat.arithmetic.{module}"]
+        assert {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names} == known
+    without = {module for module in PATHS if any(f"{module}.".startswith(f"{name}.") for name in NO_TORCH)}
+    assert {module for module in without if "torch" in {name.partition(".")[0] for name in all_of(module)}} == {
+        "qat.data.augmentation"  # its configuration's schema knows the names of quantizers
+    }
+    assert "torch" in {name.partition(".")[0] for name in all_of("qat.network.layer")}
+
+
+def test_the_installed_package_holds_every_room_and_nothing_else() -> None:
+    said = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    folders = {path.parent for folder in said["package-dir"].values() for path in (ROOT / folder).rglob("*.py")}
+    names = {str(folder.relative_to(ROOT)).replace("/", ".") for folder in folders}
+    assert set(said["packages"]) == {name if name == "quantal" else f"quantal.{name}" for name in names}
 
 
 # ---- what is not imported is not needed
@@ -307,7 +178,7 @@ WITHOUT = """
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "qat"):
+        if name == "torch" or name.startswith("quantal.qat"):
             raise ModuleNotFoundError(f"No module named {name!r}", name="torch")
 sys.meta_path.insert(0, Refuse())
 from quantal.export.cli.main import main

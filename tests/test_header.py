@@ -23,6 +23,7 @@ from networks import (
     with_integer,
     write,
 )
+from quantal.export import network_file
 from quantal.export.base.errors import BadInput
 from quantal.export.base.fixed import Ints
 from quantal.export.base.toolchain import (
@@ -37,7 +38,7 @@ from quantal.export.base.toolchain import (
 )
 from quantal.export.build import Build, write_build
 from quantal.export.emit.c.header import emit_header, input_dtype, record_dtype
-from quantal.export.ir import interpret, network_file
+from quantal.export.ir import interpret
 from quantal.export.ir.network import Layer, Network, StateVar
 from quantal.export.ir.ops import Add, Clamp, Input, MatVec, Mul, State, Sub, Table
 from quantal.export.run.core import machine_for

@@ -18,7 +18,6 @@ from quantal.export.ir import interpret
 from quantal.export.ir.check import check
 from quantal.export.ir.fold import Folder
 from quantal.export.ir.network import Layer, Network, StateVar
-from quantal.export.ir.network_file import dumps
 from quantal.export.ir.ops import (
     OPS,
     Add,
@@ -39,6 +38,7 @@ from quantal.export.ir.ops import (
     op_name,
     operands,
 )
+from quantal.export.network_file import dumps
 from quantal.export.proof import intervals
 from quantal.export.proof.intervals import Interval, evaluate, find_invariants, prove
 from quantal.qat.arithmetic import neurons

@@ -148,7 +148,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
         pytest.skip("this system has no named pipes")
     os.mkfifo(tmp_path / "network.toml")
     for use in ("lock.reading(file)", "lock.writing(file).__enter__()"):
-        main = f"import sys; from pathlib import Path; from qat import lock; file = Path(sys.argv[1]); {use}"
+        main = f"import sys; from pathlib import Path; from quantal.qat.training import lock; file = Path(sys.argv[1]); {use}"
         subprocess.run([sys.executable, "-c", main, str(tmp_path / "network.toml")], check=True, timeout=60)
 
 

@@ -12,13 +12,14 @@ from conftest import one_line
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from networks import write
+from quantal.export import network_file
 from quantal.export.base import names
 from quantal.export.base.errors import BadInput
 from quantal.export.base.toolchain import compile_host, host_cxx_compiler, invoke
 from quantal.export.emit.c.header import emit_header, emit_test
 from quantal.export.emit.onnx.model import emit_onnx
 from quantal.export.emit.python.simulator import emit_simulator
-from quantal.export.ir import interpret, network_file
+from quantal.export.ir import interpret
 from quantal.export.ir.network import Layer, Network, StateVar
 from quantal.export.ir.ops import Conv, Input, State
 from quantal.export.run import EXECUTORS

@@ -16,7 +16,6 @@ from quantal.export.base.errors import BadInput
 from quantal.export.base.names import check_identifier
 from quantal.export.ir import interpret
 from quantal.export.ir.network import Layer, Network, StateVar
-from quantal.export.ir.network_file import digest, dumps, load, loads
 from quantal.export.ir.ops import (
     OPS,
     Add,
@@ -37,6 +36,7 @@ from quantal.export.ir.ops import (
     Table,
     op_name,
 )
+from quantal.export.network_file import digest, dumps, load, loads
 
 WHERE = "some/network.json"
 WEIGHTS = np.array([[1, -2], [127, -128], [0, 5]], np.int8)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import one_line, random_input, random_network, small_config
+from quantal.export import network_file
 from quantal.export.base.errors import BadInput
-from quantal.export.ir import interpret, network_file
+from quantal.export.ir import interpret
 from quantal.qat.arithmetic.neurons import NEURONS
 from quantal.qat.config.schema import Layer
 from quantal.qat.data.registry import load

@@ -12,8 +12,8 @@ import torch
 from conftest import KINDS, one_line, random_input, small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quantal.export import network_file
 from quantal.export.base.errors import BadInput
-from quantal.export.ir import network_file
 from quantal.qat.arithmetic.grids import SoftGrid, TableGrid
 from quantal.qat.arithmetic.neurons import NEURONS, RESETTING, Params
 from quantal.qat.arithmetic.torch_ops import TorchOps

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from conftest import one_line
 from networks import input_for, random_program, write
+from quantal.export import network_file
 from quantal.export.base import reading
 from quantal.export.base.errors import BadInput, listed, named, shown
 from quantal.export.build import Build
-from quantal.export.ir import network_file
 from quantal.export.ir.check import check
 from quantal.export.ir.network import Layer, StateVar
 from quantal.export.ir.network import Network as Program

@@ -17,7 +17,8 @@ import torch
 from conftest import neuron_options
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quantal.export.ir import interpret, network_file
+from quantal.export import network_file
+from quantal.export.ir import interpret
 from quantal.export.ir.ops import MatVec
 from quantal.qat.arithmetic.neurons import NEURONS
 from quantal.qat.cli.commands import PRESETS, preset

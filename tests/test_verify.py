@@ -18,10 +18,10 @@ import onnx
 import pytest
 from networks import lively, random_network, with_integer, write
 from onnx import numpy_helper
+from quantal.export import network_file
 from quantal.export.base.errors import BadInput
 from quantal.export.build import Build
 from quantal.export.cli import main
-from quantal.export.ir import network_file
 from quantal.export.ir.interpret import Trace
 from quantal.export.run import EXECUTORS
 from quantal.export.verify import vectors

@@ -1,6 +1,6 @@
 """The torch reading of the arithmetic: integers ride in floats, exactly, and gradients pass straight through.
 
-Forward, each function equals its namesake in export/fixed.py on integers below the float's exact range. Backward:
+Forward, each function equals its namesake in export/base/fixed.py on integers below the float's exact range. Backward:
 rounding passes the gradient on, saturation masks it, and firing has a surrogate as wide as the threshold. The
 gradient of a code in a table is that of its level: STEP and LOOKUP pass it on as it is.
 """

@@ -16,7 +16,7 @@ from quantal.export.base.toolchain import CORES
 from quantal.export.build import Build, write_build
 from quantal.export.cli import main as export_cli
 from quantal.export.cli.main import progress
-from quantal.export.ir.network_file import digest
+from quantal.export.network_file import digest
 from quantal.export.run import EXECUTORS
 from quantal.export.verify.vectors import record_sizes
 from quantal.qat.config import config_file, rules

@@ -19,8 +19,8 @@ from quantal.export.ir import ops
 from quantal.export.ir.fold import without
 from quantal.export.ir.interpret import Trace
 from quantal.export.ir.network import Layer, Network, StateVar
-from quantal.export.ir.network_file import digest
 from quantal.export.ir.ops import ARITHMETIC, operands
+from quantal.export.network_file import digest
 from quantal.export.proof.intervals import WORD_HI, WORD_LO, Interval, prove
 from quantal.export.verify.probes import FILLINGS, GUARD, encoder_calls
 

@@ -16,7 +16,7 @@ from quantal.export.base.names import record as record_name
 from quantal.export.base.windows import Window
 from quantal.export.ir import ops
 from quantal.export.ir.network import Layer, Network
-from quantal.export.ir.network_file import digest
+from quantal.export.network_file import digest
 from quantal.export.proof.intervals import Interval, prove
 
 OPSET, IR_VERSION = 17, 8

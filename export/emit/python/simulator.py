@@ -12,8 +12,8 @@ from quantal.export.base.render import render, wrapped
 from quantal.export.base.windows import Window
 from quantal.export.ir import ops
 from quantal.export.ir.network import Layer, Network
-from quantal.export.ir.network_file import digest
 from quantal.export.ir.ops import ARITHMETIC
+from quantal.export.network_file import digest
 from quantal.export.proof.intervals import Interval, prove
 
 
