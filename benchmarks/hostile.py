@@ -183,7 +183,7 @@ def _tables(folder: Path) -> list[Reader]:
         labels = b"".join(n.to_bytes(4, "big") for n in (0x0801, count)) + bytes(n % 10 for n in range(count))
         for kind, raw in (("images-idx3", images), ("labels-idx1", labels)):
             (mnist / f"{name}-{kind}-ubyte").write_bytes(raw)
-            (packed / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(raw))
+            (packed / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(raw, mtime=0))
     images, zipped = mnist / "train-images-idx3-ubyte", packed / "train-images-idx3-ubyte.gz"
     sounds = []
     for kind in (np.int16, np.uint8, np.float32):

@@ -58,8 +58,8 @@ def use_kernels(monkeypatch: pytest.MonkeyPatch, kind: str) -> list[Plan]:
         return cuda.time_loop(plans[-1], *given)
 
     kernels = SimpleNamespace(available=lambda: True, fits=lambda *_: True, time_loop=time_loop)
-    for name in ("engine", "engine_cuda"):
-        monkeypatch.setattr(layer, name, kernels, raising=False)
+    for name in ("cpu", "cuda"):
+        monkeypatch.setattr(layer, name, kernels)
     return plans
 
 
