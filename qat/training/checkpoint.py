@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-CHECKPOINT_FILE = "checkpoint.safetensors"
+CONFIG_FILE, CHECKPOINT_FILE = "network.toml", "checkpoint.safetensors"
 
 
 def to_bytes(network: SpikingNetwork, optimizer: torch.optim.Optimizer, epochs_done: int) -> bytes:
@@ -79,7 +79,7 @@ def channels_and_maximum(path: Path, config: Config) -> tuple[int, int]:
             raise BadInput(f"{path}: network.layers.{i}.weight: expected {expected}, got {shown(tuple(shape))}")
     weights, size = sum(config.weight_counts(inputs).values()), path.stat().st_size
     if 4 * weights > size:
-        raise BadInput(f"{path}: holds {size:,} bytes, the {weights:,} weights of the network have more")
+        raise BadInput(f"{path}: holds {size:,} bytes, the {weights:,} weights of {CONFIG_FILE} have more")
     if "input" in {name for sources in config.sources for name in sources} and not places:
         bound = [layer.window.size for layer in config.layers if layer.window is not None]
         if inputs > max(bound, default=0):

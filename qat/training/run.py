@@ -25,10 +25,10 @@ from quantal.qat.data.registry import Dataset, Split, load, takes_steps
 from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.training import checkpoint, lock, objectives, parallel, saf
-from quantal.qat.training.checkpoint import CHECKPOINT_FILE
+from quantal.qat.training.checkpoint import CHECKPOINT_FILE, CONFIG_FILE
 from torch import Tensor
 
-CONFIG_FILE, METRICS_FILE, SAMPLES_FILE = "network.toml", "metrics.jsonl", "samples.npz"
+METRICS_FILE, SAMPLES_FILE = "metrics.jsonl", "samples.npz"
 TWIN_FOLDER, TEACHER_FOLDER = "full_precision", "teacher"
 SAMPLES = 32
 
