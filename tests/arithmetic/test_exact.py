@@ -1,6 +1,5 @@
 """What decides an integer is exact on any machine: the floats that torch computes in, products, sums and powers."""
 
-import hashlib
 import math
 import os
 import subprocess
@@ -12,14 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import KINDS, random_input, random_network
-from graphs import GRAPHS, graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quantal.export.base.errors import BadInput
 from quantal.export.ir import interpret
 from quantal.export.ir.builder import Builder
-from quantal.export.ir.network import Layer, Network
+from quantal.export.ir.network import Layer
 from quantal.export.ir.ops import MatVec
 from quantal.export.proof import intervals
 from quantal.export.proof.intervals import Interval, claims_of, evaluate, find_invariants, prove
@@ -32,7 +29,11 @@ from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork, hard_trace
 from quantal.qat.quantizers.states import STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import standardized
-from test_graph import made
+from support.digest import digest_of_networks
+from support.graphs import GRAPHS, graph, made
+from support.neurons import KINDS
+from support.sources import SUPPORTED
+from support.torch_networks import random_input, random_network
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -340,54 +341,15 @@ def test_the_nearest_exponent_is_the_rounded_logarithm(x: float) -> None:
         assert exact.nearest_exponent(x) == round(logarithm)
 
 
-DIGEST = """
-import hashlib, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from test_exact import digest_of_networks
-print(digest_of_networks())
-"""
-
-
-def digest_of_networks() -> str:
-    """Of the integers that networks of every quantizer come to."""
-    found = hashlib.sha256()
-    for options in (
-        *({"state_quantizer": name, "states": bits} for name in STATE_QUANTIZERS for bits in (3, 8)),
-        *({"weight_quantizer": name, "weights": 2} for name in ("lsq", "maqd", "dq", "dq-kmeans", "dq-power")),
-        {"standardize": True, "weights": 8}, {"norm": "batch"}, {"norm": "layer-batch"}, {"norm": "psp"},
-        {"synapse": "exponential", "adaptation": 0.4},
-    ):  # fmt: skip
-        made_ = SpikingNetwork(
-            schema.Config(
-                schema.Task("digits"), schema.Encoder(),
-                (schema.Layer("hidden", 300, recurrent=True, **options), schema.Layer("o", 9, neuron="li")),  # type: ignore[arg-type]
-                schema.Training(),
-            ), 301, 7,
-        )  # fmt: skip
-        with torch.no_grad():
-            for number, parameter in enumerate(made_.state_dict().values()):
-                if parameter.is_floating_point() and parameter.numel() > 1:
-                    noise = np.random.default_rng(number).uniform(0.9, 1.1, parameter.shape)
-                    parameter.mul_(torch.as_tensor(noise, dtype=parameter.dtype))
-        found.update(_bytes(record(made_, "n")))
-    return found.hexdigest()
-
-
-def _bytes(network: Network) -> bytes:
-    return b"".join(
-        repr((layer.ops, layer.states)).encode() + b"".join(codes.tobytes() for codes in layer.weights.values())
-        for layer in network.layers
-    )
+DIGEST = "from support.digest import digest_of_networks; print(digest_of_networks())"
 
 
 @pytest.mark.parametrize(("capability", "threads"), [("default", 1), ("avx2", 2), ("", 2)])
 def test_one_checkpoint_is_one_network_whatever_processor_torch_is_told_it_has(
     capability: str, threads: int, tmp_path: Path
 ) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "ATEN_CPU_CAPABILITY": capability}
+    environment = os.environ | SUPPORTED | {"OMP_NUM_THREADS": str(threads), "ATEN_CPU_CAPABILITY": capability}
     environment = {key: value for key, value in environment.items() if value}
-    here = Path(__file__).parent
-    command = [sys.executable, "-c", DIGEST, str(here)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=here.parent, env=environment, check=False)
+    command = [sys.executable, "-c", DIGEST]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.stdout.strip() == digest_of_networks(), done.stderr

@@ -6,10 +6,8 @@ from random import Random
 
 import numpy as np
 import pytest
-from conftest import one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import table_lif
 from quantal.export.base import fixed
 from quantal.export.base.errors import BadInput
 from quantal.export.base.fixed import Ints
@@ -18,7 +16,8 @@ from quantal.export.ir.fold import Folder
 from quantal.export.ir.network import Layer, Network
 from quantal.export.ir.ops import Gt, Input, Lookup, Mul, Op, Shr, State, Step, Table, op_name
 from quantal.export.proof.intervals import find_invariants, prove
-from test_intervals import Plain
+from support.messages import one_line
+from support.programs import Plain, table_lif
 
 LEVELS = (-40, -7, 0, 3, 21, 60)
 CODES = np.arange(len(LEVELS))

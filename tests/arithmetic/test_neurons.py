@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import snntorch
 import torch
-from conftest import one_line, small_config
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from quantal.export.base.errors import BadInput
@@ -16,6 +15,8 @@ from quantal.qat.arithmetic.neurons import NEURONS, RESETTING, UNQUANTIZED, Para
 from quantal.qat.arithmetic.torch_ops import TorchOps
 from quantal.qat.config.schema import Layer
 from scipy.signal import lfilter
+from support.messages import one_line
+from support.torch_networks import small_config
 from torch import Tensor
 
 SIZE, SAMPLES, STEPS = 5, 3, 40

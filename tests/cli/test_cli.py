@@ -1,13 +1,6 @@
 """The command line: help everywhere, exit codes, and `verify` against the run itself; helpers for whoever calls it."""
 
-import contextlib
-import io
 import json
-import shutil
-import subprocess
-import sys
-import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
@@ -15,32 +8,10 @@ import numpy as np
 import pytest
 from quantal.export import __version__
 from quantal.export.base.errors import ExecutorError
-from quantal.export.cli import main
 from quantal.qat.data.encoding import encode
+from support.commands import MAIN, NETWORK, Done, contents, program, quantal, succeed
 
-MAIN = "from quantal.export.cli.main import main; main()"
 WITHOUT_TORCH = f"import sys; sys.modules['torch'] = None; {MAIN}"
-
-NETWORK = """
-[task]
-name = "digits"
-
-[encoder]
-steps = 4
-
-[[layer]]
-name = "hidden"
-size = 12
-recurrent = true
-
-[[layer]]
-name = "readout"
-neuron = "li"
-size = 10
-
-[training]
-epochs = 1
-"""
 
 OPTIONS = {
     "": ["--version"],
@@ -54,71 +25,6 @@ OPTIONS = {
     "verify": ["BUILD", "--on", "--run", "--data", "--samples", "--timeout", "--json"],
     "cost": ["BUILD", "--core", "--json"],
 }
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command left: its exit code and what it wrote."""
-
-    code: int
-    out: str
-    err: str
-
-
-def quantal(*args: object) -> Done:
-    """Runs `quantal` in this process. What would be a traceback, or a warning, is an error of the test."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with (
-        mock.patch.object(sys, "argv", ["quantal", *map(str, args)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("error")
-        warnings.simplefilter("ignore", ResourceWarning)  # numpy forgets to close what is no archive
-        try:
-            main.main()
-        except SystemExit as end:
-            code = end.code
-    return Done(code, out.getvalue(), err.getvalue())
-
-
-def program(*args: object, main: str = MAIN, cwd: Path | None = None) -> Done:
-    """Runs `quantal` as a program of its own."""
-    command = [sys.executable, "-c", main, *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
-    return Done(done.returncode, done.stdout, done.stderr)
-
-
-def succeed(*args: object) -> Done:
-    """Runs `quantal`, which must end well and complain of nothing."""
-    done = quantal(*args)
-    assert (done.code, done.err) == (0, ""), done.err
-    return done
-
-
-def contents(folder: Path) -> dict[str, bytes | None]:
-    """Everything below a folder, hidden or not: the bytes of its files by relative path, None for a folder."""
-    return {str(p.relative_to(folder)): None if p.is_dir() else p.read_bytes() for p in folder.rglob("*")}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with net.toml, its run and its build."""
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "net.toml").write_text(NETWORK)
-    succeed("train", "--network", folder / "net.toml", "--out", folder / "run")
-    succeed("export", folder / "run", "--out", folder / "build")
-    return folder
-
-
-@pytest.fixture
-def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: a copy of `trained`, free to spoil."""
-    folder = tmp_path / "place"
-    shutil.copytree(trained, folder)
-    monkeypatch.chdir(folder)
-    return folder
 
 
 @pytest.mark.parametrize("command", OPTIONS)

@@ -8,10 +8,8 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import conftest
 import numpy as np
 import pytest
-from networks import lively, random_program, write
 from quantal.export.base.fixed import Ints
 from quantal.export.base.toolchain import CORES, compile_host
 from quantal.export.build import Build
@@ -19,7 +17,10 @@ from quantal.export.ir.ops import Table
 from quantal.export.report.cost import Cost, measure
 from quantal.qat.config.schema import Layer
 from quantal.qat.network.network import SpikingNetwork
-from test_cli import Done, quantal
+from support.commands import Done, quantal
+from support.networks import lively, write
+from support.programs import random_program
+from support.torch_networks import random_network
 
 pytest.importorskip("elftools")
 pytest.importorskip("unicorn")
@@ -31,7 +32,7 @@ COUNTS = ("flash_tables", "flash_code", "ram_state", "ram_stack", "instructions_
 
 def trained(seed: int) -> SpikingNetwork:
     """Large enough for a compiler to keep its tables as tables. Without biases: no spike comes from nothing."""
-    return conftest.random_network(
+    return random_network(
         Layer("hidden", 24, recurrent=True, bias=False, gain=4.0),
         Layer("readout", 10, neuron="li", bias=False),
         channels=32,
@@ -42,7 +43,7 @@ def trained(seed: int) -> SpikingNetwork:
 
 def readout(seed: int) -> SpikingNetwork:
     """One layer that never fires: all its events are its input's."""
-    return conftest.random_network(Layer("readout", 12, neuron="li", weights=8), channels=32, maximum=1, seed=seed)
+    return random_network(Layer("readout", 12, neuron="li", weights=8), channels=32, maximum=1, seed=seed)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import one_line
 from quantal.export.base.errors import BadInput
 from quantal.qat.config import config_file
 from quantal.qat.config.schema import Augmentation, Config, Encoder, Layer, Task, Training
@@ -15,6 +14,7 @@ from quantal.qat.data.augmentation import augmented, check
 from quantal.qat.data.registry import Dataset, Split
 from quantal.qat.training.train import Run
 from rich.progress import Progress
+from support.messages import one_line
 
 SILENT = Progress(disable=True)
 STEPS, PLANE, MAXIMUM = 10, (2, 5, 7), 3

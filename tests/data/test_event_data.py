@@ -8,19 +8,8 @@ import pytest
 from quantal.qat.config import config_file
 from quantal.qat.data.registry import load
 from quantal.qat.training.train import load_data
-from test_data import check, refuse
-
-# --- nmnist ---
-
-
-def event(x: int, y: int, polarity: int, time: int) -> bytes:
-    return bytes([x, y]) + (polarity << 23 | time).to_bytes(3, "big")
-
-
-def write_labels(folder: Path, labels: dict[int, int]) -> None:
-    rows = "".join(f"{sample}\t{label}\r\n" for sample, label in labels.items())
-    (folder / "labels.txt").write_bytes(f"#sample #class\r\n{rows}".encode())
-
+from support.datasets import check, refuse
+from support.recordings import event, write_labels
 
 LABELLED = {12: 7, 3: 7, 5: 2, 1: 7, 9: 7, 2: 2, 4: 7, 8: 2, 6: 2, 7: 2, 11: 2}
 

@@ -4,17 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import one_line
 from hypothesis import given
 from hypothesis import strategies as st
 from quantal.export.base.errors import BadInput
 from quantal.qat.config import config_file
 from quantal.qat.data.registry import load
 from quantal.qat.data.times import Clock
-from test_cli import succeed
-from test_data import refuse
-from test_event_data import event, write_labels
-from test_spike_data import HEADER, TABLE, gesture_event, packet, write_spoken
+from support.commands import succeed
+from support.datasets import refuse
+from support.messages import one_line
+from support.recordings import HEADER, TABLE, event, gesture_event, packet, write_labels, write_spoken
 
 WHERE = Path("recordings")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from quantal.qat.data.registry import load
-from test_data import check, refuse
+from support.datasets import check, refuse
 
 HEADER = "#Of a comment\n@problemName Two\n@timeStamps false\n@univariate false\n@classLabel true up down\n@data\n"
 TRAIN = "0,1,2.5:10,10,10:up\n4,3:10,11:down\n#no series\n\n-1,0:9.5,12:up\n"

@@ -4,25 +4,22 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 import torch
-from graphs import graph
 from hypothesis import assume, given, settings
 from quantal.qat.arithmetic.exact import exact_products
 from quantal.qat.arithmetic.surrogates import SURROGATES, Surrogate
 from quantal.qat.arithmetic.torch_ops import TorchOps
 from quantal.qat.engine import cuda
 from quantal.qat.engine.adjoint import Plan
-from quantal.qat.network import layer
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork
-from test_engine import (
+from support import kernels
+from support.engines import (
     COMBINATIONS,
     KEEPING,
     KEPT,
@@ -34,33 +31,16 @@ from test_engine import (
     layer_of,
     may_keep,
 )
+from support.graphs import graph
+from support.kernels import A100, CHIPS, COMPILED, CONSUMER, DEVICE, H100, KINDS, use_kernels
+from support.sources import SUPPORTED
 from torch import Tensor
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-if DEVICE.type == "cpu" and __name__ != "__main__":
-    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 pytest.importorskip("triton")
-
-A100, CONSUMER, H100 = 163 * 1024, 99 * 1024, 227 * 1024  # shared memory of a program, bytes
-KINDS = {"whole": torch.float32, "real": torch.float32, "double": torch.float64}
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-5}  # of the largest value
 ANY_LAYER = TOLERANCE | {torch.float32: 1e-3}
 """Of a layer that is drawn: 3e-4 was seen behind a psp norm, over 35 steps. Sums of float32 differ by their order."""
 CANCELLED = {torch.float32: 1e-6, torch.float64: 1e-10}  # of the largest of all: the noise of what cancels to 0
-
-
-def use_kernels(monkeypatch: pytest.MonkeyPatch, kind: str) -> list[Plan]:
-    """Has layers run the kernels, with weights known to be codes or not; the plans of those that do."""
-    plans: list[Plan] = []
-
-    def time_loop(plan: Plan, *given: Any) -> Tensor:
-        plans.append(replace(plan, whole_codes=kind == "whole"))
-        return cuda.time_loop(plans[-1], *given)
-
-    kernels = SimpleNamespace(available=lambda: True, fits=lambda *_: True, time_loop=time_loop)
-    for name in ("cpu", "cuda"):
-        monkeypatch.setattr(layer, name, kernels)
-    return plans
 
 
 def results(layer: SpikingLayer, network: SpikingNetwork, x: Tensor, fused: bool) -> dict[str, Tensor]:
@@ -298,50 +278,11 @@ def test_what_cannot_run_on_the_chip_is_refused_in_one_line(
     assert all(f"{size} recurrent neurons train in torch" in line and refused in line for line in lines)
 
 
-CHIPS = {"80": A100, "89": CONSUMER, "90": H100}  # by compute capability
-COMPILED: dict[str, list[tuple[str, dict[str, Any]]]] = {
-    "80": [
-        ("whole", {"size": 256, "recurrent": True, "states": 16}),
-        ("whole", {"size": 256, "recurrent": True, "state_quantizer": "aligned"}),
-        ("whole", {"size": 10, "neuron": "li", "state_quantizer": "aligned", "states": 2}),
-    ],
-    "89": [
-        ("whole", {"size": 100, "recurrent": True}),
-        ("real", {"size": 128, "recurrent": True, "weights": "float"}),
-        ("whole", {"size": 100, "state_quantizer": "squat", "states": 2, "state_gradient": "identity"}),
-        ("whole", {"size": 128, "recurrent": True, "state_quantizer": "dq", "states": 2}),
-        ("whole", {"size": 128, "recurrent": True, "spikes": 15, "timing": "immediate"}),
-    ],
-    "90": [
-        ("whole", {"size": 256, "recurrent": True, "bias": True, "threshold_per": "neuron"}),
-        ("whole", {"size": 5, "recurrent": True, "reset": "zero", "timing": "immediate"}),
-        ("real", {"size": 128, "recurrent": True, "weights": "float", "states": "float"}),
-        ("double", {"size": 20, "neuron": "count"}),
-        ("double", {"size": 20, "neuron": "count", "state_quantizer": "dq"}),
-        ("whole", {"size": 256, "recurrent": True, "state_quantizer": "dq"}),
-        ("whole", {"size": 100, "state_quantizer": "squat", "state_gradient": "identity"}),
-        ("whole", {"size": 100}),
-        ("whole", {"size": 10, "neuron": "li", "pool": "max", "weights": "float", "states": "float"}),
-    ],
-}
-
-
-FEW = 32  # neurons, which a program has at least: more of them take several times longer to compile
-
-
-def to_compile(capability: str, sizes: str) -> list[tuple[str, dict[str, Any]]]:
-    """COMPILED for that capability, all at their sizes, or "few": but the first with a few neurons."""
-    first, *others = COMPILED[capability]
-    if sizes == "all":
-        return [first, *others]
-    return [first, *((kind, options | {"size": min(FEW, options["size"])}) for kind, options in others)]
-
-
 @pytest.mark.parametrize("sizes", ["few", pytest.param("all", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("capability", COMPILED)
 def test_every_kind_of_kernel_compiles_and_fits_without_a_gpu(tmp_path: Path, capability: str, sizes: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, __file__, capability, sizes]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | SUPPORTED
+    command = [sys.executable, kernels.__file__, capability, sizes]
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment | {"TRITON_CACHE_DIR": str(tmp_path)}, check=False
     )
@@ -351,47 +292,6 @@ def test_every_kind_of_kernel_compiles_and_fits_without_a_gpu(tmp_path: Path, ca
     assert all(taken <= expected <= CHIPS[capability] for taken, expected in made)
 
 
-def compile_kernels(capability: str, sizes: str) -> None:
-    """Compiles what `to_compile` names; prints the shared memory taken, and that expected."""
-    from triton.backends.compiler import GPUTarget
-    from triton.runtime import driver
-    from triton.runtime.jit import JITFunction
-
-    class Driver:
-        """Stands for a GPU's, as far as compiling asks for it."""
-
-        def get_current_target(self) -> GPUTarget:
-            return GPUTarget("cuda", int(capability), 32)
-
-        def get_current_device(self) -> int:
-            return 0
-
-        def get_current_stream(self, device: int) -> int:
-            return 0
-
-    made = []
-    run = JITFunction.run
-
-    def compile_only(self: Any, *given: Any, **options: Any) -> Any:
-        made.append(run(self, *given, **options | {"warmup": True}))
-
-    driver.set_active(Driver())
-    chip = CHIPS[capability]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JITFunction, "run", compile_only)
-        patch.setattr(cuda, "_chip_bytes", lambda _: chip)
-        for kind, options in to_compile(capability, sizes):
-            plans = use_kernels(patch, kind)
-            layer, network = layer_of(3, 6, 1, **options)
-            x = torch.ones(3, 32, 6, dtype=KINDS[kind], requires_grad=True)
-            layer(x, network.ops).sum().backward()
-            for one in made:
-                assert one.asm["cubin"]
-                stages = 2 if cuda.shared_bytes(plans[0], 2) <= chip else 1
-                print(json.dumps([one.metadata.shared, cuda.shared_bytes(plans[0], stages) or chip]))
-            made.clear()
-
-
 if DEVICE.type == "cuda":
 
     def test_the_interpreter_is_equal_too() -> None:
@@ -399,7 +299,3 @@ if DEVICE.type == "cuda":
         command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "not compiles"]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
         assert done.returncode == 0, done.stdout
-
-
-if __name__ == "__main__":
-    compile_kernels(*sys.argv[1:])

@@ -9,23 +9,10 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import conftest
 import numpy as np
 import onnx
 import pytest
 import torch
-from networks import (
-    RANGES,
-    WINDOWS,
-    coded,
-    lively,
-    random_network,
-    random_program,
-    table_lif,
-    whole_word,
-    windowed,
-    write,
-)
 from quantal.export.base import toolchain
 from quantal.export.base.errors import ExecutorError
 from quantal.export.base.fixed import Ints
@@ -40,6 +27,11 @@ from quantal.export.verify import vectors
 from quantal.qat.arithmetic.neurons import NEURONS, RESETTING
 from quantal.qat.config import schema
 from quantal.qat.network.network import SpikingNetwork
+from support.networks import lively, write
+from support.neurons import KINDS
+from support.programs import RANGES, coded, random_program, table_lif, whole_word
+from support.torch_networks import random_network, small_config, three_layers
+from support.windows import WINDOWS, windowed
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("unicorn")
@@ -52,20 +44,16 @@ INTEGERS = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT3
 
 def firing(reset: str, timing: str) -> Made:
     """lif layers, feed-forward and recurrent, and a count readout, all with this reset."""
-    return lively(
-        lambda seed: random_network(seed, neuron="count", reset=reset, timing=timing, maximum=3), range(1, 50)
-    )
+    return lively(lambda seed: three_layers(seed, neuron="count", reset=reset, timing=timing, maximum=3), range(1, 50))
 
 
 def kind(name: str) -> Made:
     """Layers of neurons of a kind, and a readout that has of it what readouts do: by turns li and count."""
-    hidden = conftest.KINDS[name]
-    neuron = ("li", "count")[list(conftest.KINDS).index(name) % 2]
+    hidden = KINDS[name]
+    neuron = ("li", "count")[list(KINDS).index(name) % 2]
     shared = ("decay", "synapse") if neuron == "li" else ("decay", "synapse", "adaptation", "refractory")
     options = {field: hidden[field] for field in shared if field in hidden}
-    return lively(
-        lambda seed: random_network(seed, neuron=neuron, hidden=hidden, maximum=3, **options), range(200, 250)
-    )
+    return lively(lambda seed: three_layers(seed, neuron=neuron, hidden=hidden, maximum=3, **options), range(200, 250))
 
 
 def stateless(spikes: int) -> Made:
@@ -73,7 +61,7 @@ def stateless(spikes: int) -> Made:
     options = {"neuron": "step", "gain": 4.0}
 
     def make(seed: int) -> SpikingNetwork:
-        return conftest.random_network(
+        return random_network(
             schema.Layer("first", 7, norm="batch", spikes=spikes, **options),
             schema.Layer("second", 5, norm="psp", **options),
             schema.Layer("out", 4, neuron="li", gain=4.0),
@@ -92,7 +80,7 @@ def precision(index: int) -> Made:
         "pool": ("last", "max")[index % 2],
         "maximum": (1, 15, 255)[index % 3],
     }
-    return lively(lambda seed: random_network(seed, **options), range(100, 150))
+    return lively(lambda seed: three_layers(seed, **options), range(100, 150))
 
 
 def program(index: int) -> Made:
@@ -117,7 +105,7 @@ def planes(shape: str, bits: int, lo: int, hi: int) -> Made:
 
 TRAINED: dict[str, Callable[[], Made]] = {
     **{f"{reset}-{timing}": lambda r=reset, t=timing: firing(r, t) for reset, timing in RESETTING},  # type: ignore[misc]
-    **{name: lambda name=name: kind(name) for name in conftest.KINDS},  # type: ignore[misc]
+    **{name: lambda name=name: kind(name) for name in KINDS},  # type: ignore[misc]
     **{f"stateless{spikes}": lambda spikes=spikes: stateless(spikes) for spikes in (1, 3)},  # type: ignore[misc]
     **{f"states{i + 2}": lambda i=i: precision(i) for i in range(15)},  # type: ignore[misc]
 }
@@ -240,7 +228,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Build, Ints]:
     torch.manual_seed(0)
     hidden = schema.Layer("hidden", 256, recurrent=True, gain=2.8)
     layers = hidden, schema.Layer("readout", 20, neuron="li", pool="max")
-    network = SpikingNetwork(conftest.small_config(*layers), 700, 1)
+    network = SpikingNetwork(small_config(*layers), 700, 1)
     x = (np.random.default_rng(0).random((7, 25, 700)) < 0.02).astype(np.int64)
     return write(network, tmp_path_factory.mktemp("large") / "build", "large", x[:1, :3]), x
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graphs import LAYERS
 from quantal.export.base.toolchain import CORES
 from quantal.export.build import Build
 from quantal.export.ir import interpret
@@ -17,9 +16,9 @@ from quantal.qat.config.schema import Layer
 from quantal.qat.quantizers.states import AFTER_RESET, STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from quantal.qat.training.train import Run
-from test_frama_c import SHARE
+from support.golden import GOLDEN, SHARE
+from support.graphs import LAYERS
 
-GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 _spec = importlib.util.spec_from_file_location("regenerate", GOLDEN / "regenerate.py")
 assert _spec is not None
 assert _spec.loader is not None

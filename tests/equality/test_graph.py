@@ -7,14 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import conftest
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import one_line
-from graphs import GRAPHS, HEAD, OUT, READOUTS, graph
-from networks import write
 from quantal.export.base.errors import BadInput
 from quantal.export.base.fixed import Ints
 from quantal.export.base.windows import Window
@@ -27,30 +23,14 @@ from quantal.qat.arithmetic import planes
 from quantal.qat.arithmetic.neurons import RESETTING
 from quantal.qat.cli.commands import export, train
 from quantal.qat.config import config_file, rules, schema
-from quantal.qat.config.schema import Config
 from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.network import SpikingNetwork, hard_trace
 from quantal.qat.training.warm_start import warm_start
+from support.graphs import GRAPHS, HEAD, INPUTS, MOST, OUT, READOUTS, STEPS, graph, made
+from support.messages import one_line
+from support.networks import write
+from support.neurons import KINDS as NEURON_KINDS
 from torch import Tensor
-
-INPUTS, MOST, STEPS, SAMPLES = 64, 16, 9, 5
-
-
-def made(settings: Config, seed: int = 0) -> tuple[SpikingNetwork, Ints]:
-    """The network, with what training would have moved moved, and an input."""
-    network = SpikingNetwork(replace(settings, training=replace(settings.training, seed=seed)), INPUTS, MOST)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for layer in network.stack:
-            if layer.bias is not None:
-                layer.bias.copy_(0.3 * torch.randn(layer.rows, generator=generator))
-            if layer.threshold is not None:
-                layer.threshold.mul_(0.7 + 0.6 * torch.rand(layer.threshold.shape, generator=generator))
-            layer.unit_gain.mul_(0.9 + 0.2 * torch.rand(layer.unit_gain.shape, generator=generator))
-    x = np.random.default_rng(seed).integers(0, MOST, (SAMPLES, STEPS, INPUTS), endpoint=True)
-    with torch.no_grad():
-        network.begin_norms(torch.as_tensor(x, dtype=torch.float32))
-    return network, x
 
 
 @cache
@@ -94,7 +74,7 @@ def test_every_executor_gives_what_torch_gives(name: str, executor: str, built: 
 
 KINDS: dict[str, dict[str, Any]] = {
     **{f"{reset}-{timing}": {"reset": reset, "timing": timing} for reset, timing in RESETTING},
-    **conftest.KINDS,
+    **NEURON_KINDS,
     "step": {"neuron": "step"},
     "several": {"spikes": 3, "state_range": 8.0},
 }

@@ -9,7 +9,6 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from conftest import one_line, random_input, random_network, small_config
 from quantal.export import network_file
 from quantal.export.base.errors import BadInput
 from quantal.export.ir import interpret
@@ -24,7 +23,9 @@ from quantal.qat.quantizers.normalization import CURRENT_NORMS, EPSILON, LEAST, 
 from quantal.qat.training import parallel
 from quantal.qat.training.train import Run
 from quantal.qat.training.warm_start import warm_start
-from test_cli import NETWORK, quantal, succeed
+from support.commands import NETWORK, quantal, succeed
+from support.messages import one_line
+from support.torch_networks import random_input, random_network, small_config
 from torch import Tensor
 from torch.nn import functional
 

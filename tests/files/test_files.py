@@ -1,6 +1,5 @@
 """What is written: inside the folder that was given, whole or not at all, and what cannot be written is said."""
 
-import ast
 import errno
 import json
 import os
@@ -12,17 +11,14 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from conftest import one_line
 from quantal.export.base import files
 from quantal.export.base.errors import BadInput
 from quantal.export.build import Build
 from quantal.qat.training.train import Run
 from safetensors import safe_open
-from test_cli import contents, place, quantal, succeed, trained
+from support.commands import contents, quantal, succeed
+from support.messages import one_line
 
-__all__ = ["place", "trained"]
-
-ROOT = Path(__file__).resolve().parent.parent
 TRAIN, EXPORT = "train --network net.toml --epochs 2 --out new", "export run --out new"
 FULL = "--weights float --states float"
 RESUME = "train --resume --epochs 3 --out run"
@@ -338,66 +334,3 @@ def test_what_a_killed_process_left_is_in_nobodys_way(place: Path) -> None:
 def test_a_run_that_needs_no_epoch_is_not_written(place: Path) -> None:
     with mock.patch("quantal.export.base.files._place", side_effect=AssertionError):
         succeed("train", "--resume", "--out", "run")
-
-
-# ---- nobody else writes
-
-WRITING = {
-    *("write_text", "write_bytes", "tofile", "save_file", "savez", "savez_compressed", "savetxt", "savefig"),
-    *("touch", "mkstemp", "NamedTemporaryFile"),
-}
-OPENING = {"open", "fdopen", "memmap"}
-READING = {"r", "rb", "r+b"}  # what is to be locked is open for writing
-FOLDERS = {"Build.open", "Run.open"}
-BINARY = {"rb", "r+b", "wb", "xb", "ab"}
-
-
-def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call):
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            yield name, node
-
-
-def literals(call: ast.Call) -> set[str]:
-    given = [*call.args, *(keyword.value for keyword in call.keywords)]
-    constants = [node.value for value in given for node in ast.walk(value) if isinstance(node, ast.Constant)]
-    return {value for value in constants if isinstance(value, str)}
-
-
-def writes(path: Path) -> list[str]:
-    """The calls in a Python file that write a file. Into memory, which goes by that name, all may."""
-    found = []
-    for name, call in calls(path):
-        into_memory = bool(call.args) and isinstance(call.args[0], ast.Name) and call.args[0].id == "memory"
-        mode = {word for word in literals(call) if word and set(word) <= set("rwxabt+")} - READING
-        if (name in WRITING and not into_memory) or (name in OPENING and mode):
-            found.append(f"{path.relative_to(ROOT)}:{call.lineno}: {name}")
-    return found
-
-
-DAMAGING = {
-    ROOT / "benchmarks" / name for name in ("fuzz_readers.py", "hostile.py")
-}  # they write what no reader may take
-PYTHON = [
-    path for folder in ("export", "qat", "benchmarks") for path in (ROOT / folder).rglob("*.py") if path not in DAMAGING
-]
-WRITER = ROOT / "export" / "base" / "files.py"
-
-
-def test_no_other_module_writes_a_file() -> None:
-    assert len(PYTHON) > 60
-    assert len(writes(WRITER)) == 4
-    assert [line for path in PYTHON if path != WRITER for line in writes(path)] == []
-
-
-def test_text_is_read_as_utf_8_everywhere() -> None:
-    """Python's default is that of the locale."""
-    found = [
-        (f"{path.relative_to(ROOT)}:{call.lineno}", literals(call))
-        for path in PYTHON
-        for name, call in calls(path)
-        if name == "read_text" or (name == "open" and literals(call) and ast.unparse(call.func) not in FOLDERS)
-    ]
-    assert len(found) > 10
-    assert [where for where, words in found if not {"utf-8", *BINARY} & words] == []

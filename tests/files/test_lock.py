@@ -13,14 +13,12 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import one_line
 from quantal.export.base import portable
 from quantal.export.base.errors import BadInput
 from quantal.qat.training import lock, parallel
 from quantal.qat.training.train import Run
-from test_cli import contents, place, quantal, succeed, trained
-
-__all__ = ["place", "trained"]
+from support.commands import contents, quantal, succeed
+from support.messages import one_line
 
 HOLD = """
 import sys
@@ -148,7 +146,8 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
         pytest.skip("this system has no named pipes")
     os.mkfifo(tmp_path / "network.toml")
     for use in ("lock.reading(file)", "lock.writing(file).__enter__()"):
-        main = f"import sys; from pathlib import Path; from quantal.qat.training import lock; file = Path(sys.argv[1]); {use}"
+        imports = "import sys; from pathlib import Path; from quantal.qat.training import lock"
+        main = f"{imports}; file = Path(sys.argv[1]); {use}"
         subprocess.run([sys.executable, "-c", main, str(tmp_path / "network.toml")], check=True, timeout=60)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from quantal.export.base import portable
-from test_arrows import PATHS, imports
-from test_cli import NETWORK, program
+from support.commands import NETWORK, program
+from support.sources import PATHS, imports
 
 MISSING = ("resource", "fcntl", "pwd", "grp", "termios", "posix_ipc")  # on Windows
 ELSEWHERE = f"""

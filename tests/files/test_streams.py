@@ -13,9 +13,7 @@ from unittest import mock
 import pytest
 from quantal.export.cli import main
 from quantal.qat.training.train import Run
-from test_cli import MAIN, place, trained
-
-__all__ = ["place", "trained"]
+from support.commands import MAIN
 
 VERIFY = "verify build --on interpreter"
 COMMANDS = [

@@ -11,17 +11,14 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from networks import input_for, random_program, write
 from quantal.export.base.toolchain import compile_host
 from quantal.export.emit.c.header import input_dtype, record_dtype
 from quantal.export.ir import interpret
 from quantal.export.run.host import split_records
-from test_cli import contents, place, succeed, trained
-
-__all__ = ["place", "trained"]
-
-ROOT = Path(__file__).resolve().parent.parent
-
+from support.commands import contents, succeed
+from support.networks import input_for, write
+from support.programs import random_program
+from support.sources import ROOT
 
 # ---- text files
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import TWO_POWERS, coded, input_for, write
 from quantal.export.base.fixed import Ints
 from quantal.export.base.toolchain import CORES, compile_host, compile_object, section_sizes
 from quantal.export.emit.c.header import emit_header
@@ -18,7 +17,9 @@ from quantal.export.ir import interpret
 from quantal.export.ir.network import Layer, Network, StateVar
 from quantal.export.ir.ops import Add, Clamp, Input, MatVec, State
 from quantal.export.run import EXECUTORS
-from test_header import IN_C, implementation
+from support.headers import IN_C, implementation
+from support.networks import input_for, write
+from support.programs import TWO_POWERS, coded
 
 LEVEL = st.integers(-(2**15), 2**15 - 1)
 

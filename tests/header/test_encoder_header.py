@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import write
 from quantal.export.base.toolchain import compile_host
 from quantal.qat.config import config_file
 from quantal.qat.data.encoding import encode
 from quantal.qat.network.network import SpikingNetwork
+from support.networks import write
 
 STRICT = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror", "-fsanitize=undefined")
 NETWORK = """

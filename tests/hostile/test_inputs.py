@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import one_line, random_input, random_network
-from networks import random_program, write
 from quantal.export.base.errors import BadInput
 from quantal.export.ir import interpret
 from quantal.qat.config.schema import Layer
@@ -17,6 +15,10 @@ from quantal.qat.engine import cpu, cuda
 from quantal.qat.network.network import SpikingNetwork, hard_trace
 from quantal.qat.training import saf
 from quantal.qat.training.warm_start import warm_start
+from support.messages import one_line
+from support.networks import write
+from support.programs import random_program
+from support.torch_networks import random_input, random_network
 from torch import Tensor
 from torch.nn import functional
 

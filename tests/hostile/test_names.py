@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import one_line
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from networks import write
 from quantal.export import network_file
 from quantal.export.base import names
 from quantal.export.base.errors import BadInput
@@ -27,6 +25,8 @@ from quantal.qat.config import config_file
 from quantal.qat.config.schema import Config
 from quantal.qat.lower import lower
 from quantal.qat.network.network import SpikingNetwork
+from support.messages import one_line
+from support.networks import write
 
 LONG = "l" * 32
 HEAD = '[task]\nname = "npz"\n[encoder]\nsteps = 4\n'

@@ -1,17 +1,15 @@
 """Who may import whom, as literal tables: a new arrow is a decision, written down here."""
 
-import ast
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
-from networks import input_for, random_program, write
 from quantal.export.build import Build
 from quantal.export.cli.main import COMMANDS, REFERENCE
-
-ROOT = Path(__file__).resolve().parent.parent
+from support.networks import input_for, write
+from support.programs import random_program
+from support.sources import PATHS, ROOT, imports
 
 # Each room, and the rooms that it takes from. What knows nothing comes first: no room takes from one below it.
 EXPORT = {
@@ -79,27 +77,6 @@ PACKAGES = {
 
 # Modules of rooms that torch may enter, which run without it all the same.
 NO_TORCH = {"qat.arithmetic.grids", "qat.arithmetic.neurons", "qat.engine.adjoint", "qat.data"}
-
-
-def imports(path: Path) -> set[str]:
-    """The modules that a file imports, wherever in it; our own without `quantal.`."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            module = str(node.module).removeprefix("quantal.")
-            inside = {f"{module}.{alias.name}" for alias in node.names} & set(PATHS)
-            found |= inside or {module}
-    return found
-
-
-PATHS = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for folder in ("export", "qat")
-    for path in (ROOT / folder).rglob("*.py")
-}
 IMPORTS = {module: imports(path) for module, path in PATHS.items()}
 
 

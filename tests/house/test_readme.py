@@ -11,8 +11,8 @@ from quantal.export.ir import interpret
 from quantal.qat.cli.commands import export_run
 from quantal.qat.config import config_file
 from quantal.qat.training.train import Run
+from support.sources import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 STRICT = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
 

@@ -2,12 +2,9 @@
 
 from typing import Any
 
-import networks
 import numpy as np
 import pytest
 import torch
-from conftest import KINDS, random_network
-from graphs import GRAPHS, graph
 from quantal.qat.config.schema import Layer
 from quantal.qat.engine import cpu
 from quantal.qat.network.axes import AXES, BACK, NOBODY, OWN, SEEN, taken
@@ -16,6 +13,10 @@ from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.quantizers.normalization import NORMS
 from quantal.qat.quantizers.states import STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
+from support.graphs import GRAPHS, graph
+from support.networks import input_for
+from support.neurons import KINDS
+from support.torch_networks import random_network
 from torch import Tensor
 
 CHAINS: dict[str, dict[str, Any]] = {  # options of all three layers, or of the two hidden ones
@@ -105,7 +106,7 @@ def test_neurons_in_another_order_do_what_they_did(options: dict[str, Any], at: 
     network = chain(options)
     if options.get("weights") == "float":
         network.double()
-    x = networks.input_for(network, 6, 9, 1)
+    x = input_for(network, 6, 9, 1)
     order = torch.from_numpy(np.random.default_rng(at).permutation(network.stack[at].rows))
     other = reordered(network, at, order)
     if options.get("weights") == "float":
@@ -137,7 +138,7 @@ def test_channels_in_another_order_do_what_they_did(norm: str) -> None:
                 columns = (order[:, None] * each + torch.arange(each)).flatten()
                 tensors[name] = taken(name, tensor, {SEEN: columns})
         copy.load_state_dict(tensors)
-    x = networks.input_for(network, 6, 9, 1)
+    x = input_for(network, 6, 9, 1)
     before, after = trace(network, x), trace(other.eval(), x)
     neurons = (order[:, None] * 9 + places).flatten()
     for record, values in before.items():

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import one_line
 from quantal.export.base.errors import BadInput
 from quantal.qat.cli.commands import train
 from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
 from quantal.qat.data.registry import Dataset
 from quantal.qat.training.train import Run, Split, load_data, twin
 from rich.progress import Progress
+from support.messages import one_line
 
 SILENT = Progress(disable=True)
 

@@ -8,11 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import networks
 import numpy as np
 import pytest
 import torch
-from conftest import KINDS, one_line, random_network, small_config
 from quantal.export.base.errors import BadInput
 from quantal.export.build import Build
 from quantal.qat.config.schema import Layer
@@ -23,8 +21,11 @@ from quantal.qat.methods.pruning import Cut
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.training.train import Run
 from rich.progress import Progress
-from test_bad_input import refused
-from test_cli import NETWORK, contents, succeed
+from support.commands import NETWORK, contents, refused, succeed
+from support.messages import one_line
+from support.networks import input_for
+from support.neurons import KINDS
+from support.torch_networks import random_network, small_config
 from torch import Tensor
 
 FLOAT: dict[str, Any] = {"weights": "float", "states": "float"}
@@ -84,7 +85,7 @@ def lively(options: dict[str, Any], silent: bool = False) -> tuple[SpikingNetwor
                 for weights in layer.matrices:
                     weights[[1, 4]] = 0.0
                 layer.bias[[1, 4]] = 0.0 if layer.config.neuron == "alpha" else -50.0
-        x = networks.input_for(network, 8, 9, seed)
+        x = input_for(network, 8, 9, seed)
         if all(float(values.min()) < float(values.max()) for values in trace(network, x).values()):
             return network, x
     raise AssertionError("in none of these networks does every record move")

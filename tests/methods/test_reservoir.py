@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import KINDS, one_line, small_config
 from quantal.export.base.errors import BadInput
 from quantal.export.ir import interpret
 from quantal.qat.config import config_file, rules
@@ -24,9 +23,11 @@ from quantal.qat.training.ridge import HEADROOM, PENALTIES, fit
 from quantal.qat.training.train import Run, _calibration_sample
 from rich.progress import Progress
 from sklearn.linear_model import Ridge, RidgeCV
-from test_bad_input import refused
-from test_cli import contents, succeed
-from test_train import said
+from support.commands import contents, refused, succeed
+from support.messages import one_line
+from support.neurons import KINDS
+from support.runs import said
+from support.torch_networks import small_config
 
 HIDDEN = Layer("hidden", 60, recurrent=True, reservoir=True, rate=0.1)
 READOUT = Layer("readout", 10, neuron="li", decay=1.0, states=16)

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import KINDS, random_input, random_network, small_config
 from quantal.qat.config.schema import Layer
 from quantal.qat.engine import cpu
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork, hard_trace
 from quantal.qat.training.train import Run
 from quantal.qat.training.warm_start import METHODS, warm_start
-from test_bad_input import refused
-from test_cli import NETWORK, contents, succeed
-from test_train import interrupted, results, said
+from support.commands import NETWORK, contents, refused, succeed
+from support.neurons import KINDS
+from support.runs import interrupted, results, said
+from support.torch_networks import random_input, random_network, small_config
 from torch import Tensor
 
 FLOAT: dict[str, Any] = {"weights": "float", "states": "float"}

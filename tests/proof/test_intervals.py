@@ -1,18 +1,13 @@
 """Every value a network can take lies in its proven interval, and what the proofs delete changes nothing."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from itertools import product
 from random import Random
 
 import numpy as np
 import pytest
-from conftest import one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import WINDOWS, input_for, windowed
-from quantal.export.base import fixed
-from quantal.export.base.errors import BadInput
 from quantal.export.base.fixed import Ints
 from quantal.export.ir import interpret
 from quantal.export.ir.check import check
@@ -44,8 +39,8 @@ from quantal.export.proof.intervals import Interval, evaluate, find_invariants, 
 from quantal.qat.arithmetic import neurons
 from quantal.qat.arithmetic.grids import ShiftGrid
 from quantal.qat.arithmetic.neurons import Params
+from support.steps import one_step
 
-ALL = np.arange(-(2**15), 2**15)
 LIMIT = 2**20  # the random layers clamp what may grow beyond
 RANDOMS = st.randoms(use_true_random=False)
 
@@ -134,21 +129,6 @@ def random_network(r: Random, layers: int, top: int) -> Network:
     network = Network("random", inputs, lo, hi, {}, tuple(stack))
     check(network, "test")
     return network
-
-
-def one_step(network: Network, states: interpret.Trace, x: Ints) -> list[list[Ints]]:
-    """Every op's value in every layer, as the interpreter computes it; `states` becomes what the step commits."""
-    inputs, everything = {"input": x}, []
-    after = {}
-    for layer in network.layers:
-        values: list[Ints] = []
-        for op in layer.ops:
-            values.append(interpret._apply(op, values, layer, inputs, states))
-        inputs[layer.name] = values[layer.output]
-        after |= {f"{layer.name}.{s.name}": values[s.next] for s in layer.states}
-        everything.append(values)
-    states |= after
-    return everything
 
 
 def assert_inside(network: Network, values: list[list[Ints]], proven: list[list[Interval]]) -> None:
@@ -264,192 +244,3 @@ def test_a_state_that_does_not_settle_keeps_the_range_of_its_format() -> None:
     assert network.layers[0].state("n").hi == 60_000
     assert network.layers[0].ops == ops
     prove(network)
-
-
-# ---- the builder leaves out what costs nothing to leave out
-
-
-class Plain(Folder):
-    """Records every op as it is said."""
-
-    def record(self, op: Op) -> int:
-        self.ops.append(op)
-        return len(self.ops) - 1
-
-    def table(self, values: Iterable[int], name: str = "table") -> int:
-        return self.record(Table(tuple(values), name))
-
-    def add(self, a: int, b: int) -> int:
-        return self.record(Add(a, b))
-
-    def sub(self, a: int, b: int) -> int:
-        return self.record(Sub(a, b))
-
-    def shr(self, a: int, shift: int) -> int:
-        return self.record(Shr(a, shift))
-
-    def shl(self, a: int, shift: int) -> int:
-        return self.record(Shl(a, shift))
-
-
-def value_of(ops: Folder, value: int, u: Ints) -> Ints:
-    layer = Layer("l", 1, {}, tuple(ops.ops), (), {}, value, "out")
-    network = Network("n", 1, -(2**15), 2**15 - 1, {}, (layer,))
-    return np.broadcast_to(one_step(network, {}, u[:, None])[0][value], (len(u), 1))[:, 0]
-
-
-@pytest.mark.parametrize("k", range(1, 13))
-def test_a_pure_shift_leak_multiplies_nothing_and_equals_the_product_for_every_16_bit_value(k: int) -> None:
-    for a in range(1, k + 1):
-        m = (1 << k) - (1 << (k - a))
-        ops = Folder()
-        leak = ops.shr(ops.mul(ops.input("input"), ops.const(m)), k)
-        assert np.array_equal(value_of(ops, leak, ALL), fixed.shr(ALL * m, k)), a
-        layer = Layer("l", 1, {}, tuple(ops.ops), (), {}, leak, "out")
-        (lean,) = find_invariants(Network("n", 1, -(2**15), 2**15 - 1, {}, (layer,))).layers
-        assert not any(isinstance(op, Mul) for op in lean.ops), a
-
-
-@pytest.mark.parametrize(("m", "k"), [(0, 3), (5, 3), (8, 3), (9, 3), (-8, 3), (3, 1)])
-def test_other_factors_keep_their_product(m: int, k: int) -> None:
-    ops = Folder()
-    product_ = ops.shr(ops.mul(ops.input("input"), ops.const(m)), k)
-    assert isinstance(ops.ops[product_], Shr)
-    assert np.array_equal(value_of(ops, product_, ALL), fixed.shr(ALL * m, k))
-
-
-def said(ops: Folder, kind: int, a: int, b: int, number: int) -> int:
-    """The value of one statement of a random program."""
-    k = number % 5
-    match kind:
-        case 0:
-            return ops.add(a, b)
-        case 1:
-            return ops.sub(a, b)
-        case 2:
-            return ops.shr(a, k)
-        case 3:
-            return ops.shl(a, number % 2)
-        case 4:
-            return ops.shr(ops.mul(a, ops.const(number % (1 << k))), k)
-        case 5:
-            return ops.clamp(a, -number, number)
-        case 6:
-            return ops.select(ops.gt(a, b), b, a)
-        case _:
-            return ops.table([number % 3])
-
-
-@given(st.lists(st.tuples(st.integers(0, 7), *[st.integers(0, 2**16)] * 3), min_size=1, max_size=15))
-@settings(deadline=None)
-def test_the_builder_simplifies_without_changing_a_value(program: list[tuple[int, int, int, int]]) -> None:
-    results = []
-    for ops in (Folder(), Plain()):
-        values = [ops.input("input"), ops.const(0)]
-        for kind, i, j, number in program:
-            values.append(said(ops, kind, values[i % len(values)], values[j % len(values)], number))
-        results.append([value_of(ops, value, ALL[::17]) for value in values])
-        assert isinstance(ops, Plain) or len(set(ops.ops)) == len(ops.ops)
-    for simple, plain in zip(*results, strict=True):
-        assert np.array_equal(simple, plain)
-
-
-def test_the_builder_records_equal_ops_once_and_no_shift_by_zero() -> None:
-    ops = Folder()
-    u, zero = ops.input("input"), ops.const(0)
-    assert ops.shr(u, 0) == ops.shl(u, 0) == ops.add(u, zero) == ops.sub(u, zero) == ops.detach(u) == u
-    assert ops.input("input") == u
-    assert ops.table([7, 7, 7]) == ops.table([7])
-    assert ops.mul(u, zero) == ops.mul(u, zero) == len(ops.ops) - 1 == 3
-
-
-# ---- refusals
-
-
-def layer_of(*ops: Op, states: tuple[StateVar, ...] = (), size: int = 3) -> Layer:
-    return Layer("hidden", size, {}, ops, states, {}, len(ops) - 1, "out")
-
-
-def refused(layer: Layer, *words: str, hi: int = 1) -> None:
-    network = Network("n", layer.size, 0, hi, {}, (layer,))
-    with pytest.raises(BadInput) as error:
-        prove(network)
-    one_line(error, "layer hidden", *words)
-
-
-LARGE = 2**31 - 1
-
-
-@pytest.mark.parametrize(
-    ("ops", "words"),
-    [
-        ((Table((0, LARGE, 0)), Add(0, 1)), ("neuron 1", "ADD (value 2)", "[2147483647, 2147483648]")),
-        ((Table((0, 0, -LARGE - 1)), Sub(1, 0)), ("neuron 2", "SUB (value 2)", "[-2147483649, -2147483648]")),
-        ((Table((1, 2**30, 2**31 - 1)), Mul(0, 1), Shl(2, 1)), ("neuron 1", "SHL (value 3)", "[0, 2147483648]")),
-        ((Table((1, 2, 2**15)), Shl(1, 16), Mul(0, 2)), ("neuron 2", "SHL (value 2)", "2147483648")),
-        ((Table((1, 2, 50_000)), Mul(1, 1), Add(0, 2)), ("neuron 2", "MUL (value 2)", "2500000000")),
-        ((Table((0, LARGE - 7, LARGE - 8)), Shr(1, 4), Add(0, 2)), ("neuron 1", "SHR (value 2)", "2147483648")),
-    ],
-)
-def test_a_value_beyond_32_bits_is_refused_naming_layer_and_neuron(ops: tuple[Op, ...], words: tuple[str, ...]) -> None:
-    refused(layer_of(Input("input"), *ops), *words)
-
-
-def test_the_last_values_that_fit_32_bits_are_accepted() -> None:
-    ops = (Input("input"), Table((LARGE - 1,)), Add(0, 1), Table((LARGE - 8,)), Shr(3, 4), Sub(0, 2))
-    values = prove(Network("n", 3, 0, 1, {}, (layer_of(*ops),)))[0]
-    assert values[2].hull == (LARGE - 1, LARGE)
-
-
-def test_a_product_beyond_32_bits_is_refused_naming_layer_and_neuron() -> None:
-    weights = np.zeros((3, 300), np.int8)
-    weights[1] = 127
-    layer = Layer("hidden", 3, {}, (Input("input"), MatVec("w", 0)), (), {"w": weights}, 1, "out")
-    with pytest.raises(BadInput) as error:
-        prove(Network("n", 300, 0, 65535, {}, (layer,)))
-    one_line(error, "layer hidden", "neuron 1", "MATVEC (value 1)", str(300 * 127 * 65535))
-
-
-@pytest.mark.parametrize(
-    ("init", "lo", "hi", "words"),
-    [
-        (0, 0, 5, ("neuron 2", "committed in [0, 6]", "[0, 5]")),
-        (0, 1, 6, ("starts at 0", "[1, 6]")),
-        (7, 0, 6, ("starts at 7", "[0, 6]")),
-        (1, 1, 6, ("neuron 0", "committed in [0, 6]", "[1, 6]")),
-    ],
-)
-def test_a_claim_that_is_no_invariant_is_refused_naming_layer_neuron_and_state(
-    init: int, lo: int, hi: int, words: tuple[str, ...]
-) -> None:
-    ops = (Input("input"), Table((0, 4, 5)), Add(0, 1), State("u"), Gt(3, 1), Select(4, 0, 2))
-    refused(layer_of(*ops, states=(StateVar("u", init, lo, hi, 2),)), "state u", *words)
-
-
-def test_an_unbounded_accumulator_is_refused_naming_layer_and_state() -> None:
-    ops = (Input("input"), State("u"), Add(0, 1))
-    layer = layer_of(*ops, states=(StateVar("u", 0, 0, 1000, 2),))
-    refused(find_invariants(Network("n", 3, 0, 1, {}, (layer,))).layers[0], "state u", "[0, 1001]")
-    doubling = layer_of(*ops, Shl(2, 1), states=(StateVar("u", 0, 0, 1000, 3),))
-    with pytest.raises(BadInput) as error:
-        find_invariants(Network("n", 3, 0, 1, {}, (doubling,)))
-    one_line(error, "layer hidden", "neuron 0", "32 bits")
-
-
-def test_a_code_outside_its_levels_is_refused_naming_the_layer() -> None:
-    code = (Input("input"), Step(0, (1, 2, 3)))
-    refused(layer_of(*code, Lookup(1, (5, 6, 7))), "LOOKUP has 3 levels", "[0, 3]", hi=9)
-    refused(layer_of(Input("input"), Table((1,)), Sub(0, 1), Lookup(2, (5, 6))), "LOOKUP", "[-1, 0]")
-    values = prove(Network("n", 3, 0, 2, {}, (layer_of(*code, Lookup(1, (5, 6, 7))),)))[0]
-    assert values[2].hull == (5, 7)  # only the levels that the code reaches count
-
-
-@pytest.mark.parametrize("case", WINDOWS)
-def test_planes_pools_and_delays_lie_in_their_proven_intervals(case: str) -> None:
-    for seed, (lo, hi) in enumerate([(0, 1), (-5, 3), (0, 255)]):
-        network = windowed(case, 4, lo, hi, seed)
-        trace = interpret.run(network, input_for(network, 8, 12, seed))
-        for layer, proven in zip(network.layers, prove(network), strict=True):
-            for name, value in layer.records():
-                assert (proven[value].lo <= trace[name]).all(), name
-                assert (trace[name] <= proven[value].hi).all(), name

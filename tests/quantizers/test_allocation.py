@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import one_line, random_input, random_network, small_config
-from graphs import graph
 from quantal.export.base.errors import BadInput
 from quantal.export.base.toolchain import compile_host
 from quantal.export.emit.c.header import emit_header
@@ -22,6 +20,9 @@ from quantal.qat.quantizers.weights import Learned
 from quantal.qat.training.bit_widths import allocate, weight_bytes
 from quantal.qat.training.train import Run, load_data
 from rich.progress import Progress
+from support.graphs import graph
+from support.messages import one_line
+from support.torch_networks import random_input, random_network, small_config
 
 LAYERS = (
     Layer("first", 12, weights="learned", recurrent=True),

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_network, small_config
 from quantal.export.ir import interpret
 from quantal.qat.config.schema import Layer
 from quantal.qat.engine import cpu
@@ -17,7 +16,8 @@ from quantal.qat.quantizers.states import STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from quantal.qat.training.diagnosis import SATURATED, _of_membranes, findings
 from quantal.qat.training.warm_start import METHODS, warm_start
-from test_cli import succeed
+from support.commands import succeed
+from support.torch_networks import random_network, small_config
 
 FLOAT: dict[str, Any] = {"weights": "float", "states": "float"}
 

@@ -1,12 +1,37 @@
 """Networks that are more than a chain, as TOML."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import tomli_w
+import torch
+from quantal.export.base.fixed import Ints
 from quantal.qat.arithmetic.neurons import RESETTING
 from quantal.qat.config import config_file
 from quantal.qat.config.schema import Config
+from quantal.qat.network.network import SpikingNetwork
+
+INPUTS, MOST, STEPS, SAMPLES = 64, 16, 9, 5
+
+
+def made(settings: Config, seed: int = 0) -> tuple[SpikingNetwork, Ints]:
+    """The network, with what training would have moved moved, and an input."""
+    network = SpikingNetwork(replace(settings, training=replace(settings.training, seed=seed)), INPUTS, MOST)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in network.stack:
+            if layer.bias is not None:
+                layer.bias.copy_(0.3 * torch.randn(layer.rows, generator=generator))
+            if layer.threshold is not None:
+                layer.threshold.mul_(0.7 + 0.6 * torch.rand(layer.threshold.shape, generator=generator))
+            layer.unit_gain.mul_(0.9 + 0.2 * torch.rand(layer.unit_gain.shape, generator=generator))
+    x = np.random.default_rng(seed).integers(0, MOST, (SAMPLES, STEPS, INPUTS), endpoint=True)
+    with torch.no_grad():
+        network.begin_norms(torch.as_tensor(x, dtype=torch.float32))
+    return network, x
+
 
 HEAD = '[task]\nname = "digits"\n[encoder]\nkind = "direct"\nsteps = 6\n'
 CONV = '[[layer]]\nname = "image"\nconnection = "conv"\nshape = [1, 8, 8]\nchannels = 4\nkernel = [3]\ngain = 4.0\n'

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import one_line, random_input, random_network, small_config
 from quantal.export.base.errors import BadInput
 from quantal.export.ir import interpret
 from quantal.qat.config.rules import check
@@ -15,6 +14,8 @@ from quantal.qat.lower import lower
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.training.train import Run, load_data
 from rich.progress import Progress
+from support.messages import one_line
+from support.torch_networks import random_input, random_network, small_config
 
 
 def column_additions(network: SpikingNetwork, x: np.ndarray) -> list[int]:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import one_line, small_config
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.surrogates import SURROGATES, Surrogate
 from quantal.qat.arithmetic.torch_ops import TorchOps
@@ -17,7 +16,9 @@ from quantal.qat.data.common import Dataset, Split
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.training.train import Run
 from rich.progress import Progress
-from test_engine import assert_equal, both, input_of, layer_of
+from support.engines import assert_equal, both, input_of, layer_of
+from support.messages import one_line
+from support.torch_networks import small_config
 
 HIDDEN = Layer("hidden", 9, recurrent=True, decay_per="neuron", decay_bits=10, adaptation=0.2, adaptation_decay=0.9)
 READOUT = Layer("readout", 2, neuron="li")

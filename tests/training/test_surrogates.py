@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import small_config
 from quantal.qat.arithmetic.surrogates import SURROGATES, Surrogate
 from quantal.qat.arithmetic.torch_ops import TorchOps
 from quantal.qat.config.schema import Layer
 from quantal.qat.network.network import SpikingNetwork
-from test_engine import assert_equal, both, input_of, layer_of
+from support.engines import assert_equal, both, input_of, layer_of
+from support.torch_networks import small_config
 from torch import Tensor
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import one_line
 from quantal.export.base.errors import BadInput
 from quantal.export.build import Build
 from quantal.export.cli.main import verify
@@ -24,6 +23,7 @@ from quantal.qat.network.network import hard_trace
 from quantal.qat.training import objectives
 from quantal.qat.training.train import Run, twin
 from rich.progress import Progress
+from support.messages import one_line
 
 SILENT = Progress(disable=True)
 STEPS, SAMPLES = 12, 60

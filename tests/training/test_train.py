@@ -6,35 +6,25 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from conftest import neuron_options
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from quantal.export import network_file
 from quantal.export.ir import interpret
 from quantal.export.ir.ops import MatVec
-from quantal.qat.arithmetic.neurons import NEURONS
-from quantal.qat.cli.commands import PRESETS, preset
-from quantal.qat.config import config_file, rules
-from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.config import config_file
 from quantal.qat.data.registry import load
 from quantal.qat.lower import lower
 from quantal.qat.network.network import SpikingNetwork
-from quantal.qat.quantizers.normalization import NORMS
 from quantal.qat.quantizers.states import STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from quantal.qat.training.train import Run
 from safetensors.torch import load_file
-from test_cli import MAIN, NETWORK, Done, contents, quantal, succeed
-
-RESULT = ("checkpoint.safetensors", "metrics.jsonl", "samples.npz")
+from support.commands import MAIN, NETWORK, Done, contents, quantal, succeed
+from support.runs import RESULT, interrupted, results, said, train, write_sequences
 
 
 @pytest.fixture(autouse=True)
@@ -43,31 +33,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.toml").write_text(NETWORK)
     return tmp_path
-
-
-def train(out: str, *args: object, network: str = "net.toml") -> Done:
-    """A new run in the folder `out`."""
-    return succeed("train", "--network", network, *args, "--out", out)
-
-
-def said(done: Done) -> str:
-    """What a training says of its network, what is wrong with it included: all but the memory that it took."""
-    before, after = re.split(r"^peak memory [1-9]\d* MiB\n", done.out, flags=re.MULTILINE)
-    return before + after
-
-
-def results(run: str) -> dict[str, bytes]:
-    """What a run must always give again."""
-    return {name: Path(run, name).read_bytes() for name in RESULT}
-
-
-def write_sequences(path: str) -> None:
-    """A task that can be learned: 3 channels over 6 steps, rising in one class and falling in the other."""
-    rng = np.random.default_rng(0)
-    y = np.arange(60) % 2
-    ramp = np.arange(6)[:, None] * 30
-    x = np.where(y[:, None, None] == 0, ramp, 150 - ramp) + rng.integers(0, 40, (60, 6, 3))
-    np.savez(path, x=x, y=y)
 
 
 # ---- one seed, one result
@@ -88,21 +53,6 @@ def test_resuming_goes_on_as_if_never_stopped() -> None:
     train("parts", "--epochs", 2)
     assert said(succeed("train", "--resume", "--epochs", 4, "--out", "parts")) == whole
     assert results("parts") == results("whole")
-
-
-def interrupted(*args: object, after: int) -> None:
-    """Runs `quantal train`, and stops it as Ctrl-C would when `after` batches, testing included, are done."""
-    tensors, left = Run.tensors, after
-
-    def counting(*given: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-        return tensors(*given)
-
-    with mock.patch.object(Run, "tensors", counting):
-        assert quantal("train", *args).code == 130
 
 
 def test_a_run_cut_off_within_an_epoch_resumes_to_the_same_result() -> None:
@@ -333,93 +283,3 @@ def test_a_run_that_diverges_stops_before_it_spoils_its_checkpoint() -> None:
     line = "quantal: run: the loss or a parameter is not finite in epoch 2: lower [training] rate\n"
     assert done == Done(2, "", line)
     assert contents(Path("run")) == before
-
-
-# ---- the configuration
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_are_networks_for_their_task(name: str) -> None:
-    config = preset(name)
-    assert config.task.name == {"ecg": "qtdb"}.get(name, name)
-    assert config_file.loads(config.dumps(), name) == config
-
-
-def _field(field: Any) -> st.SearchStrategy[Any]:
-    if "choices" in field.metadata:
-        return st.sampled_from(field.metadata["choices"])
-    if "range" in field.metadata:
-        return (st.integers if field.type is int else st.floats)(*field.metadata["range"])
-    return st.booleans()
-
-
-def _table(kind: Any, **fixed: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Every field at random from what it takes, but for the fixed ones."""
-    return st.builds(kind, **{f.name: _field(f) for f in fields(kind) if f.name not in fixed}, **fixed)
-
-
-GRAPH_FIELDS = ("inputs", "add", "connection", "channels", "groups", "shape", "kernel", "stride", "padding")
-"""What chains have none of: see test_graph.py."""
-
-
-@st.composite
-def configs(draw: st.DrawFn) -> Config:
-    """Any valid configuration."""
-    words = st.from_regex(r"l[a-z0-9]{0,4}(_[a-z0-9]{1,3}){1,2}", fullmatch=True)
-    names = draw(st.lists(words, min_size=1, max_size=3, unique=True))
-    exact, budget = draw(st.booleans()), 0
-    encoder, layers = draw(_table(Encoder)), []
-    for name in names:
-        readout = name == names[-1]
-        neuron = draw(st.sampled_from([kind for kind, row in NEURONS.items() if row.readout == readout]))
-        weight_quantizer, (_, widths) = draw(st.sampled_from(list(WEIGHT_QUANTIZERS.items())))
-        learns = () if weight_quantizer != "lsq" else ("learned",)
-        weights = "float" if exact else draw(st.sampled_from((*widths, *learns)))
-        budget = draw(_field(Training.__dataclass_fields__["budget"]).filter(bool)) if weights == "learned" else budget
-        state_quantizers = list(STATE_QUANTIZERS) if neuron != "alpha" else ["uniform"]
-        state_quantizer = draw(st.sampled_from(state_quantizers))
-        table = STATE_QUANTIZERS[state_quantizer]
-        states = draw(st.sampled_from(("float", *(range(1, 9) if table else range(2, 17)))))
-        tabled = table is not None and states != "float"
-        fixed: dict[str, Any] = {
-            "name": name, "neuron": neuron, "weights": weights, "weight_quantizer": weight_quantizer,
-            "states": states, "state_quantizer": state_quantizer,
-        } | draw(neuron_options(neuron, state_quantizer, states))  # fmt: skip
-        fixed |= {} if neuron == "li" else {"pool": "last"}
-        plain = NEURONS[neuron].stateless
-        tabled = tabled and not plain
-        norms = ("none", "psp") if readout or tabled else NORMS
-        fixed |= {"norm": draw(st.sampled_from([n for n in norms if n != "psp" or weights != "learned"]))}
-        fixed |= {"threshold_per": "auto"} if tabled else {}
-        fixed |= {"standardize": False} if weights == "learned" or weight_quantizer == "maqd" else {}
-        memory = (*rules._MEMORY, "synapse_decay", "adaptation_decay")
-        fixed |= {name: getattr(Layer, name) for name in memory} if plain else {}
-        if states != "float" and not plain and (not tabled or state_quantizer == "dq"):
-            fixed["state_gradient"] = "clip"
-        late = st.integers(0, min(4096, encoder.steps - 1))
-        delays = draw(st.lists(late, min_size=1, max_size=3, unique=True).map(sorted).map(tuple))
-        if state_quantizer == "uniform" and states != "float":  # levels are less than two thresholds apart
-            fixed["state_range"] = draw(st.floats(1, min(1024, 2 ** int(states) - 0.5)))
-        recurrent = draw(st.booleans()) and not readout and not plain
-        fixed |= {name: getattr(Layer, name) for name in GRAPH_FIELDS} | {"delays": delays, "recurrent": recurrent}
-        fixed |= {"recurrence": draw(st.sampled_from(["full", "diagonal"])) if recurrent else "full"}
-        fixed |= {"size": draw(st.integers(1, 4000)), "adaptation_spread": 1.0}  # learning more takes too much memory
-        fixed |= {"reservoir": False, "density": 0.1, "inhibitory": 0.2, "rate": 0.05}  # see test_reservoir.py
-        layers.append(draw(_table(Layer, **{key: st.just(value) for key, value in fixed.items()})))
-    text = st.text(st.characters(exclude_categories=["Cs"]))
-    option = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.booleans() | text
-    options = st.dictionaries(text.filter(lambda key: key != "name"), option, max_size=3)
-    hard = {} if any("dq" in rules.quantizers(layer) for layer in layers) else {"forward": st.just("hard")}
-    alone = {"penalty": st.just(0.0)} if len(layers) == 1 else {}
-    alone |= {"truncate": st.just(0)} if any(layer.norm != "none" for layer in layers) else {}
-    alone |= {} if layers[-1].neuron == "li" else {"loss": st.sampled_from(["last", "steps"])}
-    given = {"budget": st.just(budget), "method": st.just("bptt"), "ridge": st.just(0.0)}
-    training = draw(_table(Training, **given, **hard, **alone))
-    return Config(draw(_table(Task, options=options)), encoder, tuple(layers), training)
-
-
-@settings(max_examples=100, deadline=None)
-@given(configs())
-def test_a_configuration_is_read_back_as_it_was_written(config: Config) -> None:
-    rules.check(config, "config")
-    assert config_file.loads(config.dumps(), "config") == config

@@ -1,6 +1,5 @@
 """Truncated BPTT: the forward as it is, gradients as autograd has them with a detach, memory for a part at a time."""
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import one_line, random_input, random_network, small_config
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic import neurons
 from quantal.qat.arithmetic.torch_ops import TorchOps
@@ -21,11 +19,11 @@ from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.training.train import CHECKPOINT_FILE, METRICS_FILE, Run
 from rich.progress import Progress
-from test_engine import KEEPING, assert_equal, input_of, layer_of
+from support.engines import KEEPING, assert_equal, input_of, layer_of
+from support.kernels import DEVICE, use_kernels
+from support.messages import one_line
+from support.torch_networks import random_input, random_network, small_config
 from torch import Tensor
-
-if importlib.util.find_spec("triton"):
-    from test_engine_cuda import DEVICE, use_kernels
 
 STEPS = 11
 LAYERS = {

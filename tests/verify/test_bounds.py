@@ -13,15 +13,16 @@ from typing import Any
 
 import onnx
 import pytest
-from networks import lively, random_network, write
 from onnx import TensorProto, helper
 from quantal.export.base import process, toolchain
 from quantal.export.base.process import Stopped
 from quantal.export.build import Build
 from quantal.export.run import EXECUTORS, python
 from quantal.export.run.bounds import Bounds
-from test_cli import Done, quantal
-from test_verify import rows_of, sign
+from support.commands import Done, quantal
+from support.networks import lively, write
+from support.torch_networks import three_layers
+from support.verifying import rows_of, sign
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("unicorn")
@@ -32,7 +33,7 @@ LOOP = "    for (;;) {\n    }\n"
 
 @pytest.fixture(scope="session")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    network, x = lively(lambda seed: random_network(seed), range(50), 6, 3)
+    network, x = lively(lambda seed: three_layers(seed), range(50), 6, 3)
     return write(network, tmp_path_factory.mktemp("bounded") / "build", "model", x)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import lively, random_network, write
 from quantal.export.base import names
 from quantal.export.base.toolchain import compile_host
 from quantal.export.build import Build
@@ -18,8 +17,10 @@ from quantal.export.run.verify import batched, verify
 from quantal.qat.config import config_file
 from quantal.qat.data.encoding import encode
 from quantal.qat.network.network import SpikingNetwork
-from test_cli import quantal
-from test_verify import rows_of, sign
+from support.commands import quantal
+from support.networks import lively, write
+from support.torch_networks import three_layers
+from support.verifying import rows_of, sign
 
 pytest.importorskip("unicorn")
 pytest.importorskip("ziglang")
@@ -58,7 +59,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Build]:
     def build(kind: str) -> Build:
         folder = tmp_path_factory.mktemp(kind) / "build"
         if kind == "plain":
-            network, x = lively(lambda seed: random_network(seed, neuron="count"), range(1, 50))
+            network, x = lively(lambda seed: three_layers(seed, neuron="count"), range(1, 50))
             return write(network, folder, "model", x[::-1].copy())  # whose first sample is drawn
         text = ENCODED.format(kind=kind, steps=STEPS)
         network = SpikingNetwork(config_file.loads(text, "test"), CHANNELS, MAXIMUM)

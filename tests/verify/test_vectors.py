@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import one_line, random_input, random_network
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from quantal.export.base.errors import BadInput, ExecutorError
@@ -18,6 +17,8 @@ from quantal.export.verify.vectors import Comparison, check_input, dumps, load, 
 from quantal.qat.config.schema import Layer
 from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.network import hard_trace
+from support.messages import one_line
+from support.torch_networks import random_input, random_network
 
 HIDDEN = Layer("hidden", 1, recurrent=True)  # one neuron: its arrays are contiguous in more than one order
 TRAINED = random_network(HIDDEN, Layer("readout", 2, neuron="li", pool="max"), channels=3, maximum=5, seed=1)

@@ -1,24 +1,16 @@
 """`verify` catches what it is for: one changed weight, shift or comparator, in any file, named where it first shows."""
 
-import hashlib
 import json
 import re
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
-from networks import lively, random_network, with_integer, write
-from onnx import numpy_helper
-from quantal.export import network_file
 from quantal.export.base.errors import BadInput
 from quantal.export.build import Build
 from quantal.export.cli import main
@@ -26,117 +18,15 @@ from quantal.export.ir.interpret import Trace
 from quantal.export.run import EXECUTORS
 from quantal.export.verify import vectors
 from quantal.export.verify.probes import probe
-from test_cli import Done, quantal
+from support.commands import Done, quantal
+from support.faults import FAULTS, KINDS
+from support.networks import lively, write
+from support.torch_networks import three_layers
+from support.verifying import rows_of, sign
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("unicorn")
 pytest.importorskip("ziglang")
-
-KINDS = ("weight", "shift", "comparator")
-
-
-# ---- faults: what a wrong exporter, or a wrong hand, could make of each file
-
-
-def in_network_json(text: str, kind: str) -> Iterator[str]:
-    """network.json with one code, one shift or one threshold changed by 1: s > t − 1 is s ≥ t."""
-    for number, layer in enumerate(json.loads(text)["layers"]):
-        for place in places_in(layer, kind):
-            document = json.loads(text)
-            place(document["layers"][number])
-            yield json.dumps(document)
-
-
-def places_in(layer: dict[str, Any], kind: str) -> Iterator[Callable[[dict[str, Any]], None]]:
-    def weigh(name: str, row: int, changed: dict[str, Any]) -> None:
-        rows = changed["weights"][name]["rows"]
-        rows[row] = with_integer(rows[row], "^", 0, lambda code: code - 1)
-
-    def shift(index: int, changed: dict[str, Any]) -> None:
-        changed["ops"][index]["shift"] -= 1
-
-    def compare(table: int, changed: dict[str, Any]) -> None:
-        changed["ops"][table]["values"] = " ".join(str(int(t) - 1) for t in changed["ops"][table]["values"].split())
-
-    if kind == "weight":
-        yield from (partial(weigh, name, row) for name in layer["weights"] for row in range(layer["size"]))
-    if kind == "shift":
-        yield from (partial(shift, index) for index, op in enumerate(layer["ops"]) if op["op"] == "SHR")
-    if kind == "comparator":
-        yield from (partial(compare, op["b"]) for op in layer["ops"] if op["op"] == "GT")
-
-
-def in_text(patterns: dict[str, tuple[str, str]]) -> Callable[[str, str], Iterator[str]]:
-    """A text with one place changed that matches the kind's pattern, each in turn."""
-
-    def faults(text: str, kind: str) -> Iterator[str]:
-        if kind == "weight":
-            for table in re.finditer(patterns[kind][0], text):
-                for index in range(12):
-                    changed = with_integer(
-                        text[table.start() :], r"\A" + patterns[kind][0], index, lambda codes: codes ^ 1
-                    )
-                    yield text[: table.start()] + changed
-        else:
-            pattern, new = patterns[kind]
-            for place in re.finditer(pattern, text):
-                yield text[: place.start()] + place.expand(new) + text[place.end() :]
-
-    return faults
-
-
-in_header = in_text(
-    {
-        "weight": (r"static const u?int8_t \w+\[\d+\]\[\d+\] = \{", ""),
-        "shift": (r"\+ 32\) >> 6", "+ 16) >> 5"),
-        "comparator": (r" > (\w+) \? 1 : 0", r" >= \1 ? 1 : 0"),
-    }
-)
-in_simulator = in_text(
-    {
-        "weight": (r'\w+ = matrix\(\s+"""', ""),
-        "shift": (r"\+ 32\) >> 6", "+ 16) >> 5"),
-        "comparator": (r"np\.greater\(", "np.greater_equal("),
-    }
-)
-
-
-def in_onnx(content: bytes, kind: str) -> Iterator[bytes]:
-    """The model with one element of a matrix, one divisor or one comparison changed."""
-    model = onnx.load_from_string(content)
-    constants = {constant.name: constant for constant in model.graph.initializer}
-
-    def changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> bytes:
-        tensor = constants[name]
-        original = onnx.TensorProto.FromString(tensor.SerializeToString())
-        tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(original).copy()), name))
-        result = model.SerializeToString()
-        tensor.CopyFrom(original)
-        return result
-
-    def weigh(row: int, weights: np.ndarray) -> np.ndarray:
-        weights[row, 0] -= 1
-        return weights
-
-    for node in model.graph.node:
-        if kind == "weight" and node.op_type.startswith("MatMul"):
-            for row in range(numpy_helper.to_array(constants[node.input[1]]).shape[0]):
-                yield changed(node.input[1], partial(weigh, row))
-        if kind == "shift" and node.op_type == "Div":
-            yield changed(node.input[1], lambda divisor: divisor * 2)
-        if kind == "comparator" and node.op_type == "Greater":
-            node.op_type = "GreaterOrEqual"
-            yield model.SerializeToString()
-            node.op_type = "Greater"
-
-
-FAULTS: dict[str, tuple[str, Callable[[Any, str], Iterator[Any]]]] = {
-    "interpreter": ("network.json", in_network_json),
-    "simulator": ("model_sim.py", in_simulator),
-    "onnx": ("model.onnx", in_onnx),
-    "c-host": ("model.h", in_header),
-    "cortex-m0": ("model.h", in_header),
-}
 
 
 # ---- builds
@@ -161,16 +51,6 @@ def first_difference(reference: Trace, got: Trace) -> dict[str, Any] | None:
     return None
 
 
-def sign(folder: Path) -> None:
-    """Makes every digest right again, as an exporter would that made the fault itself."""
-    network = network_file.load(folder / "network.json", trust_digest=True)
-    (folder / "network.json").write_text(network_file.dumps(network))
-    manifest = json.loads((folder / "MANIFEST.json").read_text())
-    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in manifest["files"]}
-    manifest |= {"network": network_file.digest(network), "files": {n: f"sha256:{d}" for n, d in digests.items()}}
-    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
-
-
 def with_a_fault(build: Build, executor: str, kind: str, folder: Path) -> Build:
     """A copy of the build with the first fault of that kind in the executor's file that shows on the vectors."""
     copied = replace(build, path=shutil.copytree(build.path, folder))
@@ -189,7 +69,7 @@ def with_a_fault(build: Build, executor: str, kind: str, folder: Path) -> Build:
 def good(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """A build in which all is well: coarse states, so that membranes often equal their thresholds."""
     options: dict[str, Any] = {"states": 4, "weights": 3, "reset": "zero", "timing": "immediate"}
-    network, x = lively(lambda seed: random_network(seed, **options), range(1000), 5, 7)
+    network, x = lively(lambda seed: three_layers(seed, **options), range(1000), 5, 7)
     return write(network, tmp_path_factory.mktemp("good") / "build", "model", x)
 
 
@@ -197,11 +77,6 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Build:
 def spoiled(good: Build, tmp_path: Path) -> Build:
     """A copy of it, free to spoil."""
     return replace(good, path=shutil.copytree(good.path, tmp_path / "build"))
-
-
-def rows_of(done: Done) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads(done.out)
-    return rows
 
 
 def good_row(build: Build, executor: str, samples: int = 5, *, asked: bool = True) -> dict[str, Any]:
