@@ -45,7 +45,7 @@ def test_every_command_runs_where_modules_of_unix_are_missing(tmp_path: Path) ->
 def test_no_other_module_asks_which_system_this_is() -> None:
     own = {"getuid", "geteuid", "sched_getaffinity", "getrusage", "umask"}
     for module, path in PATHS.items():
-        if module == "quantal.export.base.portable":
+        if module == "export.base.portable":
             continue
         assert not imports(path) & {*MISSING, "signal"}, module
         tree = ast.parse(path.read_text(encoding="utf-8"))
