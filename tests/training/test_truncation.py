@@ -203,7 +203,7 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(
 
     (loss, *right), whole = gradients()
     assert max(held) == 20  # a part has at least as many steps as all of them
-    monkeypatch.setattr(gradients, "PART_STEPS", 5)
+    monkeypatch.setattr("quantal.qat.training.gradients.PART_STEPS", 5)
     (part_loss, *part_right), parts = gradients()
     assert max(held) == (6 if penalty else 2)  # the least multiple of 3 from 5 on; what that leaves at the end
     assert (part_loss, part_right) == (pytest.approx(loss, rel=1e-6), right)
