@@ -20,7 +20,8 @@ from quantal.qat.arithmetic.neurons import NEURONS
 from quantal.qat.arithmetic.wiring import Wires, fan_in, layer_step
 from quantal.qat.network.integers import Integers
 from quantal.qat.network.layer import SpikingLayer
-from quantal.qat.network.network import Pool, SpikingNetwork
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.network.pool import Pool
 from torch import Tensor
 
 FLOAT32_BITS, FLOAT64_BITS = 24, 53
