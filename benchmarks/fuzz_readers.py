@@ -12,7 +12,6 @@ import re
 import resource
 import signal
 import struct
-import sys
 import tempfile
 import time
 import traceback

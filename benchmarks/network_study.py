@@ -165,10 +165,8 @@ def diagonals() -> str:
         if rows_of(task, "diagonal", "4"):
             own, full = (rows_of(task, name, BITS[0]) for name in ("diagonal", "recurrent"))
             points = numbers(own)[0] - numbers(full)[0]
-            shares = [
-                100 * numbers(rows_of(task, "diagonal", "4"), name)[0] / numbers(rows_of(task, "recurrent", "4"), name)[0]
-                for name in ("bytes", "instructions")
-            ]
+            few, all_of_them = (rows_of(task, name, "4") for name in ("diagonal", "recurrent"))
+            shares = (100 * numbers(few, c)[0] / numbers(all_of_them, c)[0] for c in ("bytes", "instructions"))
             lines.append((task, f"{points:+.1f}", *(f"{share:.0f} %" for share in shares)))
     return table(("task", "points", "bytes", "instructions"), lines)
 

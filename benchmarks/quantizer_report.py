@@ -119,13 +119,10 @@ def gains() -> str:
     lines = []
     for bits in ("8", "4", "2"):
         for grid in GRIDS:
-            others = [key for way in WAYS[:-1] if studied(key := (way, *both(bits, grid)[1:]))]
-            if studied(both(bits, grid)) and others:
-
-                def gain(task: str, key: Key = both(bits, grid), others: list[Key] = others) -> float:
-                    return mean(task, key) - max(mean(task, other) for other in others)
-
-                lines.append([bits, grid, *each(gain)])
+            *others, own = ((way, *both(bits, grid)[1:]) for way in WAYS)
+            others = list(filter(studied, others))
+            if studied(own) and others:
+                lines.append([bits, grid, *each(lambda t, a=own, bs=others: mean(t, a) - max(mean(t, b) for b in bs))])
     return by_task(["bits", "states"], lines)
 
 
@@ -217,7 +214,8 @@ def plot() -> None:
 
 
 TABLES = (
-    summary, grids, costs, mixed, ways, gains, weights_over_states, weights, activity, duel, two_bits, gradient, deployed
+    summary, grids, costs, mixed, ways, gains, weights_over_states, weights, activity, duel, two_bits, gradient,
+    deployed,
 )  # fmt: skip
 
 

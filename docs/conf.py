@@ -13,7 +13,7 @@ exclude_patterns = ["**/plots"]
 html_theme = "furo"
 html_title = f"quantal {__version__}"
 html_copy_source = html_show_copyright = False
-nitpicky = False
+smartquotes = False  # options are written with two hyphens
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

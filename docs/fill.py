@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"(<!-- ([\w/]+)\.py: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- ([\w/]+)\.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def pages() -> Iterator[Path]:
@@ -32,7 +32,7 @@ def made(script: str, function: str) -> str:
 
 def filled(page: str) -> str:
     """The page with each of its blocks as its script writes it now."""
-    return BLOCK.sub(lambda block: f"{block[1]}\n{made(block[2], block[3])}\n{block[4]}", page)
+    return BLOCK.sub(lambda block: f"{block[1]}\n{made(block[2], block[3])}\n\n{block[4]}", page)
 
 
 def main() -> None:
