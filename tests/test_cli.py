@@ -148,7 +148,7 @@ def test_only_what_needs_torch_asks_for_it(trained: Path, tmp_path: Path) -> Non
     done = program("verify", trained / "build", "--on", "interpreter", "--on", "simulator", main=WITHOUT_TORCH)
     assert (done.code, done.err) == (0, "")
     done = program("train", "--task", "digits", "--out", tmp_path / "run", main=WITHOUT_TORCH)
-    assert (done.code, done.err) == (2, "quantal: this command needs torch, which is not installed here\n")
+    assert (done.code, done.err) == (2, "quantal: this needs torch, which is not installed here: pip install quantal\n")
 
 
 def test_export_lists_what_it_wrote(place: Path) -> None:
@@ -269,7 +269,7 @@ def test_verify_fails_on_a_simulator_that_does_something_else(place: Path, lines
 
 
 def test_what_does_not_run_is_a_failed_check(place: Path) -> None:
-    with mock.patch("quantal.export.cli.main.run_executors", side_effect=ExecutorError("it stopped")):
+    with mock.patch("quantal.export.cli.verify.run_executors", side_effect=ExecutorError("it stopped")):
         assert quantal("verify", "build") == Done(1, "", "quantal: it stopped\n")
 
 

@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from conftest import one_line
 from quantal.export.base.errors import BadInput
-from quantal.qat.cli.commands import train
+from quantal.qat.cli.train import train
 from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
 from quantal.qat.data.registry import Dataset
 from quantal.qat.training.train import Run, Split, load_data, twin

@@ -25,7 +25,8 @@ from quantal.export.ir.ops import Conv, MatVec, SumPool
 from quantal.export.run import EXECUTORS
 from quantal.qat.arithmetic import planes
 from quantal.qat.arithmetic.neurons import RESETTING
-from quantal.qat.cli.commands import export, train
+from quantal.qat.cli.export import export
+from quantal.qat.cli.train import train
 from quantal.qat.config import config_file, rules, schema
 from quantal.qat.config.schema import Config
 from quantal.qat.lower import exact_dtype, lower

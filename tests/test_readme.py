@@ -8,8 +8,8 @@ import numpy as np
 from quantal.export.base.toolchain import compile_host
 from quantal.export.build import Build
 from quantal.export.ir import interpret
-from quantal.qat.cli.commands import export_run
 from quantal.qat.config import config_file
+from quantal.qat.reference import export_run
 from quantal.qat.training.train import Run
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,9 +13,10 @@ from click.testing import CliRunner
 from conftest import one_line
 from quantal.export.base.errors import BadInput
 from quantal.export.build import Build
-from quantal.export.cli.main import verify
+from quantal.export.cli.verify import verify
 from quantal.export.ir.interpret import run as interpreted
-from quantal.qat.cli.commands import export, train
+from quantal.qat.cli.export import export
+from quantal.qat.cli.train import train
 from quantal.qat.config import config_file, rules
 from quantal.qat.config.schema import LOSSES, Config, Encoder, Layer, Task, Training
 from quantal.qat.data.registry import Dataset, Split, load

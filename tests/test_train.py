@@ -21,8 +21,8 @@ from quantal.export import network_file
 from quantal.export.ir import interpret
 from quantal.export.ir.ops import MatVec
 from quantal.qat.arithmetic.neurons import NEURONS
-from quantal.qat.cli.commands import PRESETS, preset
 from quantal.qat.config import config_file, rules
+from quantal.qat.config.preset import PRESETS, preset
 from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
 from quantal.qat.data.registry import load
 from quantal.qat.lower import lower

@@ -1,0 +1,21 @@
+"""A run trained as every command and the Python interface train it: the same bits, whoever asks."""
+
+import torch
+from quantal.qat.data.registry import Dataset
+from quantal.qat.engine import cpu
+from quantal.qat.training import parallel
+from quantal.qat.training.train import Run
+from rich.progress import Progress
+
+
+def train(run: Run, data: Dataset, epochs: int, bars: Progress) -> dict[str, float]:
+    """Trains the run until `epochs` epochs are done in all; how well its hard form does on the test set."""
+    before = torch.get_num_threads(), cpu.threads()
+    torch.set_num_threads(1)  # at these sizes a second thread costs more than it gives, and sums in another order
+    cpu.set_threads(max(1, cpu.threads() // parallel.neighbours()))
+    try:
+        run.train(data, epochs, bars)
+        return run.measure(data.test, bars)
+    finally:
+        torch.set_num_threads(before[0])
+        cpu.set_threads(before[1])
