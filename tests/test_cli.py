@@ -282,3 +282,20 @@ def test_ctrl_c_is_an_interruption(place: Path) -> None:
 def test_a_file_that_fails_is_named(place: Path) -> None:
     with mock.patch("quantal.export.build.Build.open", side_effect=OSError(28, "No space left on device", "build/x")):
         assert quantal("verify", "build") == Done(2, "", "quantal: build/x: No space left on device\n")
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "80"])
+def test_a_table_is_whole_however_wide_the_terminal_is(
+    columns: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    (place / "build" / "digits_sim.py").write_text(f"raise ValueError('{'a long story, ' * 20}')")
+    done = quantal("verify", "build", "--on", "interpreter", "--on", "simulator")
+    titles, first, second = done.out.splitlines()
+    assert titles == "executor     samples  steps  values  mismatches"
+    assert first == "interpreter       32    128   5,632           0"
+    assert second.startswith(
+        "simulator          0      0       0           0  build/digits_sim.py: does not load (ValueError: "
+    )
+    assert second.endswith("a long story, )")
+    assert second.partition("  build/")[2] in done.err

@@ -34,9 +34,7 @@ def stored(build: Build, samples: int | None = None) -> Reference:
     x, trace = build.vectors()
     if samples is not None:
         if not 1 <= samples <= len(x):
-            raise BadInput(
-                f"samples: {build.path} holds vectors of 1 to {len(x)} samples; the run has more, got {samples}"
-            )
+            raise BadInput(f"--samples: {build.path} holds vectors of {len(x)} samples, not {samples}; name the run")
         x, trace = x[:samples], {name: values[:samples] for name, values in trace.items()}
     return Reference(len(x), lambda size: batched(x, trace, size))
 
