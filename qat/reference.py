@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 from quantal.export.base.errors import BadInput, ExecutorError
+from quantal.export.base.fixed import Ints
 from quantal.export.base.names import check_network
 from quantal.export.build import Build, write_build
 from quantal.export.network_file import digest
@@ -23,6 +25,11 @@ def export_run(run: Run, path: Path, name: str | None = None) -> None:
     x = run.samples().x
     lowered = lower(run.network, name)
     write_build(path, lowered, x, hard_trace(run.network, x, exact_dtype(lowered)))
+
+
+def forward(run: Run, x: Ints) -> dict[str, np.ndarray]:
+    """The hard forward on x (samples, steps, inputs): every record and "output", each (samples, steps, neurons)."""
+    return hard_trace(run.network, x, run.exact_dtype())
 
 
 def of_run(build: Build, path: Path, data: Path | None, samples: int | None) -> tuple[Reference, tuple[str, ...]]:

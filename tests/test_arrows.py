@@ -65,7 +65,7 @@ PACKAGES = {
     "numpy": {
         *("export.base", "export.build", "export.emit.c", "export.emit.onnx", "export.encoders", "export.ir"),
         *("export.network_file", "export.proof", "export.run", "export.verify"),
-        *("qat.data", "qat.lower", "qat.network", "qat.training"),
+        *("qat.data", "qat.lower", "qat.network", "qat.reference", "qat.training"),
     },
     "onnx": {"export.emit.onnx"},
     "onnxruntime": {"export.run"},
@@ -146,6 +146,11 @@ def test_only_the_lazy_commands_of_the_entry_point_name_qat() -> None:
     assert names == {"export.cli.commands"}
     for where in (*(where for where, _ in COMMANDS.values()), REFERENCE):
         assert room(where.partition(":")[0].removeprefix("quantal.")) in {"export.cli", "qat.cli", "qat.reference"}
+
+
+def test_nothing_takes_from_the_face() -> None:
+    face = {"quantal", "quantal._builds", "quantal._runs", "_builds", "_runs"}
+    assert {module for module, names in IMPORTS.items() if names & face} == set()
 
 
 def test_rooms_take_from_outside_what_the_table_says() -> None:
