@@ -13,7 +13,8 @@ from quantal.export.verify.vectors import record_sizes
 from quantal.qat.data.registry import Split
 from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.network import hard_trace
-from quantal.qat.training.train import Run, batches_of, load_data
+from quantal.qat.training.batches import batches_of
+from quantal.qat.training.run import Run, load_data
 
 
 def export_run(run: Run, path: Path, name: str | None = None) -> None:

@@ -20,7 +20,7 @@ from quantal.export.run.verify import verify as verify_on
 from quantal.export.verify.vectors import Comparison, record_sizes
 
 if TYPE_CHECKING:
-    from quantal.qat.training.train import Run
+    from quantal.qat.training.run import Run
 
 EXECUTORS = tuple(executors.EXECUTORS)
 """What can run a build: "interpreter", "simulator", "onnx", "c-host", and each of CORES, emulated."""

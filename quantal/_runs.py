@@ -20,8 +20,12 @@ from quantal.qat.config.schema import Config
 from quantal.qat.data.registry import Dataset, Split
 from quantal.qat.lower import lower as lower_network
 from quantal.qat.training import sitting
-from quantal.qat.training import train as runs
-from quantal.qat.training.train import CHECKPOINT_FILE, Run, Start
+from quantal.qat.training.checkpoint import CHECKPOINT_FILE
+from quantal.qat.training.measure import measure as measure_on
+from quantal.qat.training.run import Run
+from quantal.qat.training.run import load_data as load_task
+from quantal.qat.training.start import Start
+from quantal.qat.training.start import new_run as start_run
 from quantal.qat.training.warm_start import METHODS
 
 Configuration = str | Path | Config
@@ -49,7 +53,7 @@ def load_data(config: Configuration, path: str | Path | None = None) -> Dataset:
     array([[ 8,  9],
            [18, 19]], dtype=uint8)
     """
-    return runs.load_data(_config(config), None if path is None else Path(path))
+    return load_task(_config(config), None if path is None else Path(path))
 
 
 def new_run(
@@ -76,7 +80,7 @@ def new_run(
         raise BadInput(f"method: expected one of {', '.join(METHODS)}, got {shown(method)}")
     begin = None if start is None else Start(start, method)
     try:
-        return Run.create(Path(path), _config(config), data, begin, teacher)
+        return start_run(Path(path), _config(config), data, begin, teacher)
     except BadInput as error:  # which names an option of the command line
         line = str(error).replace("--from", "start", 1).replace("--calibration", "method", 1)
         raise BadInput(line.removeprefix("--")) from None
@@ -222,7 +226,7 @@ def measure(run: Run, data: Dataset) -> dict[str, float]:
     True
     """
     run.check(data)
-    return run.measure(data.test, _quiet())
+    return measure_on(run, data.test, _quiet())
 
 
 def encode(run: Run, x: ArrayLike) -> np.ndarray:

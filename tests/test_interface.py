@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import one_line
-from quantal.qat.training.train import Run
+from quantal.qat.training.run import Run
 
 import quantal
 

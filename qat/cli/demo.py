@@ -17,7 +17,8 @@ from quantal.qat.cli.common import Shared, alone, list_files, say_peak_memory
 from quantal.qat.config.preset import preset
 from quantal.qat.reference import export_run
 from quantal.qat.training import objectives, sitting
-from quantal.qat.training.train import Run, load_data
+from quantal.qat.training.run import load_data
+from quantal.qat.training.start import new_run
 
 
 @click.command(cls=Shared)
@@ -36,7 +37,7 @@ def demo(out: Path) -> None:
         click.secho(f"$ quantal {command}", bold=True)
 
     say(f"train --task digits --out {out}/run")
-    run = Run.create(out / "run", config, dataset)
+    run = new_run(out / "run", config, dataset)
     with progress() as bars:
         measures = sitting.train(run, dataset, config.training.epochs, bars)
     say_peak_memory()

@@ -8,7 +8,7 @@ from quantal.export.base.names import check_network
 from quantal.export.cli.output import progress
 from quantal.qat.cli.common import Shared, alone, list_files
 from quantal.qat.reference import export_run
-from quantal.qat.training.train import Run
+from quantal.qat.training.run import Run
 
 
 @click.command(cls=Shared)

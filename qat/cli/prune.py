@@ -8,7 +8,8 @@ from quantal.export.cli.output import progress
 from quantal.qat.cli.common import Shared, alone
 from quantal.qat.methods import pruning
 from quantal.qat.training import objectives
-from quantal.qat.training.train import Run, load_data
+from quantal.qat.training.measure import measure
+from quantal.qat.training.run import Run, load_data
 
 
 def _kept(_: click.Context, __: click.Parameter, value: str) -> int | float:
@@ -46,7 +47,7 @@ def prune(source: Path, keep: int | float, layers: tuple[str, ...], data: Path |
     dataset = load_data(run.config, data)
     with progress() as bars:
         pruned, cuts = pruning.prune(run, dataset, kept, out, bars)
-        measures = pruned.measure(dataset.test, bars)
+        measures = measure(pruned, dataset.test, bars)
     for layer in run.config.layers:
         if layer.name in cuts:
             share = 100 * cuts[layer.name].share

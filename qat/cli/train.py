@@ -17,7 +17,9 @@ from quantal.qat.data.registry import Dataset
 from quantal.qat.quantizers.states import STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from quantal.qat.training import objectives, parallel, sitting
-from quantal.qat.training.train import TWIN_FOLDER, Run, Start, load_data, twin
+from quantal.qat.training.measure import findings, spike_rates
+from quantal.qat.training.run import TWIN_FOLDER, Run, load_data, twin
+from quantal.qat.training.start import Start, new_run
 from quantal.qat.training.warm_start import METHODS
 
 
@@ -117,7 +119,7 @@ def train(
         rules.check(config, str(network or preset_name or task))
         dataset = load_data(config, data)
         start = None if source is None else Start(Run.open(source), calibration or "mse")
-        run = Run.create(out, config, dataset, start, None if teacher is None else Run.open(teacher))
+        run = new_run(out, config, dataset, start, None if teacher is None else Run.open(teacher))
         alone()
     for note in dataset.notes:
         say(note)
@@ -127,12 +129,12 @@ def train(
     if compare:
         folder = out / TWIN_FOLDER
         there = resume and folder.exists()
-        other = Run.open(folder) if there else Run.create(folder, twin(config), dataset, None, run.teacher)
+        other = Run.open(folder) if there else new_run(folder, twin(config), dataset, None, run.teacher)
         full = _train(other, dataset, epochs)
-    for finding in run.findings(dataset.test) if parallel.rank() == 0 else ():
+    for finding in findings(run, dataset.test) if parallel.rank() == 0 else ():
         say(finding)
     say_peak_memory()
-    for name, rate in run.rates(dataset.test).items():
+    for name, rate in spike_rates(run, dataset.test).items():
         say(f"spikes of {name}: {rate:.4f} a neuron and step")
     if full is not None:
         say(f"full precision test {objectives.worded(full, config.training.loss)}")

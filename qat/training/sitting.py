@@ -4,7 +4,9 @@ import torch
 from quantal.qat.data.registry import Dataset
 from quantal.qat.engine import cpu
 from quantal.qat.training import parallel
-from quantal.qat.training.train import Run
+from quantal.qat.training.epochs import train_until
+from quantal.qat.training.measure import measure
+from quantal.qat.training.run import Run
 from rich.progress import Progress
 
 
@@ -14,8 +16,8 @@ def train(run: Run, data: Dataset, epochs: int, bars: Progress) -> dict[str, flo
     torch.set_num_threads(1)  # at these sizes a second thread costs more than it gives, and sums in another order
     cpu.set_threads(max(1, cpu.threads() // parallel.neighbours()))
     try:
-        run.train(data, epochs, bars)
-        return run.measure(data.test, bars)
+        train_until(run, data, epochs, bars)
+        return measure(run, data.test, bars)
     finally:
         torch.set_num_threads(before[0])
         cpu.set_threads(before[1])
