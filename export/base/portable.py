@@ -10,7 +10,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from types import FrameType
+from typing import IO, Any, NoReturn
 
 
 def peak_memory() -> int:
@@ -85,6 +86,24 @@ def guarded(process: subprocess.Popen[bytes]) -> Iterator[None]:
     finally:  # before the number of the process may become another's
         guard.kill()
         guard.communicate()
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """In the block, SIGTERM ends what runs as Ctrl-C does, by SystemExit: what was begun is ended and taken away."""
+
+    def end(number: int, _: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # this is not the main thread, which alone gets signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def lock(file: IO[bytes], shared: bool) -> None:

@@ -1,16 +1,13 @@
 """The one entry point, `quantal`."""
 
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import NoReturn
+from contextlib import nullcontext
 
 import click
 from quantal.export import __version__
 from quantal.export.base.errors import BadInput, ExecutorError
+from quantal.export.base.portable import terminable
 from quantal.export.cli.commands import COMMANDS, by_name
 from quantal.export.cli.output import complain, worded
 from quantal.export.cli.streams import UNREAD, Undelivered, streams
@@ -52,33 +49,17 @@ def quantal() -> None:
     """
 
 
-@contextmanager
-def terminable() -> Iterator[None]:
-    """In the block, SIGTERM ends what runs as Ctrl-C does: programs that were started end, scratch files go.
+def trains_with_others() -> bool:
+    """Whether this is one of several processes that train together, which wait for each other in calls of a library.
 
-    Not in one of several processes that train together: these wait for each other where no handler is called.
+    No handler is called there, so SIGTERM has to end them as it ends any program.
     """
-
-    def end(number: int, _: FrameType | None) -> NoReturn:
-        sys.exit(128 + number)
-
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        yield
-        return
-    try:
-        before = signal.signal(signal.SIGTERM, end)
-    except ValueError:  # this is no main thread, and gets no signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def main() -> None:
     """Runs `quantal`; turns what can go wrong into one line and an exit code."""
-    with streams(), terminable():
+    with streams(), nullcontext() if trains_with_others() else terminable():
         try:
             quantal(args=sys.argv[1:] or ["--help"], prog_name="quantal", standalone_mode=False)
             click.echo(nl=False)  # the rest is delivered, or not, before the exit code is chosen
