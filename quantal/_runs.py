@@ -119,19 +119,16 @@ def parameters(run: Run) -> dict[str, np.ndarray]:
 
     rows are a layer's neurons, or the channels of a convolution. Each layer has those that its configuration asks for:
 
-    ================  ========================================================================================
-    weight            (rows, columns): of each input, or of each channel, row and column of a kernel; a column
-                      for each value of each of `inputs`, for each of `delays`
-    recurrent         (rows, rows), from neuron to neuron: [to, from]; (rows, 1) where it is diagonal
-    bias              (rows,), added to the current in each step
-    threshold         (rows,) or (1,), above 0; without one where states have a table: rows are scaled instead
-    decay             (rows,) or (1,), of the membrane a step, 0 to 1 - 2^-decay_bits
-    synapse_decay     the same, of the current
-    adaptation        (rows,), by how much each spike raises the threshold, from 0
-    adaptation_decay  (rows,) or (1,), of what has been raised
-    norm.gain         (rows,); norm.mean and norm.variance, (rows,) or (): the moments of the current
-    psp.gain          one for each column, or input channel; psp.moment: the second moments of what comes in
-    ================  ========================================================================================
+    - `weight` (rows, columns): a column for each value of each of `inputs`, for each of `delays`; of a convolution one
+      for each input channel of its group, row and column of the kernel.
+    - `recurrent` (rows, rows), [to, from]; (rows, 1) where it is diagonal.
+    - `bias` (rows,), added to the current in each step.
+    - `threshold` (rows,) or (1,), above 0. Where states have a table there is none: rows are scaled instead.
+    - `decay` (rows,) or (1,): the share of the membrane that a step leaves, 0 to 1 - 2^-decay_bits.
+    - `synapse_decay` and `adaptation_decay`, the same of the current and of the raised threshold.
+    - `adaptation` (rows,): by how much a spike raises the threshold, from 0.
+    - `norm.gain` (rows,), `norm.mean` and `norm.variance` (rows,) or (): of the current.
+    - `psp.gain` and `psp.moment` (columns,), or one for each input channel of a convolution: of what comes in.
 
     Weights, biases, thresholds and adaptations are in one unit: the membrane's. Raises nothing.
 
