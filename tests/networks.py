@@ -15,6 +15,7 @@ from quantal.export.base.errors import BadInput
 from quantal.export.base.fixed import Ints
 from quantal.export.base.windows import Window
 from quantal.export.build import Build, write_build
+from quantal.export.emit.c.header import emit_header
 from quantal.export.ir import interpret
 from quantal.export.ir.fold import Folder
 from quantal.export.ir.network import Layer, Network, StateVar
@@ -36,6 +37,7 @@ from quantal.export.ir.ops import (
     Table,
     operands,
 )
+from quantal.export.network_file import digest
 from quantal.export.proof.intervals import Interval, evaluate, find_invariants, prove
 from quantal.qat.config import schema
 from quantal.qat.lower import exact_dtype, lower
@@ -81,11 +83,17 @@ def write(network: SpikingNetwork | Network, path: Path, name: str, x: Ints) -> 
     """
     if isinstance(network, Network):
         lowered = network.renamed(name)
-        write_build(path, lowered, x, interpret.run(lowered, x))
+        write_build(path, prove(lowered), x, interpret.run(lowered, x))
     else:
         lowered = lower(network, name)
         write_build(path, lowered, x, hard_trace(network, x, exact_dtype(lowered)))
     return Build.open(path)
+
+
+def header_of(network: Network, x: Ints) -> str:
+    """The header of an integer network, whose self test is what the interpreter does on x."""
+    proven = prove(network)
+    return emit_header(proven, digest(proven), x, interpret.run(network, x))
 
 
 def input_for(network: SpikingNetwork | Network, samples: int, steps: int, seed: int = 0) -> Ints:
@@ -126,7 +134,7 @@ def random_program(seed: int) -> Network:
         source = str(rng.choice(list(known)))
         layer = _random_layer(rng, name, int(rng.choice([1, 2, 3, 7])), known, source, widths[source])
         network = replace(network, layers=(*network.layers, layer))
-        known[name], widths[name] = prove(network)[-1][layer.output], layer.size
+        known[name], widths[name] = prove(network).intervals[-1][layer.output], layer.size
     return network
 
 

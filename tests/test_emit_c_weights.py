@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 from networks import TWO_POWERS, coded, input_for, write
 from quantal.export.base.fixed import Ints
 from quantal.export.base.toolchain import CORES, compile_host, compile_object, section_sizes
-from quantal.export.emit.c.header import emit_header
 from quantal.export.emit.c.packing import code_bits, packed
 from quantal.export.emit.c.weights import _powers, _product, synapses
-from quantal.export.ir import interpret
 from quantal.export.ir.network import Layer, Network, StateVar
 from quantal.export.ir.ops import Add, Clamp, Input, MatVec, State
 from quantal.export.run import EXECUTORS
@@ -121,7 +119,7 @@ def test_synapses_are_reached_in_the_cheapest_way(
 
 def header_of(network: Network) -> str:
     x = input_for(network, 6, 3)
-    return emit_header(network, x, interpret.run(network, x))
+    return header_of(network, x)
 
 
 def test_the_header_says_whether_products_are_multiplications() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from networks import (
     coded,
+    header_of,
     input_for,
     lively,
     random_network,
@@ -37,7 +38,7 @@ from quantal.export.base.toolchain import (
     section_sizes,
 )
 from quantal.export.build import Build, write_build
-from quantal.export.emit.c.header import emit_header, input_dtype, record_dtype
+from quantal.export.emit.c.header import input_dtype, record_dtype
 from quantal.export.ir import interpret
 from quantal.export.ir.network import Layer, Network, StateVar
 from quantal.export.ir.ops import Add, Clamp, Input, MatVec, Mul, State, Sub, Table
@@ -215,7 +216,7 @@ def test_all_vectors_pass_under_the_sanitizers(
     x, reference = build.vectors()
     compile_host([build.test_program], tmp_path / "test", flags=sanitizers)
     content = output(tmp_path / "test", str(x.shape[1]), stdin=x.astype(input_dtype(build.network)).tobytes())
-    got = split_records(content, record_dtype(build.network), *x.shape[:2])
+    got = split_records(content, record_dtype(build.proven), *x.shape[:2])
     for record, values in reference.items():
         assert np.array_equal(got[record], values), record
 
@@ -484,7 +485,7 @@ def test_a_layer_of_all_the_neurons_that_may_be_ends_on_a_core(size: int, codes:
     whole = Layer("all", size, {}, ops, (), {"w": matrix}, 1, "sum")
     network = Network("large", 1, 0, 1, {}, (whole,))
     x = np.ones((1, 1, 1), np.int64)
-    (tmp_path / "large.h").write_text(emit_header(network, x, interpret.run(network, x)), encoding="utf-8")
+    (tmp_path / "large.h").write_text(header_of(network, x), encoding="utf-8")
     strict = '#pragma clang diagnostic error "-Wtautological-constant-out-of-range-compare"\n'
     (tmp_path / "model.c").write_text(strict + implementation("large"))
     compile_object(CORES["cortex-m0"], tmp_path / "model.c", tmp_path / "model.o", include=tmp_path)

@@ -40,7 +40,7 @@ from quantal.export.ir.ops import (
 )
 from quantal.export.network_file import dumps
 from quantal.export.proof import intervals
-from quantal.export.proof.intervals import Interval, evaluate, find_invariants, prove
+from quantal.export.proof.intervals import Interval, Proven, evaluate, find_invariants, prove
 from quantal.qat.arithmetic import neurons
 from quantal.qat.arithmetic.grids import ShiftGrid
 from quantal.qat.arithmetic.neurons import Params
@@ -151,8 +151,8 @@ def one_step(network: Network, states: interpret.Trace, x: Ints) -> list[list[In
     return everything
 
 
-def assert_inside(network: Network, values: list[list[Ints]], proven: list[list[Interval]]) -> None:
-    for layer, got, allowed in zip(network.layers, values, proven, strict=True):
+def assert_inside(values: list[list[Ints]], proven: Proven) -> None:
+    for (layer, allowed), got in zip(proven.layers, values, strict=True):
         for index, (value, interval) in enumerate(zip(got, allowed, strict=True)):
             inside = (interval.lo <= value) & (value <= interval.hi)
             assert inside.all(), f"{layer.name}: value {index} ({op_name(layer.ops[index])})"
@@ -172,7 +172,7 @@ def test_every_value_at_every_step_lies_in_its_proven_interval(r: Random, layers
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(intervals, "_PATIENCE", rounds)  # few rounds: states that do not settle are covered too
         network = find_invariants(before)
-        assert dumps(find_invariants(network)) == dumps(network)
+        assert dumps(prove(find_invariants(network))) == dumps(prove(network))
     proven = prove(network)
     rng, steps = np.random.default_rng(r.randint(0, 2**32)), 30
     x = rng.integers(before.input_lo, before.input_hi, (8, steps, before.inputs), endpoint=True)
@@ -183,7 +183,7 @@ def test_every_value_at_every_step_lies_in_its_proven_interval(r: Random, layers
     trace = interpret.run(before, x)
     for t in range(steps):
         values = one_step(network, states, x[:, t])
-        assert_inside(network, values, proven)
+        assert_inside(values, proven)
         for name, state in states.items():  # deleted clamps leave the trace as it was
             assert np.array_equal(state, trace[name][:, t])
         assert np.array_equal(values[-1][network.layers[-1].output], trace["output"][:, t])
@@ -202,7 +202,7 @@ def test_every_value_in_every_reachable_state_lies_in_its_proven_interval(r: Ran
         reached |= frontier
         rows = np.array([(*state, x) for state, x in product(sorted(frontier), range(-2, 3))])
         states = {name: rows[:, i : i + 1] for i, name in enumerate(names)}
-        assert_inside(network, one_step(network, states, rows[:, -1:]), proven)
+        assert_inside(one_step(network, states, rows[:, -1:]), proven)
         frontier = set(zip(*(states[name][:, 0].tolist() for name in names), strict=True)) - reached
     for state, values in zip(network.layers[0].states, zip(*reached, strict=True), strict=True):
         assert state.lo <= min(values)
@@ -397,7 +397,7 @@ def test_a_value_beyond_32_bits_is_refused_naming_layer_and_neuron(ops: tuple[Op
 
 def test_the_last_values_that_fit_32_bits_are_accepted() -> None:
     ops = (Input("input"), Table((LARGE - 1,)), Add(0, 1), Table((LARGE - 8,)), Shr(3, 4), Sub(0, 2))
-    values = prove(Network("n", 3, 0, 1, {}, (layer_of(*ops),)))[0]
+    values = prove(Network("n", 3, 0, 1, {}, (layer_of(*ops),))).intervals[0]
     assert values[2].hull == (LARGE - 1, LARGE)
 
 
@@ -440,7 +440,7 @@ def test_a_code_outside_its_levels_is_refused_naming_the_layer() -> None:
     code = (Input("input"), Step(0, (1, 2, 3)))
     refused(layer_of(*code, Lookup(1, (5, 6, 7))), "LOOKUP has 3 levels", "[0, 3]", hi=9)
     refused(layer_of(Input("input"), Table((1,)), Sub(0, 1), Lookup(2, (5, 6))), "LOOKUP", "[-1, 0]")
-    values = prove(Network("n", 3, 0, 2, {}, (layer_of(*code, Lookup(1, (5, 6, 7))),)))[0]
+    values = prove(Network("n", 3, 0, 2, {}, (layer_of(*code, Lookup(1, (5, 6, 7))),))).intervals[0]
     assert values[2].hull == (5, 7)  # only the levels that the code reaches count
 
 
@@ -449,7 +449,7 @@ def test_planes_pools_and_delays_lie_in_their_proven_intervals(case: str) -> Non
     for seed, (lo, hi) in enumerate([(0, 1), (-5, 3), (0, 255)]):
         network = windowed(case, 4, lo, hi, seed)
         trace = interpret.run(network, input_for(network, 8, 12, seed))
-        for layer, proven in zip(network.layers, prove(network), strict=True):
+        for layer, proven in prove(network).layers:
             for name, value in layer.records():
                 assert (proven[value].lo <= trace[name]).all(), name
                 assert (trace[name] <= proven[value].hi).all(), name

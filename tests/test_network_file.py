@@ -37,6 +37,7 @@ from quantal.export.ir.ops import (
     op_name,
 )
 from quantal.export.network_file import digest, dumps, load, loads
+from quantal.export.proof.intervals import prove
 
 WHERE = "some/network.json"
 WEIGHTS = np.array([[1, -2], [127, -128], [0, 5]], np.int8)
@@ -68,7 +69,7 @@ PLANE = Layer(
 )  # fmt: skip
 ENCODING = {"kind": "rate", "steps": 8, "seed": 2**32 - 1, "delta": 16, "channels": 2, "maximum": 9}
 NETWORK = Network("example", 2, -3, 9, ENCODING, (HIDDEN, READOUT, PLANE))
-TEXT = dumps(NETWORK)
+TEXT = dumps(prove(NETWORK))
 ENCODING_NEEDS = ("kind", "steps", "seed", "channels", "maximum")  # of the rate encoder
 Path_ = tuple[str | int, ...]
 LAYER, TABLED, WINDOWED = ("layers", 0), ("layers", 1), ("layers", 2)
@@ -121,9 +122,9 @@ def test_the_example_holds_every_op() -> None:
 def test_a_network_reads_back_to_the_same_bytes_and_the_same_trace() -> None:
     again = loads(TEXT, WHERE)
     assert dumps(again) == TEXT
-    assert digest(again) == digest(NETWORK) == json.loads(TEXT)["digest"]
+    assert digest(again) == digest(prove(NETWORK)) == json.loads(TEXT)["digest"]
     x = np.random.default_rng(0).integers(-3, 9, (4, 30, 2), endpoint=True)
-    before, after = interpret.run(NETWORK, x), interpret.run(again, x)
+    before, after = interpret.run(NETWORK, x), interpret.run(again.network, x)
     assert list(before) == list(after) == ["hidden.u", "hidden.spike", "readout.membrane", "plane.sum", "output"]
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
@@ -164,15 +165,15 @@ def test_levels_are_written_where_there_are_any() -> None:
     assert readout["levels"] == "300 -7 0 -32768"
     assert "levels" not in fan_in
     refused(changed(("layers", 0, "ops", 1, "levels"), ""), "ops[1]: levels", "at least one integer")
-    (product,) = (op for op in loads(TEXT, WHERE).layers[1].ops if isinstance(op, MatVec))
-    assert loads(TEXT, WHERE).layers[1].matrix(product).tolist() == [[300, 0, -7], [-7, -32768, -32768]]
+    (product,) = (op for op in loads(TEXT, WHERE).network.layers[1].ops if isinstance(op, MatVec))
+    assert loads(TEXT, WHERE).network.layers[1].matrix(product).tolist() == [[300, 0, -7], [-7, -32768, -32768]]
 
 
 def test_codes_beyond_127_are_read_back() -> None:
     levels = tuple(range(-400, 0, 2))
     codes = np.arange(0, 200, 5, np.uint8).reshape(2, 20)
     layer = Layer("readout", 2, {}, (Input("input"), MatVec("w", 0, levels)), (), {"w": codes}, 1, "sum")
-    again = loads(dumps(Network("n", 20, 0, 1, {}, (layer,))), WHERE).layers[0]
+    again = loads(dumps(prove(Network("n", 20, 0, 1, {}, (layer,)))), WHERE).network.layers[0]
     assert np.array_equal(again.weights["w"], codes)
     assert np.array_equal(again.matrix(MatVec("w", 0, levels)), 2 * codes.astype(int) - 400)
 
@@ -184,24 +185,24 @@ def test_one_matrix_read_with_two_tables_or_with_none_is_refused() -> None:
     ):
         layer = replace(READOUT, ops=(*READOUT.ops, extra))
         with pytest.raises(BadInput) as error:
-            dumps(replace(NETWORK, layers=(HIDDEN, layer, PLANE)))
+            dumps(prove(replace(NETWORK, layers=(HIDDEN, layer, PLANE))))
         one_line(error, "layer readout: weights: fan_in", words)
     layer = replace(READOUT, weights={**READOUT.weights, "unread": CODES})
     with pytest.raises(BadInput) as error:
-        dumps(replace(NETWORK, layers=(HIDDEN, layer, PLANE)))
+        dumps(prove(replace(NETWORK, layers=(HIDDEN, layer, PLANE))))
     one_line(error, "layer readout: weights: unread", "one op that reads it")
 
 
 def test_the_digest_changes_with_one_level() -> None:
     ops = (READOUT.ops[0], MatVec("fan_in", 0, (300, -7, 1, -(2**15))))
-    assert digest(replace(NETWORK, layers=(HIDDEN, replace(READOUT, ops=ops), PLANE))) != digest(NETWORK)
+    assert digest(prove(replace(NETWORK, layers=(HIDDEN, replace(READOUT, ops=ops), PLANE)))) != digest(prove(NETWORK))
 
 
 def test_the_digest_changes_with_one_weight_and_with_nothing_but_the_network() -> None:
-    assert digest(with_weight(0)) == digest(NETWORK)
-    assert digest(with_weight(1)) != digest(NETWORK)
-    assert digest(NETWORK.renamed("other")) != digest(NETWORK)
-    assert digest(replace(NETWORK, encoding=ENCODING | {"steps": 9})) != digest(NETWORK)
+    assert digest(prove(with_weight(0))) == digest(prove(NETWORK))
+    assert digest(prove(with_weight(1))) != digest(prove(NETWORK))
+    assert digest(prove(NETWORK.renamed("other"))) != digest(prove(NETWORK))
+    assert digest(prove(replace(NETWORK, encoding=ENCODING | {"steps": 9}))) != digest(prove(NETWORK))
 
 
 def test_a_changed_weight_is_refused_unless_the_digest_is_trusted() -> None:
@@ -209,8 +210,8 @@ def test_a_changed_weight_is_refused_unless_the_digest_is_trusted() -> None:
     assert value_at(path) == "0 0 1"
     text = changed(path, "0 1 1")
     refused(text)
-    network = loads(text, WHERE, trust_digest=True)
-    assert digest(network) == digest(with_weight(1))
+    proven = loads(text, WHERE, trust_digest=True)
+    assert digest(proven) == digest(prove(with_weight(1)))
 
 
 # ---- refusals
@@ -381,13 +382,13 @@ def test_records_that_collide_in_c_are_refused() -> None:
         return Layer(name, 3, {}, ops, (StateVar(state, 0, 0, 1, 2),), {"w": WEIGHTS}, 2, "out")
 
     apart = Network("n", 2, 0, 1, {}, (one("a", "b_c"), one("a_c", "b")))
-    assert dumps(loads(dumps(apart), WHERE)) == dumps(apart)
+    assert dumps(loads(dumps(prove(apart)), WHERE)) == dumps(prove(apart))
     for network in (
         replace(apart, layers=(one("a", "b_c"), one("a_b", "c"))),  # both a_b_c
         replace(apart, layers=(one("a", "b"), one("a", "b"))),
     ):
         with pytest.raises(BadInput) as error:
-            dumps(network)
+            dumps(prove(network))
         one_line(error)
 
 
@@ -446,11 +447,12 @@ def test_any_change_is_refused_in_one_line_or_gives_a_network_that_runs(
             pass  # an earlier change took the place away
     text = json.dumps(document)
     try:
-        network = loads(text, WHERE, trust_digest=trust_digest)
+        proven = loads(text, WHERE, trust_digest=trust_digest)
     except BadInput:
         refused(text, trust_digest=trust_digest)
         return
-    assert loads(dumps(network), WHERE).name == network.name
+    network = proven.network
+    assert loads(dumps(proven), WHERE).network.name == network.name
     x = np.full((1, 3, network.inputs), network.input_hi, np.int64)
     assert interpret.run(network, x)["output"].shape == (1, 3, network.outputs)
     assert trust_digest or document == json.loads(TEXT)

@@ -21,7 +21,7 @@ from quantal.qat.network.network import hard_trace
 
 HIDDEN = Layer("hidden", 1, recurrent=True)  # one neuron: its arrays are contiguous in more than one order
 TRAINED = random_network(HIDDEN, Layer("readout", 2, neuron="li", pool="max"), channels=3, maximum=5, seed=1)
-NETWORK = lower(TRAINED, "example")
+NETWORK = lower(TRAINED, "example").network
 X = random_input(4, 6, 3, 5, seed=2)
 TRACE = interpret.run(NETWORK, X)
 SIZES = {"hidden.u": 1, "hidden.spike": 1, "readout.u": 2, "readout.best": 2, "output": 2}

@@ -136,7 +136,7 @@ def test_the_test_program_reads_and_writes_bytes_on_windows(tmp_path: Path) -> N
     assert {10, 26} <= set(given)
     done = subprocess.run([tmp_path / "model.exe", str(x.shape[1])], input=given, capture_output=True, check=True)
     assert {10, 26} <= set(done.stdout)
-    trace = split_records(done.stdout, record_dtype(build.network), *x.shape[:2])
+    trace = split_records(done.stdout, record_dtype(build.proven), *x.shape[:2])
     for name, values in interpret.run(build.network, x).items():
         np.testing.assert_array_equal(trace[name], values, err_msg=name)
 

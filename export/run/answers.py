@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from quantal.export.emit.c.header import Columns, array_columns, input_dtype, ring_columns, sample_dtype
 from quantal.export.ir.interpret import Trace
+from quantal.export.proof.intervals import Proven
 from quantal.export.verify.probes import FILLINGS, Probe
 
 
@@ -30,10 +31,10 @@ class Answer:
         return found
 
 
-def answers(probe: Probe) -> dict[str, Answer]:
+def answers(probe: Probe, proven: Proven) -> dict[str, Answer]:
     """How each function of a header is asked, and in which columns it answers; names are those of Probe.of_header."""
     network = probe.network
-    arrays = array_columns(network)
+    arrays = array_columns(proven)
     kept = _after("reset", [*arrays, *ring_columns(network)])
     left = [_number("classify"), *_after("classify", arrays)]
     read = probe.x.astype(input_dtype(network), order="C").tobytes()

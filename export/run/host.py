@@ -44,7 +44,7 @@ def _compile(build: Build, program: Path) -> None:
 @contextmanager
 def on_host(build: Build, bounds: Bounds = GENEROUS) -> Iterator[Runner]:
     """NAME_test.c, streaming samples through standard input and records through standard output."""
-    records, inputs = record_dtype(build.network), input_dtype(build.network)
+    records, inputs = record_dtype(build.proven), input_dtype(build.network)
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         program, read = Path(folder) / "test.exe", Path(folder) / "inputs"  # Windows wants the ending
         _compile(build, program)
@@ -70,7 +70,7 @@ def on_host(build: Build, bounds: Bounds = GENEROUS) -> Iterator[Runner]:
         def ask(probe: Probe) -> tuple[Trace, Trace]:
             seconds = bounds.of_process(build.network, *probe.x.shape[:2])
             got: Trace = {}
-            for function, answer in answers(probe).items():
+            for function, answer in answers(probe, build.proven).items():
                 arguments = [function, str(probe.x.shape[1])]
                 got |= answer.split(call(arguments, answer.asked, answer.size, seconds))
             steps, wrong = _with_a_wrong_hash(build, Path(folder) / "wrong")

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from quantal.export.base.fixed import Ints
 from quantal.export.base.names import record, ring_index
-from quantal.export.base.render import word_bits
+from quantal.export.base.word import Word
 from quantal.export.encoders import ENCODERS, hash32
 from quantal.export.ir.interpret import Trace, classify, initial_states
 from quantal.export.ir.network import Network
@@ -157,7 +157,7 @@ class Probe:
         guarded = np.concatenate([codes, np.full_like(codes[..., :1], GUARD)], axis=2)
         if sent is None:
             return {"encode": guarded}
-        width = word_bits(0, int(self.network.encoding["maximum"])) // 8
+        width = Word.holding(0, int(self.network.encoding["maximum"])).bytes
         begun = np.zeros((len(FILLINGS), 1, sent.shape[1] + 1), np.int64)
         begun[:, 0, -1] = np.repeat(FILLINGS, width).astype(np.uint8).view(f"<u{width}")  # what stands behind them
         return {"encoder_reset": begun, "encode": guarded, "reference after encode": sent[:, None]}

@@ -308,9 +308,10 @@ def reference(
     opened = Run.open(run)
     lowered = lower(opened.network, build.network.name)
     complaints: tuple[str, ...] = ()
-    if digest(lowered) != digest(build.network):
+    made = lowered.network
+    if digest(lowered) != digest(build.proven):
         complaints = (f"{run}: this run lowers to another network than the one in {build.path}",)
-        if record_sizes(lowered) != record_sizes(build.network) or lowered.inputs != build.network.inputs:
+        if record_sizes(made) != record_sizes(build.network) or made.inputs != build.network.inputs:
             raise ExecutorError(complaints[0])
     dtype = exact_dtype(lowered)
     coded = data is None and samples is None

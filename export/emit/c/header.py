@@ -5,6 +5,7 @@ layer is one loop over its neurons in int32_t; states and accumulators are store
 intervals allow.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -12,16 +13,16 @@ import numpy as np
 from quantal.export import __version__
 from quantal.export.base import fixed, names
 from quantal.export.base.fixed import Ints
-from quantal.export.base.render import render, word_bits, wrapped
+from quantal.export.base.render import render, wrapped
 from quantal.export.base.windows import Window
+from quantal.export.base.word import Word
 from quantal.export.emit.c.weights import Synapses, added, synapses
 from quantal.export.ir import ops
-from quantal.export.ir.fold import without
+from quantal.export.ir.fold import needed
 from quantal.export.ir.interpret import Trace
 from quantal.export.ir.network import Layer, Network, StateVar
 from quantal.export.ir.ops import ARITHMETIC, operands
-from quantal.export.network_file import digest
-from quantal.export.proof.intervals import WORD_HI, WORD_LO, Interval, prove
+from quantal.export.proof.intervals import WORD_HI, WORD_LO, Interval, Proven
 from quantal.export.verify.probes import FILLINGS, GUARD, encoder_calls
 
 SELF_TEST_STEPS = 64
@@ -29,20 +30,29 @@ _FEW_BORDERS = 16  # up to here, comparing with all of them is no more than a se
 _HASH_START, _HASH_FACTOR = 2166136261, 16777619  # FNV-1a, fed 32 bits at a time
 
 
-def c_type(lo: int, hi: int) -> str:
-    """The smallest fixed-width C type that holds [lo, hi]; of 32 bits the signed one, which every value fits."""
-    bits = word_bits(lo, hi)
-    return f"{'' if lo < 0 or bits == 32 else 'u'}int{bits}_t"
+def c_type(word: Word) -> str:
+    """The fixed-width C type of a word."""
+    return f"{'' if word.signed else 'u'}int{word.bits}_t"
+
+
+def _fitting(lo: int, hi: int) -> str:
+    """The smallest C type that holds [lo, hi]."""
+    return c_type(Word.holding(lo, hi))
 
 
 @dataclass(frozen=True)
 class CArray:
     """An array of the state struct or of the scratch: C type, name, length, and what the header says of it."""
 
-    type: str
+    word: Word
     name: str
     size: int
     comment: str = ""
+
+    @property
+    def type(self) -> str:
+        """Of one of its entries, in C."""
+        return c_type(self.word)
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class CProduct:
 
     sums: str
     count: int
-    type: str
+    word: Word
     source: str
     row_type: str
     weights: str
@@ -75,21 +85,31 @@ class CProduct:
     channels: tuple[int, int] = (1, 1)
 
     @property
+    def type(self) -> str:
+        """Of a sum, in C."""
+        return c_type(self.word)
+
+    @property
     def wide(self) -> str:
         """What is written before a sum of 16 bits, so that an int of 16 is added to it in 32 bits."""
-        return "(int32_t)" if self.type == "int16_t" and self.how.spikes else ""
+        return "(int32_t)" if self.word.bits == 16 and self.how.spikes else ""
 
 
 @dataclass(frozen=True)
 class CRing:
     """A delayed state: `delay` times `size` values, of which the oldest are at `index`, read as `name`."""
 
-    type: str
+    word: Word
     field: str
     name: str
     size: int
     delay: int
     comment: str
+
+    @property
+    def type(self) -> str:
+        """Of a value, in C."""
+        return c_type(self.word)
 
     @property
     def index(self) -> str:
@@ -131,19 +151,20 @@ class _LayerWriter:
     The layer's number keeps private names apart, whatever layers and matrices are called.
     """
 
-    def __init__(self, network: Network, layer: Layer, intervals: list[Interval], fields: dict[str, str]):
+    def __init__(self, network: Network, layer: Layer, intervals: Sequence[Interval], fields: dict[str, str]):
         self.network, self.layer, self.fields = network, layer, fields
         self.hulls = [interval.hull for interval in intervals]
+        self.needed = needed(layer)
         self.private = names.private(network.name, network.layers.index(layer) + 1, layer.name)
         self.result = CLayer(layer.name, self.private, layer.size, layer_title(layer), [], [], [], [], [], rings(layer))
 
     def write(self) -> CLayer:
-        values = [self._value(index) for index in range(len(self.layer.ops))]
+        values = [self._value(index) if index in self.needed else "" for index in range(len(self.layer.ops))]
         records = dict(self.layer.records())
         for name, value in records.items():
             lo, hi = self.hulls[value]
             state = next((s for s in self.layer.states if name == names.record(self.layer.name, s.name)), None)
-            kind = c_type(state.lo, state.hi) if state else c_type(lo, hi)
+            kind = _fitting(state.lo, state.hi) if state else _fitting(lo, hi)
             self.result.lines.append(f"state->{names.field(name)}[i] = ({kind}){values[value]};")
         for ring, state in zip(self.result.rings, _delayed(self.layer), strict=True):
             self.result.lines.append(f"{ring.name}[i] = ({ring.type}){values[state.next]};")
@@ -152,7 +173,7 @@ class _LayerWriter:
         return self.result
 
     def _table(self, suffix: str, values: tuple[int, ...], comment: str = "") -> CTable:
-        kind = c_type(min(values), max(values))
+        kind = _fitting(min(values), max(values))
         return self._add(CTable(kind, f"{self.private}_{suffix}", f"[{len(values)}]", wrapped(values), comment))
 
     def _add(self, table: CTable) -> CTable:
@@ -177,7 +198,7 @@ class _LayerWriter:
         return f"v{index}"
 
     def _read_by_neurons(self, index: int) -> bool:
-        readers = [op for op in self.layer.ops if not isinstance(op, ops.Product)]
+        readers = [op for i, op in enumerate(self.layer.ops) if i in self.needed and not isinstance(op, ops.Product)]
         direct = {value for op in readers for value in operands(op)}
         return index in direct or index == self.layer.output or any(s.next == index for s in self.layer.states)
 
@@ -241,13 +262,13 @@ class _LayerWriter:
         else:
             weights, row_type, how = self._weights(index, op)
             named = op.weights
-        kind = c_type(min(how.lo, -1), how.hi)
+        word = Word.holding(min(how.lo, -1), how.hi)
         sums, interval = f"{named}_{index}", _interval_comment(how.lo, how.hi)
         count = how.sums if isinstance(op, ops.MatVec) else self.layer.size
         accumulator = f"state->scratch.{names.sums(self.layer.name)}.{sums}"
-        self.result.scratch.append(CArray(kind, sums, count, interval))
+        self.result.scratch.append(CArray(word, sums, count, interval))
         product = CProduct(
-            accumulator, count, kind, self._array(op.x), row_type, weights, how,
+            accumulator, count, word, self._array(op.x), row_type, weights, how,
             f"{self.layer.name} {named}: {how.of} in {interval}",
         )  # fmt: skip
         if not isinstance(op, ops.MatVec):
@@ -284,8 +305,8 @@ def rings(layer: Layer) -> list[CRing]:
     """The layer's delayed states."""
     return [
         CRing(
-            c_type(s.lo, s.hi), names.field(names.record(layer.name, s.name)), f"oldest_{s.name}", layer.size, s.delay,
-            _interval_comment(s.lo, s.hi, s.fraction),
+            Word.holding(s.lo, s.hi), names.field(names.record(layer.name, s.name)), f"oldest_{s.name}", layer.size,
+            s.delay, _interval_comment(s.lo, s.hi, s.fraction),
         )
         for s in _delayed(layer)
     ]  # fmt: skip
@@ -302,16 +323,16 @@ def output_field(layer: Layer) -> str:
     return names.field(next(name for name, value in layer.records() if value == layer.output))
 
 
-def state_arrays(network: Network, intervals: list[list[Interval]]) -> list[CArray]:
+def state_arrays(proven: Proven) -> list[CArray]:
     """The arrays of the state struct, in the order of the records: all that a step leaves to be compared but `out`."""
     arrays = []
-    for layer, values in zip(network.layers, intervals, strict=True):
+    for layer, values in proven.layers:
         states = {names.record(layer.name, s.name): s for s in layer.states}
         for name, value in layer.records():
             state = states.get(name)
             lo, hi = (state.lo, state.hi) if state else values[value].hull
             comment = _interval_comment(lo, hi, state.fraction if state else 0)
-            arrays.append(CArray(c_type(lo, hi), names.field(name), layer.size, comment))
+            arrays.append(CArray(Word.holding(lo, hi), names.field(name), layer.size, comment))
     return arrays
 
 
@@ -319,11 +340,11 @@ Columns = list[tuple[str, str, tuple[int]]]
 """Of a record: name, numpy's code of its type, number of values."""
 
 
-def array_columns(network: Network) -> Columns:
+def array_columns(proven: Proven) -> Columns:
     """The state's arrays, packed, little-endian."""
-    records = [name for layer in network.layers for name, _ in layer.records()]
-    arrays = state_arrays(network, prove(network))
-    return [(name, _numpy_code(array.type), (array.size,)) for name, array in zip(records, arrays, strict=True)]
+    records = [name for layer in proven.network.layers for name, _ in layer.records()]
+    arrays = state_arrays(proven)
+    return [(name, array.word.dtype.str, (array.size,)) for name, array in zip(records, arrays, strict=True)]
 
 
 def ring_columns(network: Network) -> Columns:
@@ -332,32 +353,28 @@ def ring_columns(network: Network) -> Columns:
     for layer in network.layers:
         for ring, state in zip(rings(layer), _delayed(layer), strict=True):
             name = names.record(layer.name, state.name)
-            columns.append((name, _numpy_code(ring.type), (ring.delay * ring.size,)))
+            columns.append((name, ring.word.dtype.str, (ring.delay * ring.size,)))
             columns.append((names.ring_index(name), "<u2", (1,)))
     return columns
 
 
-def record_dtype(network: Network) -> np.dtype[np.void]:
+def record_dtype(proven: Proven) -> np.dtype[np.void]:
     """What the test program writes after every step: the state's arrays, then the output."""
-    return np.dtype([*array_columns(network), ("output", "<i4", (network.outputs,))])
+    return np.dtype([*array_columns(proven), ("output", "<i4", (proven.network.outputs,))])
 
 
 def sample_dtype(network: Network) -> np.dtype[np.generic]:
     """The type of one value before the header's encoder."""
-    return np.dtype(_numpy_code(_sample_type(network)))
+    return _sample_word(network).dtype
 
 
-def _sample_type(network: Network) -> str:
-    return c_type(0, int(network.encoding.get("maximum", 0)))
+def _sample_word(network: Network) -> Word:
+    return Word.holding(0, int(network.encoding.get("maximum", 0)))
 
 
 def input_dtype(network: Network) -> np.dtype[np.generic]:
     """The type of one input in memory."""
-    return np.dtype(_numpy_code(c_type(network.input_lo, network.input_hi)))
-
-
-def _numpy_code(kind: str) -> str:
-    return f"<{'u' if kind.startswith('u') else 'i'}{int(kind.strip('uint_')) // 8}"
+    return Word.holding(network.input_lo, network.input_hi).dtype
 
 
 def _initial_values(network: Network) -> list[tuple[str, int, int]]:
@@ -384,15 +401,13 @@ def _step_hashes(network: Network, trace: Trace) -> list[int]:
     return hashes
 
 
-def emit_header(network: Network, x: Ints, trace: Trace) -> str:
-    """NAME.h. The first sample of the golden vectors (x, trace) becomes its self test."""
-    of_all_ops = digest(network)
-    network = replace(network, layers=tuple(without(layer, {}) for layer in network.layers))
-    intervals = prove(network)
-    input_type = c_type(network.input_lo, network.input_hi)
+def emit_header(proven: Proven, digest: str, x: Ints, trace: Trace) -> str:
+    """NAME.h, with the network's digest. The first sample of the golden vectors (x, trace) becomes its self test."""
+    network = proven.network
+    input_type = _fitting(network.input_lo, network.input_hi)
     fields = {"input": "in"}
     layers = []
-    for layer, values in zip(network.layers, intervals, strict=True):
+    for layer, values in proven.layers:
         layers.append(_LayerWriter(network, layer, values, fields).write())
         fields[layer.name] = f"state->{output_field(layer)}"
     hashes, initial = _step_hashes(network, trace), _initial_values(network)
@@ -402,21 +417,21 @@ def emit_header(network: Network, x: Ints, trace: Trace) -> str:
     return render(
         "c/header.h.j2",
         version=__version__,
-        digest=of_all_ops,
+        digest=digest,
         arithmetic=ARITHMETIC,
         name=network.name,
         NAME=network.name.upper(),
         inputs=network.inputs,
         outputs=network.outputs,
         encoder=network.encoding,
-        sample_type=_sample_type(network),
+        sample_type=c_type(_sample_word(network)),
         seed_offset=int(network.encoding.get("seed", 0)) * 0x9E3779B9 % 2**32,
         input_type=input_type,
         input_comment=_interval_comment(network.input_lo, network.input_hi),
         input_lo=network.input_lo,
         input_hi=network.input_hi,
-        output_comment=_interval_comment(*intervals[-1][network.layers[-1].output].hull),
-        arrays=state_arrays(network, intervals),
+        output_comment=_interval_comment(*proven.intervals[-1][network.layers[-1].output].hull),
+        arrays=state_arrays(proven),
         initial=initial,
         layers=layers,
         searched=sorted({kind for layer in layers for kind in layer.searched}),
@@ -434,18 +449,19 @@ def emit_header(network: Network, x: Ints, trace: Trace) -> str:
 
 def _arguments(network: Network, layer: Layer) -> list[str]:
     """Which of step's arguments a layer's function needs beside the state."""
-    reads_input = any(op == ops.Input("input") for op in layer.ops)
+    reads_input = any(layer.ops[value] == ops.Input("input") for value in needed(layer))
     return ["in"] * reads_input + ["out"] * (layer is network.layers[-1])
 
 
-def emit_test(network: Network) -> str:
+def emit_test(proven: Proven) -> str:
     """NAME_test.c: runs the self test, or streams steps; built without an operating system it only offers symbols."""
+    network = proven.network
     return render(
         "c/test.c.j2",
         version=__version__,
         name=network.name,
         NAME=network.name.upper(),
-        arrays=state_arrays(network, prove(network)),
+        arrays=state_arrays(proven),
         rings=[ring for layer in network.layers for ring in rings(layer)],
         encoder=str(network.encoding.get("kind")) if encoder_calls(network) else "",
         fillings=FILLINGS,
