@@ -16,7 +16,8 @@ from quantal.export.base import reading
 from quantal.export.base.errors import BadInput, shown
 from quantal.export.base.files import check_whole, write_folder
 from quantal.export.base.fixed import Ints
-from quantal.export.emit.c.header import emit_header, emit_test
+from quantal.export.emit.c.header import emit_header
+from quantal.export.emit.c.program import emit_test
 from quantal.export.emit.onnx.model import emit_onnx
 from quantal.export.emit.python.simulator import emit_simulator
 from quantal.export.ir.interpret import Trace

@@ -38,7 +38,7 @@ from quantal.export.base.toolchain import (
     section_sizes,
 )
 from quantal.export.build import Build, write_build
-from quantal.export.emit.c.header import input_dtype, record_dtype
+from quantal.export.emit.c.memory import input_word, record_dtype
 from quantal.export.ir import interpret
 from quantal.export.ir.network import Layer, Network, StateVar
 from quantal.export.ir.ops import Add, Clamp, Input, MatVec, Mul, State, Sub, Table
@@ -215,7 +215,7 @@ def test_all_vectors_pass_under_the_sanitizers(
     build = headers(name)
     x, reference = build.vectors()
     compile_host([build.test_program], tmp_path / "test", flags=sanitizers)
-    content = output(tmp_path / "test", str(x.shape[1]), stdin=x.astype(input_dtype(build.network)).tobytes())
+    content = output(tmp_path / "test", str(x.shape[1]), stdin=x.astype(input_word(build.network).dtype).tobytes())
     got = split_records(content, record_dtype(build.proven), *x.shape[:2])
     for record, values in reference.items():
         assert np.array_equal(got[record], values), record
@@ -298,7 +298,7 @@ def test_classify_is_the_interpreters_decision(name: str, headers: Callable[[str
     assert len(set(expected.tolist())) > 1
     text = implementation(name) + CLASSIFY.format(name=name, NAME=name.upper(), steps=5)
     path = program(tmp_path, headers(name), main=text)
-    stdin = x.astype(input_dtype(network)).tobytes()
+    stdin = x.astype(input_word(network).dtype).tobytes()
     assert output(path, stdin=stdin).decode().split() == [str(k) for k in expected]
 
 

@@ -16,7 +16,7 @@ from quantal.export import network_file
 from quantal.export.base import names
 from quantal.export.base.errors import BadInput
 from quantal.export.base.toolchain import compile_host, host_cxx_compiler, invoke
-from quantal.export.emit.c.header import emit_test
+from quantal.export.emit.c.program import emit_test
 from quantal.export.emit.onnx.model import emit_onnx
 from quantal.export.emit.python.simulator import emit_simulator
 from quantal.export.ir.network import Layer, Network, StateVar

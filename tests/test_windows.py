@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from networks import input_for, random_program, write
 from quantal.export.base.toolchain import compile_host
-from quantal.export.emit.c.header import input_dtype, record_dtype
+from quantal.export.emit.c.memory import input_word, record_dtype
 from quantal.export.ir import interpret
 from quantal.export.run.host import split_records
 from test_cli import contents, place, succeed, trained
@@ -132,7 +132,7 @@ def test_the_test_program_reads_and_writes_bytes_on_windows(tmp_path: Path) -> N
         (tmp_path / name).write_text(text, encoding="ascii")
     flags = [f"-I{tmp_path}", "-include", str(tmp_path / "windows_streams.h"), "-D_WIN32"]
     compile_host([build.test_program], tmp_path / "model.exe", flags=flags)
-    given = x.astype(input_dtype(build.network)).tobytes()
+    given = x.astype(input_word(build.network).dtype).tobytes()
     assert {10, 26} <= set(given)
     done = subprocess.run([tmp_path / "model.exe", str(x.shape[1])], input=given, capture_output=True, check=True)
     assert {10, 26} <= set(done.stdout)

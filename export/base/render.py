@@ -20,7 +20,7 @@ def render(template: str, **names: object) -> str:
     return _ENVIRONMENT.get_template(template).render(**names)
 
 
-def wrapped(values: Iterable[int], indent: str = "    ", width: int = 110) -> str:
+def wrapped(values: Iterable[int], indent: str = "    ", width: int = 100) -> str:
     """Integers with commas between them, in lines of at most `width`."""
     lines, line = [], ""
     for word in map(str, values):
