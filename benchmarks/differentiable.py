@@ -2,7 +2,8 @@
 
 The digits network is trained soft, weights and states by sums of sigmoids, while the temperature rises. After every
 epoch the test set is classified by both forms: the gap is wide at first, and has to vanish before the hard one is
-deployed. Prints a row an epoch and draws plots/differentiable_function.svg and plots/differentiable_handover.svg.
+deployed. Prints a row an epoch and draws differentiable_function.svg and differentiable_handover.svg among the plots
+of docs/results.
 """
 
 import argparse
@@ -15,7 +16,9 @@ import torch
 from quantal.qat.cli.commands import preset
 from quantal.qat.data.registry import Dataset
 from quantal.qat.quantizers.weights import sum_of_sigmoids
-from quantal.qat.training.train import Run, load_data
+from quantal.qat.training.epochs import train_until
+from quantal.qat.training.run import Run, load_data
+from quantal.qat.training.start import new_run
 from rich.progress import Progress
 from study import write_figure
 from torch.nn import functional
@@ -24,14 +27,8 @@ matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "quantal"  # equal figures, equal bytes
 from matplotlib import pyplot  # noqa: E402
 
-PLOTS = Path(__file__).with_name("plots")
 LEVELS = (-4, -2, -1, 0, 1, 2, 4)
 TEMPERATURES = (1, 3, 10, 100)
-
-
-def save(figure: pyplot.Figure, name: str) -> None:
-    """Writes plots/NAME.svg."""
-    write_figure(PLOTS / f"{name}.svg", figure)
 
 
 def draw_function() -> None:
@@ -51,7 +48,7 @@ def draw_function() -> None:
     slopes.set(xlabel="βw", title="gradient")
     for axes in (values, slopes):
         axes.legend(fontsize="small")
-    save(figure, "differentiable_function")
+    write_figure("differentiable_function", figure)
 
 
 def judged(run: Run, data: Dataset, soft: bool) -> tuple[float, float]:
@@ -81,9 +78,9 @@ def main() -> None:
     data, rows = load_data(config, None), []
     print("epoch,temperature,soft_loss,hard_loss,soft_accuracy,hard_accuracy")
     with tempfile.TemporaryDirectory() as folder:
-        run = Run.create(Path(folder) / "run", config, data)
+        run = new_run(Path(folder) / "run", config, data)
         for epoch in range(1, chosen.epochs + 1):
-            run.train(data, epoch, Progress(disable=True))
+            train_until(run, data, epoch, Progress(disable=True))
             (soft_loss, soft), (hard_loss, hard) = judged(run, data, True), judged(run, data, False)
             rows.append((epoch, epoch * chosen.temperature, soft_loss, hard_loss, soft, hard))
             print(",".join(f"{value:.4g}" for value in rows[-1]), flush=True)
@@ -97,7 +94,7 @@ def main() -> None:
         axes.plot(epochs, of_hard, label="hard, as deployed")
         axes.set(xlabel=f"epoch, temperature {chosen.temperature:g} · epoch", title=title)
         axes.legend(fontsize="small")
-    save(figure, "differentiable_handover")
+    write_figure("differentiable_handover", figure)
 
 
 if __name__ == "__main__":

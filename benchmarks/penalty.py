@@ -11,7 +11,7 @@ and `aligned` states, with it. λ = 0 is what the others are compared with. Of e
 
 Rows go to penalty.csv as they come; what stands there is not run again. --data names a folder that holds the data sets
 as fsdd and braille; --out keeps the networks in full precision. Prints the table, means and
-deviations over the seeds, and with --plot draws plots/penalty.svg.
+deviations over the seeds, and with --plot draws penalty.svg among the plots of docs/results.
 """
 
 import sys
@@ -23,12 +23,15 @@ import torch
 from deployment import deploy, instructions
 from pruning import FULL, config, trained
 from quantal.qat.data.registry import Dataset
-from quantal.qat.training.train import EVALUATION_BATCH, Run, Start, batches_of
+from quantal.qat.training.batches import EVALUATION_BATCH, batches_of
+from quantal.qat.training.epochs import train_until
+from quantal.qat.training.measure import accuracy_of
+from quantal.qat.training.run import Run
+from quantal.qat.training.start import Start, new_run
 from quantizer_study import dataset
 from study import SILENT, Rows, cell, numbers, parser, table, write_figure
 from torch import Tensor
 
-PLOT = Path(__file__).with_name("plots") / "penalty.svg"
 STUDY = Rows(
     Path(__file__).with_suffix(".csv"),
     ("task", "penalty", "seed"),
@@ -45,11 +48,11 @@ def work(task: str, penalty: str, seed: int, folder_of_data: Path, out: Path) ->
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         wanted = config(task, seed, FULL, BITS)
         wanted = replace(wanted, training=replace(wanted.training, penalty=float(penalty)))
-        run = Run.create(Path(folder) / "run", wanted, data, Start(trained(task, seed, FULL, data, out), "gpfq"))
-        run.train(data, wanted.training.epochs, SILENT)
+        run = new_run(Path(folder) / "run", wanted, data, Start(trained(task, seed, FULL, data, out), "gpfq"))
+        train_until(run, data, wanted.training.epochs, SILENT)
         operations, rate = activity(run, data)
         build, mismatches = deploy(run, Path(folder) / "build")
-        accuracy, counted = 100 * run.accuracy(data.test, SILENT), instructions(build)
+        accuracy, counted = 100 * accuracy_of(run, data.test, SILENT), instructions(build)
     return [(task, penalty, seed, f"{accuracy:.2f}", f"{operations:.0f}", f"{rate:.4f}", counted, mismatches)]
 
 
@@ -76,16 +79,23 @@ def ladders() -> dict[str, dict[str, list[dict[str, str]]]]:
 
 
 def report() -> str:
-    """The table: a row a task and λ, with how many times fewer operations there are than without the penalty."""
-    lines = []
-    for task, ladder in ladders().items():
-        for penalty, rows in ladder.items():
-            operations, rate, counted = (numbers(rows, name)[0] for name in ("operations", "rate", "instructions"))
-            fewer = numbers(ladder["0"], "operations")[0] / operations
-            costs = f"{operations:,.0f}", f"{fewer:.1f}", f"{rate:.3f}", f"{counted:,.0f}"
-            lines.append((task, penalty, cell(rows), *costs, str(len(rows))))
-    head = ("task", "λ", "accuracy", "operations a sample", "fewer", "spikes", "instructions a step", "seeds")
-    return table(head, lines)
+    """A row a λ: for each task accuracy, synaptic operations a sample, instructions a step, each of both against λ = 0.
+
+    Operations: how many times fewer; instructions: how many percent fewer.
+    """
+    tasks, lines = ladders(), []
+    for penalty in LADDER:
+        line = [penalty]
+        for ladder in tasks.values():
+            rows, free = ladder[penalty], ladder["0"]
+            operations, counted = (numbers(rows, name)[0] for name in ("operations", "instructions"))
+            fewer = numbers(free, "operations")[0] / operations
+            less = 100 * (1 - counted / numbers(free, "instructions")[0])
+            line += [cell(rows), f"{operations:,.0f}", f"{fewer:.1f}", f"{counted:,.0f}", f"{less:.0f} %"]
+        lines.append(line)
+    heads = ("operations", "times fewer", "instructions", "fewer")
+    seeds = {task: len(ladder["0"]) for task, ladder in tasks.items()}
+    return table(("λ", *(name for task in tasks for name in (f"{task}, {seeds[task]} seeds", *heads))), lines)
 
 
 def plot() -> None:
@@ -105,7 +115,7 @@ def plot() -> None:
             axes.annotate(penalty, place, xytext=(3, 4), textcoords="offset points", fontsize="x-small")
     axes.set(xscale="log", xlabel="synaptic operations a sample", ylabel="test accuracy, %", title="λ at each point")
     axes.legend(fontsize="small")
-    write_figure(PLOT, figure)
+    write_figure("penalty", figure)
 
 
 def main() -> None:

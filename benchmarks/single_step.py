@@ -13,7 +13,10 @@ from pathlib import Path
 from deployment import deploy, instructions, size
 from quantal.qat.config import rules
 from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
-from quantal.qat.training.train import Run, load_data
+from quantal.qat.training.epochs import train_until
+from quantal.qat.training.measure import accuracy_of
+from quantal.qat.training.run import load_data
+from quantal.qat.training.start import new_run
 from study import SILENT, Rows, cell, numbers, parser, table
 
 STUDY = Rows(Path(__file__).with_suffix(".csv"), ("seed",), ("accuracy", "bytes", "instructions", "mismatches"))
@@ -34,20 +37,25 @@ def work(seed: int, data: Path) -> list[tuple[object, ...]]:
     """One row."""
     given = load_data(config := network(seed), data)
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
-        run = Run.create(Path(folder) / "run", config, given)
-        run.train(given, config.training.epochs, SILENT)
+        run = new_run(Path(folder) / "run", config, given)
+        train_until(run, given, config.training.epochs, SILENT)
         build, mismatches = deploy(run, Path(folder) / "build")
-        figures = f"{100 * run.accuracy(given.test, SILENT):.2f}", size(build), instructions(build), mismatches
+        figures = f"{100 * accuracy_of(run, given.test, SILENT):.2f}", size(build), instructions(build), mismatches
     return [(seed, *figures)]
 
 
+def report() -> str:
+    """Mean and deviation of the accuracy over the seeds, and mean costs."""
+    costs = [f"{numbers(STUDY, name)[0]:,.0f}" for name in STUDY.columns[2:]]
+    return table(STUDY.columns[1:], [[cell(STUDY, digits=2), *costs]], words=0)
+
+
 def main() -> None:
-    """Runs what is missing, and prints mean and deviation."""
+    """Runs what is missing, and prints the table."""
     chosen = parser(__doc__).parse_args()
     missing = [(seed, chosen.data) for seed in range(chosen.seeds) if (seed,) not in STUDY]
     failed = STUDY.run(work, missing, chosen.jobs) if chosen.data else 0
-    costs = [f"{numbers(STUDY, name)[0]:,.0f}" for name in STUDY.columns[2:]]
-    print(table(STUDY.columns[1:], [[cell(STUDY, digits=2), *costs]]))
+    print(report())
     sys.exit(1 if failed else 0)
 
 
