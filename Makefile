@@ -42,10 +42,10 @@ proof: .venv/ready-dev frama-c
 
 # As root with apt it is installed. Elsewhere `make test` goes on, and says which tests were skipped without it.
 frama-c:
-	@command -v frama-c >/dev/null || \
+	@command -v frama-c >/dev/null && command -v cppcheck >/dev/null || \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -q && apt-get install -qy --no-install-recommends frama-c-base; \
-	  else echo "No frama-c here; install your system's frama-c-base"; fi
+	    apt-get update -q && apt-get install -qy --no-install-recommends frama-c-base cppcheck; \
+	  else echo "frama-c or cppcheck is missing; install your system's frama-c-base and cppcheck"; fi
 
 bench: .venv/ready-verify
 	$(BIN)/python benchmarks/presets.py --data $(DATA) --out build/bench

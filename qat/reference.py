@@ -41,9 +41,10 @@ def of_run(build: Build, path: Path, data: Path | None, samples: int | None) -> 
     run = Run.open(path)
     lowered = lower(run.network, build.network.name)
     complaints: tuple[str, ...] = ()
-    if digest(lowered) != digest(build.network):
+    network = lowered.network
+    if digest(lowered) != digest(build.proven):
         complaints = (f"{path}: this run lowers to another network than the one in {build.path}",)
-        if record_sizes(lowered) != record_sizes(build.network) or lowered.inputs != build.network.inputs:
+        if record_sizes(network) != record_sizes(build.network) or network.inputs != build.network.inputs:
             raise ExecutorError(complaints[0])
     dtype = exact_dtype(lowered)
     kept = data is None and samples is None

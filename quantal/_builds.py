@@ -13,6 +13,7 @@ from quantal.export.base.fixed import Ints
 from quantal.export.base.names import check_network
 from quantal.export.build import Build, write_build
 from quantal.export.ir.network import Network
+from quantal.export.proof.intervals import prove
 from quantal.export.report.cost import Cost, measure
 from quantal.export.run.bounds import Bounds
 from quantal.export.run.verify import BATCH, stored
@@ -68,7 +69,7 @@ def save_build(path: str | Path, network: Network, x: ArrayLike, golden: dict[st
         values, expected = np.asarray(golden[name]), (*inputs.shape[:2], size)
         if values.dtype.kind not in "iu" or values.shape != expected:
             raise BadInput(f"golden: {name}: expected integers {expected}, got {values.dtype} {shown(values.shape)}")
-    write_build(Path(path), network, inputs, {name: np.asarray(golden[name]) for name in sizes})
+    write_build(Path(path), prove(network), inputs, {name: np.asarray(golden[name]) for name in sizes})
     return Build.open(Path(path))
 
 

@@ -256,7 +256,7 @@ def lower(run: Run, name: str) -> Network:
     >>> codes.shape, codes.dtype, int(abs(codes).max()) <= 7
     ((16, 64), dtype('int8'), True)
     """
-    return lower_network(run.network, check_network(name, "name"))
+    return lower_network(run.network, check_network(name, "name")).network
 
 
 def export_run(run: Run, path: str | Path, name: str | None = None) -> Build:

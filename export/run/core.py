@@ -12,7 +12,8 @@ from quantal.export.base.fixed import Ints
 from quantal.export.base.names import FUNCTIONS
 from quantal.export.base.toolchain import CompileError, Core, compile_core
 from quantal.export.build import Build
-from quantal.export.emit.c.header import SELF_TEST_STEPS, input_dtype, record_dtype
+from quantal.export.emit.c.header import SELF_TEST_STEPS
+from quantal.export.emit.c.memory import input_word, record_dtype
 from quantal.export.ir.interpret import Trace
 from quantal.export.run.answers import Answer, answers
 from quantal.export.run.bounds import GENEROUS, Bounds
@@ -69,9 +70,9 @@ class _Caller:
     """Calls the harness, and the network's functions themselves, as a program on the core would."""
 
     def __init__(self, machine: Machine, build: Build, bounds: Bounds) -> None:
-        self.machine, self.network = machine, build.network
+        self.machine, self.proven, self.network = machine, build.proven, build.network
         self.bounds = bounds
-        self.records, self.inputs = record_dtype(build.network), input_dtype(build.network)
+        self.records, self.inputs = record_dtype(build.proven), input_word(build.network).dtype
         self.source, self.record = machine.symbol("harness_input"), machine.symbol("harness_record")
         self.most = bounds.of_call(build.network)
 
@@ -90,7 +91,7 @@ class _Caller:
     def ask(self, probe: Probe) -> tuple[Trace, Trace]:
         """What the functions must answer, and what they do."""
         got: Trace = {}
-        for function, answer in answers(probe).items():
+        for function, answer in answers(probe, self.proven).items():
             got |= answer.split(b"".join(getattr(self, f"_{function}")(probe, answer)))
         return probe.of_header(), got
 

@@ -13,7 +13,7 @@ from quantal.export.base.files import scratch
 from quantal.export.base.fixed import Ints
 from quantal.export.base.toolchain import CompileError, CompilerStopped, compile_host, target
 from quantal.export.build import Build
-from quantal.export.emit.c.header import input_dtype, record_dtype
+from quantal.export.emit.c.memory import input_word, record_dtype
 from quantal.export.ir.interpret import Trace
 from quantal.export.run.answers import answers
 from quantal.export.run.bounds import GENEROUS, Bounds
@@ -46,7 +46,7 @@ def _compile(build: Build, program: Path, seconds: int | None) -> None:
 @contextmanager
 def on_host(build: Build, bounds: Bounds = GENEROUS) -> Iterator[Runner]:
     """NAME_test.c, streaming samples through standard input and records through standard output."""
-    records, inputs = record_dtype(build.network), input_dtype(build.network)
+    records, inputs = record_dtype(build.proven), input_word(build.network).dtype
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         program, read = Path(folder) / "test.exe", Path(folder) / "inputs"  # Windows wants the ending
         _compile(build, program, bounds.seconds)
@@ -72,7 +72,7 @@ def on_host(build: Build, bounds: Bounds = GENEROUS) -> Iterator[Runner]:
         def ask(probe: Probe) -> tuple[Trace, Trace]:
             seconds = bounds.of_process(build.network, *probe.x.shape[:2])
             got: Trace = {}
-            for function, answer in answers(probe).items():
+            for function, answer in answers(probe, build.proven).items():
                 arguments = [function, str(probe.x.shape[1])]
                 got |= answer.split(call(arguments, answer.asked, answer.size, seconds))
             steps, wrong = _with_a_wrong_hash(build, Path(folder) / "wrong", bounds.seconds)

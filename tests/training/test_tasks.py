@@ -207,7 +207,7 @@ def test_the_integers_of_a_regression_are_those_of_torch(files: dict[str, Path],
     run = new_run(tmp_path / "run", configured("regression", 2), data)
     lowered = lower(run.network, "net")
     trace = hard_trace(run.network, data.test.x, exact_dtype(lowered))
-    for name, values in interpreted(lowered, data.test.x.astype(np.int64)).items():
+    for name, values in interpreted(lowered.network, data.test.x.astype(np.int64)).items():
         np.testing.assert_array_equal(values, trace[name])
 
 
