@@ -12,7 +12,7 @@ from quantal.export.run.verify import Batches, Reference
 from quantal.export.verify.vectors import record_sizes
 from quantal.qat.data.registry import Split
 from quantal.qat.lower import exact_dtype, lower
-from quantal.qat.network.network import hard_trace
+from quantal.qat.network.trace import hard_trace
 from quantal.qat.training.batches import batches_of
 from quantal.qat.training.run import Run, load_data
 

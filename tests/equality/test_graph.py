@@ -25,7 +25,8 @@ from quantal.qat.cli.export import export
 from quantal.qat.cli.train import train
 from quantal.qat.config import config_file, rules, schema
 from quantal.qat.lower import exact_dtype, lower
-from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.network.trace import hard_trace
 from quantal.qat.training.warm_start import warm_start
 from support.graphs import GRAPHS, HEAD, INPUTS, MOST, OUT, READOUTS, STEPS, graph, made
 from support.messages import one_line
