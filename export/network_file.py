@@ -7,7 +7,7 @@ A weight matrix is a list of its rows, a row one string of integers: the weights
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -19,7 +19,7 @@ from quantal.export.base.names import MOST_MADE, check_identifier
 from quantal.export.ir.check import MOST_DELAY, check
 from quantal.export.ir.network import Layer, Network, StateVar
 from quantal.export.ir.ops import ARITHMETIC, OPS, Op, op_name
-from quantal.export.proof.intervals import Interval, prove
+from quantal.export.proof.intervals import Interval, Proven, prove
 
 FORMAT = "quantal integer network, version 1"
 _WORDS = re.compile(r"[A-Za-z0-9_ ,.>-]{1,80}")
@@ -28,20 +28,21 @@ _WORDS = re.compile(r"[A-Za-z0-9_ ,.>-]{1,80}")
 # ---- writing
 
 
-def digest(network: Network) -> str:
+def digest(proven: Proven) -> str:
     """The sha256 of the network's canonical text: what the header's banner and every later check refer to."""
-    text = json.dumps(_to_json(network, prove(network)), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(_to_json(proven), sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def dumps(network: Network) -> str:
+def dumps(proven: Proven) -> str:
     """The text of network.json. Raises BadInput for a network that the checks refuse."""
-    check(network, "network")
-    document = _to_json(network, prove(network)) | {"digest": digest(network)}
+    check(proven.network, "network")
+    document = _to_json(proven) | {"digest": digest(proven)}
     return json.dumps(document, sort_keys=True, indent=1, ensure_ascii=True) + "\n"
 
 
-def _to_json(network: Network, intervals: list[list[Interval]]) -> dict[str, Any]:
+def _to_json(proven: Proven) -> dict[str, Any]:
+    network = proven.network
     return {
         "format": FORMAT,
         "arithmetic": ARITHMETIC,
@@ -53,11 +54,11 @@ def _to_json(network: Network, intervals: list[list[Interval]]) -> dict[str, Any
             "dtype": fixed.dtype_name(network.input_lo, network.input_hi),
             "encoding": dict(network.encoding),
         },
-        "layers": [_layer_to_json(*pair) for pair in zip(network.layers, intervals, strict=True)],
+        "layers": [_layer_to_json(*pair) for pair in proven.layers],
     }
 
 
-def _layer_to_json(layer: Layer, intervals: list[Interval]) -> dict[str, Any]:
+def _layer_to_json(layer: Layer, intervals: Sequence[Interval]) -> dict[str, Any]:
     return {
         "name": layer.name,
         "size": layer.size,
@@ -152,7 +153,7 @@ class _Field:
         return {check_identifier(key, self.where): self[key] for key in self.value}
 
 
-def loads(text: str, where: str, *, trust_digest: bool = False) -> Network:
+def loads(text: str, where: str, *, trust_digest: bool = False) -> Proven:
     """The network in `text`. Raises BadInput, naming the field, unless it is well formed, proven and unchanged.
 
     `trust_digest` is for `verify`, which rather shows what a changed network does wrong.
@@ -180,15 +181,15 @@ def loads(text: str, where: str, *, trust_digest: bool = False) -> Network:
     )
     check(network, where)
     try:
-        intervals = prove(network)
+        proven = prove(network)
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from None
     if not trust_digest:
-        _check_derived(root, _to_json(network, intervals) | {"digest": digest(network)})
-    return network
+        _check_derived(root, _to_json(proven) | {"digest": digest(proven)})
+    return proven
 
 
-def load(path: Path, *, trust_digest: bool = False) -> Network:
+def load(path: Path, *, trust_digest: bool = False) -> Proven:
     """The network in the file `path`; see `loads`."""
     return loads(reading.text(path, reading.LARGE_TEXT), str(path), trust_digest=trust_digest)
 

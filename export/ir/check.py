@@ -44,8 +44,8 @@ def check(network: Network, where: str) -> None:
 
 
 def _fields(layer: Layer) -> names.Fields:
-    delayed = (names.record(layer.name, state.name) for state in layer.states if state.delay > 1)
-    return names.Fields(tuple(name for name, _ in layer.records()), tuple(delayed))
+    rings = [names.record(layer.name, state.name) for state in layer.rings]
+    return names.Fields(tuple(name for name, _ in layer.records() if name not in rings), tuple(rings))
 
 
 # What each encoder's formula needs, with the range in which its products fit uint32_t (see the header's encoder).

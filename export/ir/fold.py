@@ -1,6 +1,6 @@
 """Folding: the same values by fewer and cheaper ops. What was recorded is written again, op by op; see `folded`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -137,6 +137,18 @@ def _said_again(ops: Folder, op: Op) -> int:
             return ops.record(op)
 
 
+def needed(layer: Layer, target: Callable[[int], int] = lambda value: value) -> set[int]:
+    """The values that an output or a state comes from, where target(v) is read in place of v."""
+    found: set[int] = set()
+    pending = [target(v) for v in (layer.output, *(state.next for state in layer.states))]
+    while pending:
+        value = pending.pop()
+        if value not in found:
+            found.add(value)
+            pending += [target(v) for v in operands(layer.ops[value])]
+    return found
+
+
 def without(layer: Layer, identities: Mapping[int, int]) -> Layer:
     """The layer, reading identities[v] in place of v, and without the ops and weights that nothing needs any more."""
 
@@ -145,16 +157,9 @@ def without(layer: Layer, identities: Mapping[int, int]) -> Layer:
             value = identities[value]
         return value
 
-    needed: set[int] = set()
-    pending = [target(v) for v in (layer.output, *(state.next for state in layer.states))]
-    while pending:
-        value = pending.pop()
-        if value not in needed:
-            needed.add(value)
-            pending += [target(v) for v in operands(layer.ops[value])]
     new: dict[int, int] = {}
     ops: list[Op] = []
-    for value in sorted(needed):
+    for value in sorted(needed(layer, target)):
         new[value] = len(ops)
         ops.append(with_operands(layer.ops[value], {v: new[target(v)] for v in operands(layer.ops[value])}))
     return replace(

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from quantal.export.base import names
 from quantal.export.base.fixed import Ints
-from quantal.export.ir.ops import Add, Op, Shr, Sub, Table, Weighted
+from quantal.export.ir.ops import Add, Op, Shr, State, Sub, Table, Weighted
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,18 @@ class Layer:
     weights: Mapping[str, NDArray[np.integer]]
     output: int
     output_name: str
+
+    @property
+    def passed_on(self) -> StateVar | None:
+        """The state that is read and sent on as it is, if that is all that the layer's output is."""
+        op = self.ops[self.output]
+        return self.state(op.name) if isinstance(op, State) else None
+
+    @property
+    def rings(self) -> tuple[StateVar, ...]:
+        """The states of which the values of several steps are kept: delayed ones, and what is passed on."""
+        passed_on = self.passed_on
+        return tuple(state for state in self.states if state.delay > 1 or state is passed_on)
 
     def records(self) -> Iterator[tuple[str, int]]:
         """(name, value) of all that a step leaves to be compared: each state, and the output where it is no state.

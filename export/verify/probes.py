@@ -10,8 +10,8 @@ from functools import cached_property
 
 import numpy as np
 from quantal.export.base.fixed import Ints
-from quantal.export.base.names import record, ring_index
-from quantal.export.base.render import word_bits
+from quantal.export.base.names import record, ring, ring_index
+from quantal.export.base.word import Word
 from quantal.export.encoders import ENCODERS, hash32
 from quantal.export.ir.interpret import Trace, classify, initial_states
 from quantal.export.ir.network import Network
@@ -139,15 +139,17 @@ class Probe:
 
     def after_reset(self) -> Trace:
         """Every array of the state that is kept from step to step."""
-        answers = {}
+        answers: Trace = {}
         for layer in self.network.layers:
             states = {record(layer.name, state.name): state for state in layer.states}
-            firsts = [(name, 1, states[name].init if name in states else 0) for name, _ in layer.records()]
-            firsts += [(name, state.delay, state.init) for name, state in states.items() if state.delay > 1]
-            for name, delay, first in firsts:
-                answers[f"{name} after reset"] = np.full((len(FILLINGS), 1, delay * layer.size), first)
-                if delay > 1:
-                    answers[f"{ring_index(name)} after reset"] = np.zeros((len(FILLINGS), 1, 1), np.int64)
+            passed_on = layer.passed_on
+            sent = 0 if passed_on is None else passed_on.init
+            firsts = [(name, layer.size, states[name].init if name in states else sent) for name, _ in layer.records()]
+            for state in layer.rings:
+                name = record(layer.name, state.name)
+                firsts.append((ring(name), (state.delay + (state is passed_on)) * layer.size, state.init))
+                firsts.append((ring_index(name), 1, 0))
+            answers |= {f"{name} after reset": np.full((len(FILLINGS), 1, size), first) for name, size, first in firsts}
         return answers
 
     def encoded(self) -> Trace:
@@ -157,7 +159,7 @@ class Probe:
         guarded = np.concatenate([codes, np.full_like(codes[..., :1], GUARD)], axis=2)
         if sent is None:
             return {"encode": guarded}
-        width = word_bits(0, int(self.network.encoding["maximum"])) // 8
+        width = Word.holding(0, int(self.network.encoding["maximum"])).bytes
         begun = np.zeros((len(FILLINGS), 1, sent.shape[1] + 1), np.int64)
         begun[:, 0, -1] = np.repeat(FILLINGS, width).astype(np.uint8).view(f"<u{width}")  # what stands behind them
         return {"encoder_reset": begun, "encode": guarded, "reference after encode": sent[:, None]}

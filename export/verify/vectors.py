@@ -80,6 +80,10 @@ class Mismatch:
     got: int
     record: str
 
+    def __str__(self) -> str:
+        place = f"sample {self.sample}, step {self.step}, layer {self.layer}, {self.record} of neuron {self.neuron}"
+        return f"{place}: expected {self.expected}, got {self.got}"
+
 
 @dataclass
 class Comparison:

@@ -3,6 +3,7 @@
 Matrix products ride on float BLAS: exact, because every partial sum is proven to lie below the float's 2^24 or 2^53.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -11,10 +12,9 @@ from quantal.export.base import names
 from quantal.export.base.render import render, wrapped
 from quantal.export.base.windows import Window
 from quantal.export.ir import ops
-from quantal.export.ir.network import Layer, Network
+from quantal.export.ir.network import Layer
 from quantal.export.ir.ops import ARITHMETIC
-from quantal.export.network_file import digest
-from quantal.export.proof.intervals import Interval, prove
+from quantal.export.proof.intervals import Interval, Proven
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PythonLayer:
     delayed: list[tuple[str, str]]
 
 
-def _write_layer(number: int, layer: Layer, intervals: list[Interval]) -> PythonLayer:
+def _write_layer(number: int, layer: Layer, intervals: Sequence[Interval]) -> PythonLayer:
     matrices: list[tuple[str, str, list[str]]] = []
     tables: list[tuple[str, str, str]] = []
     windows: list[tuple[str, Window]] = []
@@ -100,13 +100,14 @@ def _write_layer(number: int, layer: Layer, intervals: list[Interval]) -> Python
     return PythonLayer(layer.name, layer.size, lines, records, f"v{layer.output}", matrices, tables, windows, delayed)
 
 
-def emit_simulator(network: Network) -> str:
+def emit_simulator(proven: Proven, digest: str) -> str:
     """NAME_sim.py. Constants of one value stay Python ints, so every array stays int32."""
-    layers = [_write_layer(n, *pair) for n, pair in enumerate(zip(network.layers, prove(network), strict=True), 1)]
+    network = proven.network
+    layers = [_write_layer(n, *pair) for n, pair in enumerate(proven.layers, 1)]
     return render(
         "python/simulator.py.j2",
         version=__version__,
-        digest=digest(network),
+        digest=digest,
         arithmetic=ARITHMETIC,
         name=network.name,
         inputs=network.inputs,

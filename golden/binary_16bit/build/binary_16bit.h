@@ -2,20 +2,24 @@
  *
  * network  sha256:8535e219f313719e3bc778c548e4250080a4ef8630192c899e412944fa1b03bc
  * input    64 integers a step, [0, 1], fxp-u1/0; encoder rate, 10 steps a sample
- * first    20 neurons; fires level > threshold, strictly; neuron lif; reset none; reset timing delayed; states 16 bits, uniform; weights 1 bits, lsq
- * second   16 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing immediate; states 10 bits, uniform; weights 6 bits, lsq
+ * first    20 neurons; fires level > threshold, strictly; neuron lif; reset none; reset timing
+ *          delayed; states 16 bits, uniform; weights 1 bits, lsq
+ * second   16 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ *          immediate; states 10 bits, uniform; weights 6 bits, lsq
  * readout  10 neurons; neuron li; pool last; states 16 bits, uniform; weights 8 bits, lsq
  * output   10 integers, [-32768, 32767], fxp-s16/0
  *
  * integers:     two's complement
  * right shift:  arithmetic, half up: floor((x + 2^(s-1)) / 2^s)
  * overflow:     none: every value is proven to fit in 32 bits
- * order:        layers in sequence; all ops read old states; states are committed at the end of their layer
+ * order:        layers in sequence; all ops read old states; states are committed at the end of
+ *               their layer
  * decision:     argmax of the output, ties to the lowest index
  *
- * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in units of 2^2 accumulator units.
+ * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in 2^2 accumulator units.
  * C99, <stdint.h> alone; no heap, no float, no recursion, no static memory but constants.
- * A comment that begins with @ is for Frama-C: how often to unroll a loop, so that its sum has exact bounds.
+ * A comment that begins with @ is for Frama-C: how often to unroll a loop, so that its sum has
+ * exact bounds.
  *
  * In exactly one .c file:
  *     #define BINARY_16BIT_IMPLEMENTATION
@@ -32,7 +36,8 @@ extern "C" {
 #endif
 
 #define BINARY_16BIT_GENERATOR "quantal 0.1.0"
-#define BINARY_16BIT_DIGEST "sha256:8535e219f313719e3bc778c548e4250080a4ef8630192c899e412944fa1b03bc"
+#define BINARY_16BIT_DIGEST \
+    "sha256:8535e219f313719e3bc778c548e4250080a4ef8630192c899e412944fa1b03bc"
 #define BINARY_16BIT_INPUTS 64
 #define BINARY_16BIT_INPUT_MIN (0)
 #define BINARY_16BIT_INPUT_MAX 1
@@ -49,7 +54,7 @@ typedef uint8_t binary_16bit_sample;
 /* Values -> the input of step 0, 1, .... */
 void binary_16bit_encode(const binary_16bit_sample *values, uint32_t step, binary_16bit_input *in);
 
-/* All memory that the network needs. The caller owns it; one for each stream that runs at the same time. */
+/* All memory that the network needs. The caller owns it: one for each stream at the same time. */
 typedef struct {
     int16_t first_u[20]; /* [-32768, 32767], fxp-s16/0 */
     uint8_t first_spike[20]; /* [0, 1], fxp-u1/0 */
@@ -72,17 +77,19 @@ typedef struct {
 /* Before the first step, and before each new sample. */
 void binary_16bit_reset(binary_16bit_state *state);
 
-/* One step: reads BINARY_16BIT_INPUTS inputs, writes BINARY_16BIT_OUTPUTS outputs, [-32768, 32767], fxp-s16/0. */
+/* One step: reads 64 inputs and writes 10 outputs, [-32768, 32767], fxp-s16/0. */
 void binary_16bit_step(binary_16bit_state *state, const binary_16bit_input *in, int32_t *out);
 
 /* The index of the greatest output; of equal ones the lowest. */
 uint32_t binary_16bit_argmax(const int32_t *out);
 
 /* Resets, runs `steps` steps on in[steps][BINARY_16BIT_INPUTS], and returns the class. */
-uint32_t binary_16bit_classify(binary_16bit_state *state, const binary_16bit_input *in, uint32_t steps);
+uint32_t binary_16bit_classify(binary_16bit_state *state, const binary_16bit_input *in,
+    uint32_t steps);
 
 #ifdef BINARY_16BIT_SELF_TEST
-/* Replays a golden vector of 10 steps. 0: every state, spike and output equal; n > 0: step n - 1 differs. */
+/* Replays a golden vector of 10 steps. 0: every state, spike and output is equal;
+ * n > 0: step n - 1 differs. */
 uint32_t binary_16bit_self_test(binary_16bit_state *state);
 #endif
 
@@ -106,8 +113,8 @@ typedef char binary_16bit_priv_assert_conversion_wraps[(int32_t)0xFFFFFFFFu == -
 typedef char binary_16bit_priv_assert_bytes[sizeof(int8_t) == 1 && sizeof(int32_t) == 4 ? 1 : -1];
 
 static const int16_t binary_16bit_priv_1_first_0_bias[20] = {
-    -1020, 170, 648, -414, 170, 779, -1446, 2288, 1433, -1241, -986, 1141, 2294, -1081, 705, 1178, -2006,
-    963, 3458, 1248
+    -1020, 170, 648, -414, 170, 779, -1446, 2288, 1433, -1241, -986, 1141, 2294, -1081, 705, 1178,
+    -2006, 963, 3458, 1248
 };
 
 /* one row an input, 8 codes a byte from its lowest bits up, fxp-u1/0 */
@@ -430,7 +437,8 @@ static const int8_t binary_16bit_priv_3_readout_fan_in[16][10] = {
     }
 };
 
-/* first: 20 neurons; fires level > threshold, strictly; neuron lif; reset none; reset timing delayed; states 16 bits, uniform; weights 1 bits, lsq */
+/* first: 20 neurons; fires level > threshold, strictly; neuron lif; reset none; reset timing
+ * delayed; states 16 bits, uniform; weights 1 bits, lsq */
 static void binary_16bit_priv_1_first(binary_16bit_state *state, const binary_16bit_input *in)
 {
     uint_fast16_t i;
@@ -465,7 +473,8 @@ static void binary_16bit_priv_1_first(binary_16bit_state *state, const binary_16
 
     for (i = 0; i < 20; ++i) {
         const int32_t v0 = binary_16bit_priv_1_first_0_bias[i]; /* [-2006, 3458] */
-        const int32_t v3 = base_3 + 2 * (int32_t)state->scratch.first_sums.fan_in_3[i]; /* [-37, 40] */
+        /* [-37, 40] */
+        const int32_t v3 = base_3 + 2 * (int32_t)state->scratch.first_sums.fan_in_3[i];
         const int32_t v4 = state->first_u[i]; /* [-32768, 32767] */
         const int32_t v5 = v3 * 8192; /* [-303104, 327680] */
         const int32_t v6 = v5 + v0; /* [-304550, 329968] */
@@ -473,14 +482,16 @@ static void binary_16bit_priv_1_first(binary_16bit_state *state, const binary_16
         const int32_t v9 = (v8 + 2) >> 2; /* [-8192, 8192] */
         const int32_t v10 = v4 + v9; /* [-24576, 24575] */
         const int32_t v11 = v10 + v6; /* [-329126, 354543] */
-        const int32_t v12 = v11 < -32768 ? -32768 : (v11 > 32767 ? 32767 : v11); /* [-32768, 32767] */
+        /* [-32768, 32767] */
+        const int32_t v12 = v11 < -32768 ? -32768 : (v11 > 32767 ? 32767 : v11);
         const int32_t v13 = v12 > 23676 ? 1 : 0; /* [0, 1] */
         state->first_u[i] = (int16_t)v12;
         state->first_spike[i] = (uint8_t)v13;
     }
 }
 
-/* second: 16 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing immediate; states 10 bits, uniform; weights 6 bits, lsq */
+/* second: 16 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ * immediate; states 10 bits, uniform; weights 6 bits, lsq */
 static void binary_16bit_priv_2_second(binary_16bit_state *state)
 {
     uint_fast16_t i;
@@ -552,7 +563,8 @@ static void binary_16bit_priv_3_readout(binary_16bit_state *state, int32_t *out)
         const int32_t v8 = (v7 + 32) >> 6; /* [-512, 512] */
         const int32_t v9 = v3 + v8; /* [-32256, 32255] */
         const int32_t v10 = v9 + v5; /* [-35746, 34584] */
-        const int32_t v11 = v10 < -32768 ? -32768 : (v10 > 32767 ? 32767 : v10); /* [-32768, 32767] */
+        /* [-32768, 32767] */
+        const int32_t v11 = v10 < -32768 ? -32768 : (v10 > 32767 ? 32767 : v10);
         state->readout_u[i] = (int16_t)v11;
         out[i] = v11;
     }
@@ -596,7 +608,8 @@ uint32_t binary_16bit_argmax(const int32_t *out)
     return best;
 }
 
-uint32_t binary_16bit_classify(binary_16bit_state *state, const binary_16bit_input *in, uint32_t steps)
+uint32_t binary_16bit_classify(binary_16bit_state *state, const binary_16bit_input *in,
+    uint32_t steps)
 {
     int32_t out[BINARY_16BIT_OUTPUTS] = {0};
     uint32_t t;
@@ -607,7 +620,8 @@ uint32_t binary_16bit_classify(binary_16bit_state *state, const binary_16bit_inp
     return binary_16bit_argmax(out);
 }
 
-/* A counter-based generator (lowbias32): the same numbers wherever and in whatever order they are drawn. */
+/* A counter-based generator (lowbias32): the same numbers wherever and in whatever order they are
+ * drawn. */
 static uint32_t binary_16bit_priv_hash32(uint32_t n)
 {
     n += 0u;
@@ -628,16 +642,17 @@ void binary_16bit_encode(const binary_16bit_sample *values, uint32_t step, binar
 #ifdef BINARY_16BIT_SELF_TEST
 /* The inputs of 10 steps, 8 a byte, the first in the lowest bit. */
 static const uint8_t binary_16bit_priv_test_input[80] = {
-    32, 62, 30, 30, 48, 48, 28, 14, 22, 62, 14, 28, 52, 24, 24, 14, 4, 124, 38, 62, 28, 48, 20, 12, 6, 60, 4,
-    28, 24, 48, 20, 28, 12, 60, 20, 30, 48, 48, 28, 4, 36, 126, 46, 28, 24, 48, 60, 12, 22, 60, 28, 62, 48,
-    48, 40, 14, 30, 62, 38, 30, 56, 48, 16, 12, 50, 62, 14, 28, 52, 48, 28, 12, 40, 60, 4, 62, 16, 16, 16,
-    12
+    32, 62, 30, 30, 48, 48, 28, 14, 22, 62, 14, 28, 52, 24, 24, 14, 4, 124, 38, 62, 28, 48, 20, 12,
+    6, 60, 4, 28, 24, 48, 20, 28, 12, 60, 20, 30, 48, 48, 28, 4, 36, 126, 46, 28, 24, 48, 60, 12,
+    22, 60, 28, 62, 48, 48, 40, 14, 30, 62, 38, 30, 56, 48, 16, 12, 50, 62, 14, 28, 52, 48, 28, 12,
+    40, 60, 4, 62, 16, 16, 16, 12
 };
 
 /* After each step, FNV-1a over every state, spike and output as 32-bit words. */
 static const uint32_t binary_16bit_priv_test_hash[10] = {
-    2991998188u, 2543171955u, 751929869u, 3688321946u, 3551167630u, 1712673818u, 3832720257u, 129734108u, 1160486279u,
-    3646458489u
+    2991998188u, 2543171955u, 751929869u, 3688321946u, 3551167630u, 1712673818u, 3832720257u,
+        129734108u,
+    1160486279u, 3646458489u
 };
 
 static uint32_t binary_16bit_priv_hash(uint32_t hash, int32_t value)

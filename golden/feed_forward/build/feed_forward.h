@@ -2,17 +2,19 @@
  *
  * network  sha256:c2c30022bc77082c1608b2977ca63ee06a9c5f869b97bc0ce70b363f16919100
  * input    64 integers a step, [0, 16], fxp-u5/0; encoder direct, 6 steps a sample
- * hidden   24 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 4 bits, lsq
+ * hidden   24 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ *          delayed; states 8 bits, uniform; weights 4 bits, lsq
  * readout  10 neurons; neuron li; pool last; states 8 bits, uniform; weights 4 bits, lsq
  * output   10 integers, [-128, 127], fxp-s8/0
  *
  * integers:     two's complement
  * right shift:  arithmetic, half up: floor((x + 2^(s-1)) / 2^s)
  * overflow:     none: every value is proven to fit in 32 bits
- * order:        layers in sequence; all ops read old states; states are committed at the end of their layer
+ * order:        layers in sequence; all ops read old states; states are committed at the end of
+ *               their layer
  * decision:     argmax of the output, ties to the lowest index
  *
- * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in units of 2^2 accumulator units.
+ * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in 2^2 accumulator units.
  * C99, <stdint.h> alone; no heap, no float, no recursion, no static memory but constants.
  *
  * In exactly one .c file:
@@ -30,7 +32,8 @@ extern "C" {
 #endif
 
 #define FEED_FORWARD_GENERATOR "quantal 0.1.0"
-#define FEED_FORWARD_DIGEST "sha256:c2c30022bc77082c1608b2977ca63ee06a9c5f869b97bc0ce70b363f16919100"
+#define FEED_FORWARD_DIGEST \
+    "sha256:c2c30022bc77082c1608b2977ca63ee06a9c5f869b97bc0ce70b363f16919100"
 #define FEED_FORWARD_INPUTS 64
 #define FEED_FORWARD_INPUT_MIN (0)
 #define FEED_FORWARD_INPUT_MAX 16
@@ -40,7 +43,7 @@ extern "C" {
 /* One input: [0, 16], fxp-u5/0. Values outside would void the proof that nothing overflows. */
 typedef uint8_t feed_forward_input;
 
-/* All memory that the network needs. The caller owns it; one for each stream that runs at the same time. */
+/* All memory that the network needs. The caller owns it: one for each stream at the same time. */
 typedef struct {
     int8_t hidden_u[24]; /* [-128, 127], fxp-s8/-1 */
     uint8_t hidden_spike[24]; /* [0, 1], fxp-u1/0 */
@@ -58,17 +61,19 @@ typedef struct {
 /* Before the first step, and before each new sample. */
 void feed_forward_reset(feed_forward_state *state);
 
-/* One step: reads FEED_FORWARD_INPUTS inputs, writes FEED_FORWARD_OUTPUTS outputs, [-128, 127], fxp-s8/0. */
+/* One step: reads 64 inputs and writes 10 outputs, [-128, 127], fxp-s8/0. */
 void feed_forward_step(feed_forward_state *state, const feed_forward_input *in, int32_t *out);
 
 /* The index of the greatest output; of equal ones the lowest. */
 uint32_t feed_forward_argmax(const int32_t *out);
 
 /* Resets, runs `steps` steps on in[steps][FEED_FORWARD_INPUTS], and returns the class. */
-uint32_t feed_forward_classify(feed_forward_state *state, const feed_forward_input *in, uint32_t steps);
+uint32_t feed_forward_classify(feed_forward_state *state, const feed_forward_input *in,
+    uint32_t steps);
 
 #ifdef FEED_FORWARD_SELF_TEST
-/* Replays a golden vector of 6 steps. 0: every state, spike and output equal; n > 0: step n - 1 differs. */
+/* Replays a golden vector of 6 steps. 0: every state, spike and output is equal;
+ * n > 0: step n - 1 differs. */
 uint32_t feed_forward_self_test(feed_forward_state *state);
 #endif
 
@@ -96,8 +101,8 @@ static const int8_t feed_forward_priv_1_hidden_0_bias[24] = {
 };
 
 static const uint8_t feed_forward_priv_1_hidden_1_threshold[24] = {
-    163, 163, 182, 180, 180, 129, 170, 150, 184, 120, 163, 145, 133, 156, 128, 189, 134, 132, 147, 112, 192,
-    145, 154, 152
+    163, 163, 182, 180, 180, 129, 170, 150, 184, 120, 163, 145, 133, 156, 128, 189, 134, 132, 147,
+    112, 192, 145, 154, 152
 };
 
 /* one row an input, 2 codes a byte from its lowest bits up, fxp-s4/0 */
@@ -376,7 +381,8 @@ static const uint8_t feed_forward_priv_2_readout_fan_in[24][5] = {
     }
 };
 
-/* hidden: 24 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 4 bits, lsq */
+/* hidden: 24 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ * delayed; states 8 bits, uniform; weights 4 bits, lsq */
 static void feed_forward_priv_1_hidden(feed_forward_state *state, const feed_forward_input *in)
 {
     uint_fast16_t i;
@@ -494,7 +500,8 @@ uint32_t feed_forward_argmax(const int32_t *out)
     return best;
 }
 
-uint32_t feed_forward_classify(feed_forward_state *state, const feed_forward_input *in, uint32_t steps)
+uint32_t feed_forward_classify(feed_forward_state *state, const feed_forward_input *in,
+    uint32_t steps)
 {
     int32_t out[FEED_FORWARD_OUTPUTS] = {0};
     uint32_t t;
@@ -508,18 +515,20 @@ uint32_t feed_forward_classify(feed_forward_state *state, const feed_forward_inp
 #ifdef FEED_FORWARD_SELF_TEST
 /* The inputs of 6 steps. */
 static const feed_forward_input feed_forward_priv_test_input[384] = {
-    0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0,
-    0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0,
-    6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0,
-    0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0
+    0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15,
+    5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16,
+    15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0,
+    0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15,
+    3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6,
+    16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0,
+    0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16,
+    16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0,
+    0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1,
+    0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5,
+    15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0,
+    6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5,
+    0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16,
+    15, 3, 0, 0, 0
 };
 
 /* After each step, FNV-1a over every state, spike and output as 32-bit words. */

@@ -2,19 +2,25 @@
  *
  * network  sha256:c8239e031d03bafa965b3bac021834c1944f66e181f1b7c34436454dcf771b2d
  * input    64 integers a step, [0, 16], fxp-u5/0; encoder direct, 6 steps a sample
- * line     55 neurons; convolution 5 channels, 1 by 4, every 1 by 3; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 2 bits, lsq
+ * line     55 neurons; convolution 5 channels, 1 by 4, every 1 by 3; fires level > threshold,
+ *          strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform;
+ *          weights 2 bits, lsq
  * sums     25 neurons; neuron none; pool sums over 1 by 3, every 1 by 2
- * deep     12 neurons; convolution 3 channels, 1 by 2, every 1 by 1; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 8 bits, dq-kmeans
- * out      10 neurons; fires level > threshold, strictly; neuron count; reset subtract; reset timing delayed; states 8 bits, uniform; weights 4 bits, lsq
+ * deep     12 neurons; convolution 3 channels, 1 by 2, every 1 by 1; fires level > threshold,
+ *          strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform;
+ *          weights 8 bits, dq-kmeans
+ * out      10 neurons; fires level > threshold, strictly; neuron count; reset subtract; reset
+ *          timing delayed; states 8 bits, uniform; weights 4 bits, lsq
  * output   10 integers, [0, 65535], fxp-u16/0
  *
  * integers:     two's complement
  * right shift:  arithmetic, half up: floor((x + 2^(s-1)) / 2^s)
  * overflow:     none: every value is proven to fit in 32 bits
- * order:        layers in sequence; all ops read old states; states are committed at the end of their layer
+ * order:        layers in sequence; all ops read old states; states are committed at the end of
+ *               their layer
  * decision:     argmax of the output, ties to the lowest index
  *
- * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in units of 2^2 accumulator units.
+ * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in 2^2 accumulator units.
  * C99, <stdint.h> alone; no heap, no float, no recursion, no static memory but constants.
  *
  * In exactly one .c file:
@@ -42,7 +48,7 @@ extern "C" {
 /* One input: [0, 16], fxp-u5/0. Values outside would void the proof that nothing overflows. */
 typedef uint8_t graph_line_input;
 
-/* All memory that the network needs. The caller owns it; one for each stream that runs at the same time. */
+/* All memory that the network needs. The caller owns it: one for each stream at the same time. */
 typedef struct {
     int8_t line_u[55]; /* [-128, 127], fxp-s8/0 */
     uint8_t line_spike[55]; /* [0, 1], fxp-u1/0 */
@@ -70,7 +76,7 @@ typedef struct {
 /* Before the first step, and before each new sample. */
 void graph_line_reset(graph_line_state *state);
 
-/* One step: reads GRAPH_LINE_INPUTS inputs, writes GRAPH_LINE_OUTPUTS outputs, [0, 65535], fxp-u16/0. */
+/* One step: reads 64 inputs and writes 10 outputs, [0, 65535], fxp-u16/0. */
 void graph_line_step(graph_line_state *state, const graph_line_input *in, int32_t *out);
 
 /* The index of the greatest output; of equal ones the lowest. */
@@ -80,7 +86,8 @@ uint32_t graph_line_argmax(const int32_t *out);
 uint32_t graph_line_classify(graph_line_state *state, const graph_line_input *in, uint32_t steps);
 
 #ifdef GRAPH_LINE_SELF_TEST
-/* Replays a golden vector of 6 steps. 0: every state, spike and output equal; n > 0: step n - 1 differs. */
+/* Replays a golden vector of 6 steps. 0: every state, spike and output is equal;
+ * n > 0: step n - 1 differs. */
 uint32_t graph_line_self_test(graph_line_state *state);
 #endif
 
@@ -225,7 +232,9 @@ static const uint8_t graph_line_priv_4_out_fan_in[12][5] = {
     }
 };
 
-/* line: 55 neurons; convolution 5 channels, 1 by 4, every 1 by 3; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 2 bits, lsq */
+/* line: 55 neurons; convolution 5 channels, 1 by 4, every 1 by 3; fires level > threshold,
+ * strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 2
+ * bits, lsq */
 static void graph_line_priv_1_line(graph_line_state *state, const graph_line_input *in)
 {
     uint_fast16_t i;
@@ -244,7 +253,8 @@ static void graph_line_priv_1_line(graph_line_state *state, const graph_line_inp
                 if (x == 0) {
                     continue;
                 }
-                for (down = 0; down < 1; ++down) { /* the windows that see it, by its place in them */
+                /* the windows that see it, by its place in them */
+                for (down = 0; down < 1; ++down) {
                     const int32_t top = place / 32 + 0 - down;
                     if (top < 0 || top % 1 != 0 || top / 1 >= 1) {
                         continue;
@@ -256,7 +266,7 @@ static void graph_line_priv_1_line(graph_line_state *state, const graph_line_inp
                         }
                         at = sums + channel / 2 * 55 + top / 1 * 11 + left / 3;
                         row = graph_line_priv_1_line_fan_in[(channel * 1 + down) * 4 + across];
-                        for (i = 0; i < 5; i += 1) {
+                        for (i = 0; i < 5; ++i) {
                             at[i * 11] = (int8_t)(at[i * 11] + row[i] * x);
                         }
                     }
@@ -301,7 +311,8 @@ static void graph_line_priv_2_sums(graph_line_state *state)
                 if (x == 0) {
                     continue;
                 }
-                for (down = 0; down < 1; ++down) { /* the windows that see it, by its place in them */
+                /* the windows that see it, by its place in them */
+                for (down = 0; down < 1; ++down) {
                     const int32_t top = place / 11 + 0 - down;
                     if (top < 0 || top % 1 != 0 || top / 1 >= 1) {
                         continue;
@@ -312,7 +323,7 @@ static void graph_line_priv_2_sums(graph_line_state *state)
                             continue;
                         }
                         at = sums + channel / 1 * 5 + top / 1 * 5 + left / 2;
-                        for (i = 0; i < 1; i += 1) {
+                        for (i = 0; i < 1; ++i) {
                             at[i * 5] = (int8_t)(at[i * 5] + x);
                         }
                     }
@@ -327,7 +338,9 @@ static void graph_line_priv_2_sums(graph_line_state *state)
     }
 }
 
-/* deep: 12 neurons; convolution 3 channels, 1 by 2, every 1 by 1; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 8 bits, dq-kmeans */
+/* deep: 12 neurons; convolution 3 channels, 1 by 2, every 1 by 1; fires level > threshold,
+ * strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 8
+ * bits, dq-kmeans */
 static void graph_line_priv_3_deep(graph_line_state *state)
 {
     uint_fast16_t i;
@@ -346,7 +359,8 @@ static void graph_line_priv_3_deep(graph_line_state *state)
                 if (x == 0) {
                     continue;
                 }
-                for (down = 0; down < 1; ++down) { /* the windows that see it, by its place in them */
+                /* the windows that see it, by its place in them */
+                for (down = 0; down < 1; ++down) {
                     const int32_t top = place / 5 + 0 - down;
                     if (top < 0 || top % 1 != 0 || top / 1 >= 1) {
                         continue;
@@ -358,7 +372,7 @@ static void graph_line_priv_3_deep(graph_line_state *state)
                         }
                         at = sums + channel / 5 * 12 + top / 1 * 4 + left / 1;
                         row = graph_line_priv_3_deep_fan_in[(channel * 1 + down) * 2 + across];
-                        for (i = 0; i < 3; i += 1) {
+                        for (i = 0; i < 3; ++i) {
                             at[i * 4] = (int16_t)(at[i * 4] + row[i] * x);
                         }
                     }
@@ -389,7 +403,8 @@ static void graph_line_priv_3_deep(graph_line_state *state)
     }
 }
 
-/* out: 10 neurons; fires level > threshold, strictly; neuron count; reset subtract; reset timing delayed; states 8 bits, uniform; weights 4 bits, lsq */
+/* out: 10 neurons; fires level > threshold, strictly; neuron count; reset subtract; reset timing
+ * delayed; states 8 bits, uniform; weights 4 bits, lsq */
 static void graph_line_priv_4_out(graph_line_state *state, int32_t *out)
 {
     uint_fast16_t i;
@@ -497,18 +512,20 @@ uint32_t graph_line_classify(graph_line_state *state, const graph_line_input *in
 #ifdef GRAPH_LINE_SELF_TEST
 /* The inputs of 6 steps. */
 static const graph_line_input graph_line_priv_test_input[384] = {
-    0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0,
-    0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0,
-    6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0,
-    0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0
+    0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15,
+    5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16,
+    15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0,
+    0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15,
+    3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6,
+    16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0,
+    0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16,
+    16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0,
+    0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1,
+    0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5,
+    15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0,
+    6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5,
+    0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16,
+    15, 3, 0, 0, 0
 };
 
 /* After each step, FNV-1a over every state, spike and output as 32-bit words. */

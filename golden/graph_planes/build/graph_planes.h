@@ -2,19 +2,24 @@
  *
  * network  sha256:635c55a8bf57ed678878ade4dffabdd8e5031beb19895a6d5bf03b1c074a57a7
  * input    64 integers a step, [0, 16], fxp-u5/0; encoder direct, 6 steps a sample
- * image    256 neurons; convolution 4 channels, 3 by 3, every 1 by 1; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 4 bits, lsq
+ * image    256 neurons; convolution 4 channels, 3 by 3, every 1 by 1; fires level > threshold,
+ *          strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform;
+ *          weights 4 bits, lsq
  * half     64 neurons; neuron none; pool sums over 2 by 2, every 2 by 2
- * grouped  36 neurons; convolution 6 channels, 3 by 2, every 2 by 1; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 4 bits, lsq
+ * grouped  36 neurons; convolution 6 channels, 3 by 2, every 2 by 1; fires level > threshold,
+ *          strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform;
+ *          weights 4 bits, lsq
  * out      10 neurons; neuron li; pool last; states 8 bits, uniform; weights 4 bits, lsq
  * output   10 integers, [-128, 127], fxp-s8/0
  *
  * integers:     two's complement
  * right shift:  arithmetic, half up: floor((x + 2^(s-1)) / 2^s)
  * overflow:     none: every value is proven to fit in 32 bits
- * order:        layers in sequence; all ops read old states; states are committed at the end of their layer
+ * order:        layers in sequence; all ops read old states; states are committed at the end of
+ *               their layer
  * decision:     argmax of the output, ties to the lowest index
  *
- * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in units of 2^2 accumulator units.
+ * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in 2^2 accumulator units.
  * C99, <stdint.h> alone; no heap, no float, no recursion, no static memory but constants.
  *
  * In exactly one .c file:
@@ -32,7 +37,8 @@ extern "C" {
 #endif
 
 #define GRAPH_PLANES_GENERATOR "quantal 0.1.0"
-#define GRAPH_PLANES_DIGEST "sha256:635c55a8bf57ed678878ade4dffabdd8e5031beb19895a6d5bf03b1c074a57a7"
+#define GRAPH_PLANES_DIGEST \
+    "sha256:635c55a8bf57ed678878ade4dffabdd8e5031beb19895a6d5bf03b1c074a57a7"
 #define GRAPH_PLANES_INPUTS 64
 #define GRAPH_PLANES_INPUT_MIN (0)
 #define GRAPH_PLANES_INPUT_MAX 16
@@ -42,7 +48,7 @@ extern "C" {
 /* One input: [0, 16], fxp-u5/0. Values outside would void the proof that nothing overflows. */
 typedef uint8_t graph_planes_input;
 
-/* All memory that the network needs. The caller owns it; one for each stream that runs at the same time. */
+/* All memory that the network needs. The caller owns it: one for each stream at the same time. */
 typedef struct {
     int8_t image_u[256]; /* [-128, 127], fxp-s8/0 */
     uint8_t image_spike[256]; /* [0, 1], fxp-u1/0 */
@@ -69,17 +75,19 @@ typedef struct {
 /* Before the first step, and before each new sample. */
 void graph_planes_reset(graph_planes_state *state);
 
-/* One step: reads GRAPH_PLANES_INPUTS inputs, writes GRAPH_PLANES_OUTPUTS outputs, [-128, 127], fxp-s8/0. */
+/* One step: reads 64 inputs and writes 10 outputs, [-128, 127], fxp-s8/0. */
 void graph_planes_step(graph_planes_state *state, const graph_planes_input *in, int32_t *out);
 
 /* The index of the greatest output; of equal ones the lowest. */
 uint32_t graph_planes_argmax(const int32_t *out);
 
 /* Resets, runs `steps` steps on in[steps][GRAPH_PLANES_INPUTS], and returns the class. */
-uint32_t graph_planes_classify(graph_planes_state *state, const graph_planes_input *in, uint32_t steps);
+uint32_t graph_planes_classify(graph_planes_state *state, const graph_planes_input *in,
+    uint32_t steps);
 
 #ifdef GRAPH_PLANES_SELF_TEST
-/* Replays a golden vector of 6 steps. 0: every state, spike and output equal; n > 0: step n - 1 differs. */
+/* Replays a golden vector of 6 steps. 0: every state, spike and output is equal;
+ * n > 0: step n - 1 differs. */
 uint32_t graph_planes_self_test(graph_planes_state *state);
 #endif
 
@@ -345,7 +353,9 @@ static const uint8_t graph_planes_priv_4_out_fan_in[36][5] = {
     }
 };
 
-/* image: 256 neurons; convolution 4 channels, 3 by 3, every 1 by 1; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 4 bits, lsq */
+/* image: 256 neurons; convolution 4 channels, 3 by 3, every 1 by 1; fires level > threshold,
+ * strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 4
+ * bits, lsq */
 static void graph_planes_priv_1_image(graph_planes_state *state, const graph_planes_input *in)
 {
     uint_fast16_t i;
@@ -364,7 +374,8 @@ static void graph_planes_priv_1_image(graph_planes_state *state, const graph_pla
                 if (x == 0) {
                     continue;
                 }
-                for (down = 0; down < 3; ++down) { /* the windows that see it, by its place in them */
+                /* the windows that see it, by its place in them */
+                for (down = 0; down < 3; ++down) {
                     const int32_t top = place / 8 + 1 - down;
                     if (top < 0 || top % 1 != 0 || top / 1 >= 8) {
                         continue;
@@ -379,7 +390,8 @@ static void graph_planes_priv_1_image(graph_planes_state *state, const graph_pla
                         for (i = 0; i < 4; i += 2) {
                             const uint_fast8_t b = row[i / 2];
                             at[i * 64] = (int16_t)(at[i * 64] + (((b & 15) ^ 8) - 8) * x);
-                            at[(i + 1) * 64] = (int16_t)(at[(i + 1) * 64] + (((b >> 4) ^ 8) - 8) * x);
+                            at[(i + 1) * 64] = (int16_t)(at[(i + 1) * 64] + (((b >> 4) ^ 8) - 8)
+                                * x);
                         }
                     }
                 }
@@ -425,7 +437,8 @@ static void graph_planes_priv_2_half(graph_planes_state *state)
                 if (x == 0) {
                     continue;
                 }
-                for (down = 0; down < 2; ++down) { /* the windows that see it, by its place in them */
+                /* the windows that see it, by its place in them */
+                for (down = 0; down < 2; ++down) {
                     const int32_t top = place / 8 + 0 - down;
                     if (top < 0 || top % 2 != 0 || top / 2 >= 4) {
                         continue;
@@ -436,7 +449,7 @@ static void graph_planes_priv_2_half(graph_planes_state *state)
                             continue;
                         }
                         at = sums + channel / 1 * 16 + top / 2 * 4 + left / 2;
-                        for (i = 0; i < 1; i += 1) {
+                        for (i = 0; i < 1; ++i) {
                             at[i * 16] = (int8_t)(at[i * 16] + x);
                         }
                     }
@@ -451,7 +464,9 @@ static void graph_planes_priv_2_half(graph_planes_state *state)
     }
 }
 
-/* grouped: 36 neurons; convolution 6 channels, 3 by 2, every 2 by 1; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 4 bits, lsq */
+/* grouped: 36 neurons; convolution 6 channels, 3 by 2, every 2 by 1; fires level > threshold,
+ * strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 4
+ * bits, lsq */
 static void graph_planes_priv_3_grouped(graph_planes_state *state)
 {
     uint_fast16_t i;
@@ -470,7 +485,8 @@ static void graph_planes_priv_3_grouped(graph_planes_state *state)
                 if (x == 0) {
                     continue;
                 }
-                for (down = 0; down < 3; ++down) { /* the windows that see it, by its place in them */
+                /* the windows that see it, by its place in them */
+                for (down = 0; down < 3; ++down) {
                     const int32_t top = place / 4 + 1 - down;
                     if (top < 0 || top % 2 != 0 || top / 2 >= 2) {
                         continue;
@@ -482,7 +498,7 @@ static void graph_planes_priv_3_grouped(graph_planes_state *state)
                         }
                         at = sums + channel / 2 * 18 + top / 2 * 3 + left / 1;
                         row = graph_planes_priv_3_grouped_fan_in[(channel * 3 + down) * 2 + across];
-                        for (i = 0; i < 3; i += 1) {
+                        for (i = 0; i < 3; ++i) {
                             at[i * 6] = (int8_t)(at[i * 6] + row[i] * x);
                         }
                     }
@@ -595,7 +611,8 @@ uint32_t graph_planes_argmax(const int32_t *out)
     return best;
 }
 
-uint32_t graph_planes_classify(graph_planes_state *state, const graph_planes_input *in, uint32_t steps)
+uint32_t graph_planes_classify(graph_planes_state *state, const graph_planes_input *in,
+    uint32_t steps)
 {
     int32_t out[GRAPH_PLANES_OUTPUTS] = {0};
     uint32_t t;
@@ -609,18 +626,20 @@ uint32_t graph_planes_classify(graph_planes_state *state, const graph_planes_inp
 #ifdef GRAPH_PLANES_SELF_TEST
 /* The inputs of 6 steps. */
 static const graph_planes_input graph_planes_priv_test_input[384] = {
-    0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0,
-    0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0,
-    6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0,
-    0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0
+    0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15,
+    5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16,
+    15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0,
+    0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15,
+    3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6,
+    16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0,
+    0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16,
+    16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0,
+    0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1,
+    0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5,
+    15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0,
+    6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5,
+    0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16,
+    15, 3, 0, 0, 0
 };
 
 /* After each step, FNV-1a over every state, spike and output as 32-bit words. */

@@ -2,19 +2,23 @@
  *
  * network  sha256:1c708b447b00adb2d308eb89b6d202e7ddbde2c3779959b429b54f70ef640964
  * input    64 integers a step, [0, 16], fxp-u5/0; encoder direct, 1 steps a sample
- * h0       16 neurons; fires current > threshold, strictly; neuron step; states none; weights 4 bits, lsq
- * h1       12 neurons; fires current > threshold, strictly; neuron step; states none; weights 4 bits, lsq
- * h2       12 neurons; fires current > threshold, strictly; neuron step; states none; weights 4 bits, lsq
+ * h0       16 neurons; fires current > threshold, strictly; neuron step; states none; weights 4
+ *          bits, lsq
+ * h1       12 neurons; fires current > threshold, strictly; neuron step; states none; weights 4
+ *          bits, lsq
+ * h2       12 neurons; fires current > threshold, strictly; neuron step; states none; weights 4
+ *          bits, lsq
  * readout  10 neurons; neuron li; pool last; states 8 bits, uniform; weights 4 bits, lsq
  * output   10 integers, [-128, 127], fxp-s8/0
  *
  * integers:     two's complement
  * right shift:  arithmetic, half up: floor((x + 2^(s-1)) / 2^s)
  * overflow:     none: every value is proven to fit in 32 bits
- * order:        layers in sequence; all ops read old states; states are committed at the end of their layer
+ * order:        layers in sequence; all ops read old states; states are committed at the end of
+ *               their layer
  * decision:     argmax of the output, ties to the lowest index
  *
- * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in units of 2^2 accumulator units.
+ * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in 2^2 accumulator units.
  * C99, <stdint.h> alone; no heap, no float, no recursion, no static memory but constants.
  *
  * In exactly one .c file:
@@ -32,7 +36,8 @@ extern "C" {
 #endif
 
 #define NEURONS_STEP_GENERATOR "quantal 0.1.0"
-#define NEURONS_STEP_DIGEST "sha256:1c708b447b00adb2d308eb89b6d202e7ddbde2c3779959b429b54f70ef640964"
+#define NEURONS_STEP_DIGEST \
+    "sha256:1c708b447b00adb2d308eb89b6d202e7ddbde2c3779959b429b54f70ef640964"
 #define NEURONS_STEP_INPUTS 64
 #define NEURONS_STEP_INPUT_MIN (0)
 #define NEURONS_STEP_INPUT_MAX 16
@@ -42,7 +47,7 @@ extern "C" {
 /* One input: [0, 16], fxp-u5/0. Values outside would void the proof that nothing overflows. */
 typedef uint8_t neurons_step_input;
 
-/* All memory that the network needs. The caller owns it; one for each stream that runs at the same time. */
+/* All memory that the network needs. The caller owns it: one for each stream at the same time. */
 typedef struct {
     uint8_t h0_spike[16]; /* [0, 1], fxp-u1/0 */
     uint8_t h1_spike[12]; /* [0, 3], fxp-u2/0 */
@@ -67,17 +72,19 @@ typedef struct {
 /* Before the first step, and before each new sample. */
 void neurons_step_reset(neurons_step_state *state);
 
-/* One step: reads NEURONS_STEP_INPUTS inputs, writes NEURONS_STEP_OUTPUTS outputs, [-128, 127], fxp-s8/0. */
+/* One step: reads 64 inputs and writes 10 outputs, [-128, 127], fxp-s8/0. */
 void neurons_step_step(neurons_step_state *state, const neurons_step_input *in, int32_t *out);
 
 /* The index of the greatest output; of equal ones the lowest. */
 uint32_t neurons_step_argmax(const int32_t *out);
 
 /* Resets, runs `steps` steps on in[steps][NEURONS_STEP_INPUTS], and returns the class. */
-uint32_t neurons_step_classify(neurons_step_state *state, const neurons_step_input *in, uint32_t steps);
+uint32_t neurons_step_classify(neurons_step_state *state, const neurons_step_input *in,
+    uint32_t steps);
 
 #ifdef NEURONS_STEP_SELF_TEST
-/* Replays a golden vector of 1 steps. 0: every state, spike and output equal; n > 0: step n - 1 differs. */
+/* Replays a golden vector of 1 steps. 0: every state, spike and output is equal;
+ * n > 0: step n - 1 differs. */
 uint32_t neurons_step_self_test(neurons_step_state *state);
 #endif
 
@@ -456,7 +463,8 @@ static const uint8_t neurons_step_priv_4_readout_fan_in[12][5] = {
     }
 };
 
-/* h0: 16 neurons; fires current > threshold, strictly; neuron step; states none; weights 4 bits, lsq */
+/* h0: 16 neurons; fires current > threshold, strictly; neuron step; states none; weights 4 bits,
+ * lsq */
 static void neurons_step_priv_1_h0(neurons_step_state *state, const neurons_step_input *in)
 {
     uint_fast16_t i;
@@ -490,7 +498,8 @@ static void neurons_step_priv_1_h0(neurons_step_state *state, const neurons_step
     }
 }
 
-/* h1: 12 neurons; fires current > threshold, strictly; neuron step; states none; weights 4 bits, lsq */
+/* h1: 12 neurons; fires current > threshold, strictly; neuron step; states none; weights 4 bits,
+ * lsq */
 static void neurons_step_priv_2_h1(neurons_step_state *state)
 {
     uint_fast16_t i;
@@ -529,7 +538,8 @@ static void neurons_step_priv_2_h1(neurons_step_state *state)
     }
 }
 
-/* h2: 12 neurons; fires current > threshold, strictly; neuron step; states none; weights 4 bits, lsq */
+/* h2: 12 neurons; fires current > threshold, strictly; neuron step; states none; weights 4 bits,
+ * lsq */
 static void neurons_step_priv_3_h2(neurons_step_state *state)
 {
     uint_fast16_t i;
@@ -638,7 +648,8 @@ uint32_t neurons_step_argmax(const int32_t *out)
     return best;
 }
 
-uint32_t neurons_step_classify(neurons_step_state *state, const neurons_step_input *in, uint32_t steps)
+uint32_t neurons_step_classify(neurons_step_state *state, const neurons_step_input *in,
+    uint32_t steps)
 {
     int32_t out[NEURONS_STEP_OUTPUTS] = {0};
     uint32_t t;
@@ -652,8 +663,9 @@ uint32_t neurons_step_classify(neurons_step_state *state, const neurons_step_inp
 #ifdef NEURONS_STEP_SELF_TEST
 /* The inputs of 1 steps. */
 static const neurons_step_input neurons_step_priv_test_input[64] = {
-    0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0,
-    0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0
+    0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15,
+    5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16,
+    15, 3, 0, 0, 0
 };
 
 /* After each step, FNV-1a over every state, spike and output as 32-bit words. */

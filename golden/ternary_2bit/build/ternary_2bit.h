@@ -2,17 +2,19 @@
  *
  * network  sha256:d2b85ad3cf5000535d3e02bb6bc0f3cdf403c5aa8962ae8a6562d1b317553274
  * input    64 integers a step, [0, 16], fxp-u5/0; encoder direct, 8 steps a sample
- * hidden   24 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 2 bits, uniform; weights 2 bits, lsq
+ * hidden   24 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ *          delayed; states 2 bits, uniform; weights 2 bits, lsq
  * readout  10 neurons; neuron li; pool last; states 8 bits, uniform; weights 2 bits, lsq
  * output   10 integers, [-128, 127], fxp-s8/0
  *
  * integers:     two's complement
  * right shift:  arithmetic, half up: floor((x + 2^(s-1)) / 2^s)
  * overflow:     none: every value is proven to fit in 32 bits
- * order:        layers in sequence; all ops read old states; states are committed at the end of their layer
+ * order:        layers in sequence; all ops read old states; states are committed at the end of
+ *               their layer
  * decision:     argmax of the output, ties to the lowest index
  *
- * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in units of 2^2 accumulator units.
+ * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in 2^2 accumulator units.
  * C99, <stdint.h> alone; no heap, no float, no recursion, no static memory but constants.
  *
  * In exactly one .c file:
@@ -30,7 +32,8 @@ extern "C" {
 #endif
 
 #define TERNARY_2BIT_GENERATOR "quantal 0.1.0"
-#define TERNARY_2BIT_DIGEST "sha256:d2b85ad3cf5000535d3e02bb6bc0f3cdf403c5aa8962ae8a6562d1b317553274"
+#define TERNARY_2BIT_DIGEST \
+    "sha256:d2b85ad3cf5000535d3e02bb6bc0f3cdf403c5aa8962ae8a6562d1b317553274"
 #define TERNARY_2BIT_INPUTS 64
 #define TERNARY_2BIT_INPUT_MIN (0)
 #define TERNARY_2BIT_INPUT_MAX 16
@@ -40,7 +43,7 @@ extern "C" {
 /* One input: [0, 16], fxp-u5/0. Values outside would void the proof that nothing overflows. */
 typedef uint8_t ternary_2bit_input;
 
-/* All memory that the network needs. The caller owns it; one for each stream that runs at the same time. */
+/* All memory that the network needs. The caller owns it: one for each stream at the same time. */
 typedef struct {
     int8_t hidden_u[24]; /* [-2, 1], fxp-s2/-7 */
     uint8_t hidden_spike[24]; /* [0, 1], fxp-u1/0 */
@@ -58,17 +61,19 @@ typedef struct {
 /* Before the first step, and before each new sample. */
 void ternary_2bit_reset(ternary_2bit_state *state);
 
-/* One step: reads TERNARY_2BIT_INPUTS inputs, writes TERNARY_2BIT_OUTPUTS outputs, [-128, 127], fxp-s8/0. */
+/* One step: reads 64 inputs and writes 10 outputs, [-128, 127], fxp-s8/0. */
 void ternary_2bit_step(ternary_2bit_state *state, const ternary_2bit_input *in, int32_t *out);
 
 /* The index of the greatest output; of equal ones the lowest. */
 uint32_t ternary_2bit_argmax(const int32_t *out);
 
 /* Resets, runs `steps` steps on in[steps][TERNARY_2BIT_INPUTS], and returns the class. */
-uint32_t ternary_2bit_classify(ternary_2bit_state *state, const ternary_2bit_input *in, uint32_t steps);
+uint32_t ternary_2bit_classify(ternary_2bit_state *state, const ternary_2bit_input *in,
+    uint32_t steps);
 
 #ifdef TERNARY_2BIT_SELF_TEST
-/* Replays a golden vector of 8 steps. 0: every state, spike and output equal; n > 0: step n - 1 differs. */
+/* Replays a golden vector of 8 steps. 0: every state, spike and output is equal;
+ * n > 0: step n - 1 differs. */
 uint32_t ternary_2bit_self_test(ternary_2bit_state *state);
 #endif
 
@@ -96,7 +101,8 @@ static const int8_t ternary_2bit_priv_1_hidden_0_bias[24] = {
 };
 
 static const uint8_t ternary_2bit_priv_1_hidden_1_threshold[24] = {
-    82, 83, 72, 72, 107, 75, 66, 66, 65, 69, 79, 76, 97, 105, 66, 106, 77, 63, 64, 89, 68, 82, 69, 74
+    82, 83, 72, 72, 107, 75, 66, 66, 65, 69, 79, 76, 97, 105, 66, 106, 77, 63, 64, 89, 68, 82, 69,
+    74
 };
 
 /* one row an input, 4 codes a byte from its lowest bits up, fxp-s2/0 */
@@ -375,7 +381,8 @@ static const uint8_t ternary_2bit_priv_2_readout_fan_in[24][3] = {
     }
 };
 
-/* hidden: 24 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 2 bits, uniform; weights 2 bits, lsq */
+/* hidden: 24 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ * delayed; states 2 bits, uniform; weights 2 bits, lsq */
 static void ternary_2bit_priv_1_hidden(ternary_2bit_state *state, const ternary_2bit_input *in)
 {
     uint_fast16_t i;
@@ -496,7 +503,8 @@ uint32_t ternary_2bit_argmax(const int32_t *out)
     return best;
 }
 
-uint32_t ternary_2bit_classify(ternary_2bit_state *state, const ternary_2bit_input *in, uint32_t steps)
+uint32_t ternary_2bit_classify(ternary_2bit_state *state, const ternary_2bit_input *in,
+    uint32_t steps)
 {
     int32_t out[TERNARY_2BIT_OUTPUTS] = {0};
     uint32_t t;
@@ -510,27 +518,30 @@ uint32_t ternary_2bit_classify(ternary_2bit_state *state, const ternary_2bit_inp
 #ifdef TERNARY_2BIT_SELF_TEST
 /* The inputs of 8 steps. */
 static const ternary_2bit_input ternary_2bit_priv_test_input[512] = {
-    0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0,
-    0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0,
-    6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0,
-    0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0
+    0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15,
+    5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16,
+    15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0,
+    0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15,
+    3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6,
+    16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0,
+    0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16,
+    16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0,
+    0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1,
+    0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5,
+    15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0,
+    6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5,
+    0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16,
+    15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0,
+    0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15,
+    3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6,
+    16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0,
+    0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0
 };
 
 /* After each step, FNV-1a over every state, spike and output as 32-bit words. */
 static const uint32_t ternary_2bit_priv_test_hash[8] = {
-    1726461114u, 2323425315u, 767520795u, 4240898579u, 83809555u, 876810531u, 3156412635u, 2822801091u
+    1726461114u, 2323425315u, 767520795u, 4240898579u, 83809555u, 876810531u, 3156412635u,
+        2822801091u
 };
 
 static uint32_t ternary_2bit_priv_hash(uint32_t hash, int32_t value)

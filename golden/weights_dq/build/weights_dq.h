@@ -2,26 +2,36 @@
  *
  * network  sha256:1f3382da7e2bfc561dc202ccdbaff53d8d0fe004f42a85af85b689b99d0c18fe
  * input    64 integers a step, [0, 16], fxp-u5/0; encoder direct, 10 steps a sample
- * h0       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 1 bits, dq
- * h1       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 2 bits, dq
- * h2       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 3 bits, dq
- * h3       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 4 bits, dq
- * h4       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 5 bits, dq
- * h5       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 6 bits, dq
- * h6       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 7 bits, dq
- * h7       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 8 bits, dq
+ * h0       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ *          delayed; states 8 bits, uniform; weights 1 bits, dq
+ * h1       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ *          delayed; states 8 bits, uniform; weights 2 bits, dq
+ * h2       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ *          delayed; states 8 bits, uniform; weights 3 bits, dq
+ * h3       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ *          delayed; states 8 bits, uniform; weights 4 bits, dq
+ * h4       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ *          delayed; states 8 bits, uniform; weights 5 bits, dq
+ * h5       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ *          delayed; states 8 bits, uniform; weights 6 bits, dq
+ * h6       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ *          delayed; states 8 bits, uniform; weights 7 bits, dq
+ * h7       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ *          delayed; states 8 bits, uniform; weights 8 bits, dq
  * readout  10 neurons; neuron li; pool last; states 8 bits, uniform; weights 8 bits, dq
  * output   10 integers, [-128, 127], fxp-s8/0
  *
  * integers:     two's complement
  * right shift:  arithmetic, half up: floor((x + 2^(s-1)) / 2^s)
  * overflow:     none: every value is proven to fit in 32 bits
- * order:        layers in sequence; all ops read old states; states are committed at the end of their layer
+ * order:        layers in sequence; all ops read old states; states are committed at the end of
+ *               their layer
  * decision:     argmax of the output, ties to the lowest index
  *
- * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in units of 2^2 accumulator units.
+ * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in 2^2 accumulator units.
  * C99, <stdint.h> alone; no heap, no float, no recursion, no static memory but constants.
- * A comment that begins with @ is for Frama-C: how often to unroll a loop, so that its sum has exact bounds.
+ * A comment that begins with @ is for Frama-C: how often to unroll a loop, so that its sum has
+ * exact bounds.
  *
  * In exactly one .c file:
  *     #define WEIGHTS_DQ_IMPLEMENTATION
@@ -48,7 +58,7 @@ extern "C" {
 /* One input: [0, 16], fxp-u5/0. Values outside would void the proof that nothing overflows. */
 typedef uint8_t weights_dq_input;
 
-/* All memory that the network needs. The caller owns it; one for each stream that runs at the same time. */
+/* All memory that the network needs. The caller owns it: one for each stream at the same time. */
 typedef struct {
     int8_t h0_u[8]; /* [-128, 127], fxp-s8/0 */
     uint8_t h0_spike[8]; /* [0, 1], fxp-u1/0 */
@@ -102,7 +112,7 @@ typedef struct {
 /* Before the first step, and before each new sample. */
 void weights_dq_reset(weights_dq_state *state);
 
-/* One step: reads WEIGHTS_DQ_INPUTS inputs, writes WEIGHTS_DQ_OUTPUTS outputs, [-128, 127], fxp-s8/0. */
+/* One step: reads 64 inputs and writes 10 outputs, [-128, 127], fxp-s8/0. */
 void weights_dq_step(weights_dq_state *state, const weights_dq_input *in, int32_t *out);
 
 /* The index of the greatest output; of equal ones the lowest. */
@@ -112,7 +122,8 @@ uint32_t weights_dq_argmax(const int32_t *out);
 uint32_t weights_dq_classify(weights_dq_state *state, const weights_dq_input *in, uint32_t steps);
 
 #ifdef WEIGHTS_DQ_SELF_TEST
-/* Replays a golden vector of 10 steps. 0: every state, spike and output equal; n > 0: step n - 1 differs. */
+/* Replays a golden vector of 10 steps. 0: every state, spike and output is equal;
+ * n > 0: step n - 1 differs. */
 uint32_t weights_dq_self_test(weights_dq_state *state);
 #endif
 
@@ -651,7 +662,8 @@ static const int8_t weights_dq_priv_9_readout_fan_in[8][10] = {
     }
 };
 
-/* h0: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 1 bits, dq */
+/* h0: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ * delayed; states 8 bits, uniform; weights 1 bits, dq */
 static void weights_dq_priv_1_h0(weights_dq_state *state, const weights_dq_input *in)
 {
     uint_fast16_t i;
@@ -687,7 +699,8 @@ static void weights_dq_priv_1_h0(weights_dq_state *state, const weights_dq_input
     for (i = 0; i < 8; ++i) {
         const int32_t v0 = weights_dq_priv_1_h0_0_bias[i]; /* [-8, 5] */
         const int32_t v1 = weights_dq_priv_1_h0_1_threshold[i]; /* [69, 116] */
-        const int32_t v4 = base_4 + 2 * (int32_t)state->scratch.h0_sums.fan_in_4[i]; /* [-752, 672] */
+        /* [-752, 672] */
+        const int32_t v4 = base_4 + 2 * (int32_t)state->scratch.h0_sums.fan_in_4[i];
         const int32_t v5 = state->h0_u[i]; /* [-128, 127] */
         const int32_t v6 = v4 + v0; /* [-760, 677] */
         const int32_t v7 = v5 * 59; /* [-7552, 7493] */
@@ -703,7 +716,8 @@ static void weights_dq_priv_1_h0(weights_dq_state *state, const weights_dq_input
     }
 }
 
-/* h1: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 2 bits, dq */
+/* h1: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ * delayed; states 8 bits, uniform; weights 2 bits, dq */
 static void weights_dq_priv_2_h1(weights_dq_state *state)
 {
     uint_fast16_t i;
@@ -750,7 +764,8 @@ static void weights_dq_priv_2_h1(weights_dq_state *state)
     }
 }
 
-/* h2: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 3 bits, dq */
+/* h2: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ * delayed; states 8 bits, uniform; weights 3 bits, dq */
 static void weights_dq_priv_3_h2(weights_dq_state *state)
 {
     uint_fast16_t i;
@@ -795,7 +810,8 @@ static void weights_dq_priv_3_h2(weights_dq_state *state)
     }
 }
 
-/* h3: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 4 bits, dq */
+/* h3: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ * delayed; states 8 bits, uniform; weights 4 bits, dq */
 static void weights_dq_priv_4_h3(weights_dq_state *state)
 {
     uint_fast16_t i;
@@ -840,7 +856,8 @@ static void weights_dq_priv_4_h3(weights_dq_state *state)
     }
 }
 
-/* h4: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 5 bits, dq */
+/* h4: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ * delayed; states 8 bits, uniform; weights 5 bits, dq */
 static void weights_dq_priv_5_h4(weights_dq_state *state)
 {
     uint_fast16_t i;
@@ -902,7 +919,8 @@ static void weights_dq_priv_5_h4(weights_dq_state *state)
     }
 }
 
-/* h5: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 6 bits, dq */
+/* h5: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ * delayed; states 8 bits, uniform; weights 6 bits, dq */
 static void weights_dq_priv_6_h5(weights_dq_state *state)
 {
     uint_fast16_t i;
@@ -944,7 +962,8 @@ static void weights_dq_priv_6_h5(weights_dq_state *state)
     }
 }
 
-/* h6: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 7 bits, dq */
+/* h6: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ * delayed; states 8 bits, uniform; weights 7 bits, dq */
 static void weights_dq_priv_7_h6(weights_dq_state *state)
 {
     uint_fast16_t i;
@@ -988,7 +1007,8 @@ static void weights_dq_priv_7_h6(weights_dq_state *state)
     }
 }
 
-/* h7: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 8 bits, dq */
+/* h7: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ * delayed; states 8 bits, uniform; weights 8 bits, dq */
 static void weights_dq_priv_8_h7(weights_dq_state *state)
 {
     uint_fast16_t i;
@@ -1164,32 +1184,35 @@ uint32_t weights_dq_classify(weights_dq_state *state, const weights_dq_input *in
 #ifdef WEIGHTS_DQ_SELF_TEST
 /* The inputs of 10 steps. */
 static const weights_dq_input weights_dq_priv_test_input[640] = {
-    0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0,
-    0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0,
-    6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0,
-    0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0
+    0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15,
+    5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16,
+    15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0,
+    0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15,
+    3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6,
+    16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0,
+    0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16,
+    16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0,
+    0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1,
+    0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5,
+    15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0,
+    6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5,
+    0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16,
+    15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0,
+    0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15,
+    3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6,
+    16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0,
+    0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16,
+    16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0,
+    0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1,
+    0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5,
+    15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0
 };
 
 /* After each step, FNV-1a over every state, spike and output as 32-bit words. */
 static const uint32_t weights_dq_priv_test_hash[10] = {
-    1916198662u, 1375853147u, 357067533u, 3987668204u, 4228803774u, 3027395847u, 3427291481u, 798532774u, 429869534u,
-    3947385795u
+    1916198662u, 1375853147u, 357067533u, 3987668204u, 4228803774u, 3027395847u, 3427291481u,
+        798532774u,
+    429869534u, 3947385795u
 };
 
 static uint32_t weights_dq_priv_hash(uint32_t hash, int32_t value)

@@ -2,23 +2,31 @@
  *
  * network  sha256:c6a16d8e1492e91453b5679fc4eeede2377a0a3cb75652fdec3b0f00a0e5cc17
  * input    64 integers a step, [0, 16], fxp-u5/0; encoder direct, 10 steps a sample
- * h0       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 2 bits, maqd
- * h1       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 3 bits, maqd
- * h2       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 4 bits, maqd
- * h3       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 5 bits, maqd
- * h4       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 6 bits, maqd
- * h5       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 7 bits, maqd
- * h6       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 8 bits, maqd
+ * h0       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ *          delayed; states 8 bits, uniform; weights 2 bits, maqd
+ * h1       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ *          delayed; states 8 bits, uniform; weights 3 bits, maqd
+ * h2       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ *          delayed; states 8 bits, uniform; weights 4 bits, maqd
+ * h3       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ *          delayed; states 8 bits, uniform; weights 5 bits, maqd
+ * h4       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ *          delayed; states 8 bits, uniform; weights 6 bits, maqd
+ * h5       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ *          delayed; states 8 bits, uniform; weights 7 bits, maqd
+ * h6       8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ *          delayed; states 8 bits, uniform; weights 8 bits, maqd
  * readout  10 neurons; neuron li; pool last; states 8 bits, uniform; weights 8 bits, maqd
  * output   10 integers, [-128, 127], fxp-s8/0
  *
  * integers:     two's complement
  * right shift:  arithmetic, half up: floor((x + 2^(s-1)) / 2^s)
  * overflow:     none: every value is proven to fit in 32 bits
- * order:        layers in sequence; all ops read old states; states are committed at the end of their layer
+ * order:        layers in sequence; all ops read old states; states are committed at the end of
+ *               their layer
  * decision:     argmax of the output, ties to the lowest index
  *
- * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in units of 2^2 accumulator units.
+ * Formats are fxpmath's: fxp-s8/-2 is a signed 8-bit word that counts in 2^2 accumulator units.
  * C99, <stdint.h> alone; no heap, no float, no recursion, no static memory but constants.
  *
  * In exactly one .c file:
@@ -36,7 +44,8 @@ extern "C" {
 #endif
 
 #define WEIGHTS_MAQD_GENERATOR "quantal 0.1.0"
-#define WEIGHTS_MAQD_DIGEST "sha256:c6a16d8e1492e91453b5679fc4eeede2377a0a3cb75652fdec3b0f00a0e5cc17"
+#define WEIGHTS_MAQD_DIGEST \
+    "sha256:c6a16d8e1492e91453b5679fc4eeede2377a0a3cb75652fdec3b0f00a0e5cc17"
 #define WEIGHTS_MAQD_INPUTS 64
 #define WEIGHTS_MAQD_INPUT_MIN (0)
 #define WEIGHTS_MAQD_INPUT_MAX 16
@@ -46,7 +55,7 @@ extern "C" {
 /* One input: [0, 16], fxp-u5/0. Values outside would void the proof that nothing overflows. */
 typedef uint8_t weights_maqd_input;
 
-/* All memory that the network needs. The caller owns it; one for each stream that runs at the same time. */
+/* All memory that the network needs. The caller owns it: one for each stream at the same time. */
 typedef struct {
     int8_t h0_u[8]; /* [-128, 127], fxp-s8/0 */
     uint8_t h0_spike[8]; /* [0, 1], fxp-u1/0 */
@@ -95,17 +104,19 @@ typedef struct {
 /* Before the first step, and before each new sample. */
 void weights_maqd_reset(weights_maqd_state *state);
 
-/* One step: reads WEIGHTS_MAQD_INPUTS inputs, writes WEIGHTS_MAQD_OUTPUTS outputs, [-128, 127], fxp-s8/0. */
+/* One step: reads 64 inputs and writes 10 outputs, [-128, 127], fxp-s8/0. */
 void weights_maqd_step(weights_maqd_state *state, const weights_maqd_input *in, int32_t *out);
 
 /* The index of the greatest output; of equal ones the lowest. */
 uint32_t weights_maqd_argmax(const int32_t *out);
 
 /* Resets, runs `steps` steps on in[steps][WEIGHTS_MAQD_INPUTS], and returns the class. */
-uint32_t weights_maqd_classify(weights_maqd_state *state, const weights_maqd_input *in, uint32_t steps);
+uint32_t weights_maqd_classify(weights_maqd_state *state, const weights_maqd_input *in,
+    uint32_t steps);
 
 #ifdef WEIGHTS_MAQD_SELF_TEST
-/* Replays a golden vector of 10 steps. 0: every state, spike and output equal; n > 0: step n - 1 differs. */
+/* Replays a golden vector of 10 steps. 0: every state, spike and output is equal;
+ * n > 0: step n - 1 differs. */
 uint32_t weights_maqd_self_test(weights_maqd_state *state);
 #endif
 
@@ -616,7 +627,8 @@ static const int8_t weights_maqd_priv_8_readout_fan_in[8][10] = {
     }
 };
 
-/* h0: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 2 bits, maqd */
+/* h0: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ * delayed; states 8 bits, uniform; weights 2 bits, maqd */
 static void weights_maqd_priv_1_h0(weights_maqd_state *state, const weights_maqd_input *in)
 {
     uint_fast16_t i;
@@ -662,7 +674,8 @@ static void weights_maqd_priv_1_h0(weights_maqd_state *state, const weights_maqd
     }
 }
 
-/* h1: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 3 bits, maqd */
+/* h1: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ * delayed; states 8 bits, uniform; weights 3 bits, maqd */
 static void weights_maqd_priv_2_h1(weights_maqd_state *state)
 {
     uint_fast16_t i;
@@ -721,7 +734,8 @@ static void weights_maqd_priv_2_h1(weights_maqd_state *state)
     }
 }
 
-/* h2: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 4 bits, maqd */
+/* h2: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ * delayed; states 8 bits, uniform; weights 4 bits, maqd */
 static void weights_maqd_priv_3_h2(weights_maqd_state *state)
 {
     uint_fast16_t i;
@@ -766,7 +780,8 @@ static void weights_maqd_priv_3_h2(weights_maqd_state *state)
     }
 }
 
-/* h3: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 5 bits, maqd */
+/* h3: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ * delayed; states 8 bits, uniform; weights 5 bits, maqd */
 static void weights_maqd_priv_4_h3(weights_maqd_state *state)
 {
     uint_fast16_t i;
@@ -847,7 +862,8 @@ static void weights_maqd_priv_4_h3(weights_maqd_state *state)
     }
 }
 
-/* h4: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 6 bits, maqd */
+/* h4: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ * delayed; states 8 bits, uniform; weights 6 bits, maqd */
 static void weights_maqd_priv_5_h4(weights_maqd_state *state)
 {
     uint_fast16_t i;
@@ -889,7 +905,8 @@ static void weights_maqd_priv_5_h4(weights_maqd_state *state)
     }
 }
 
-/* h5: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 7 bits, maqd */
+/* h5: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ * delayed; states 8 bits, uniform; weights 7 bits, maqd */
 static void weights_maqd_priv_6_h5(weights_maqd_state *state)
 {
     uint_fast16_t i;
@@ -946,7 +963,8 @@ static void weights_maqd_priv_6_h5(weights_maqd_state *state)
     }
 }
 
-/* h6: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing delayed; states 8 bits, uniform; weights 8 bits, maqd */
+/* h6: 8 neurons; fires level > threshold, strictly; neuron lif; reset subtract; reset timing
+ * delayed; states 8 bits, uniform; weights 8 bits, maqd */
 static void weights_maqd_priv_7_h6(weights_maqd_state *state)
 {
     uint_fast16_t i;
@@ -1098,7 +1116,8 @@ uint32_t weights_maqd_argmax(const int32_t *out)
     return best;
 }
 
-uint32_t weights_maqd_classify(weights_maqd_state *state, const weights_maqd_input *in, uint32_t steps)
+uint32_t weights_maqd_classify(weights_maqd_state *state, const weights_maqd_input *in,
+    uint32_t steps)
 {
     int32_t out[WEIGHTS_MAQD_OUTPUTS] = {0};
     uint32_t t;
@@ -1112,32 +1131,35 @@ uint32_t weights_maqd_classify(weights_maqd_state *state, const weights_maqd_inp
 #ifdef WEIGHTS_MAQD_SELF_TEST
 /* The inputs of 10 steps. */
 static const weights_maqd_input weights_maqd_priv_test_input[640] = {
-    0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0,
-    0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0,
-    6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0,
-    0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6,
-    13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0,
-    4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0
+    0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15,
+    5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16,
+    15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0,
+    0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15,
+    3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6,
+    16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0,
+    0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16,
+    16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0,
+    0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1,
+    0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5,
+    15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0,
+    6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5,
+    0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16,
+    15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0,
+    0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15,
+    3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6,
+    16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0,
+    0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1, 0, 0, 8, 16, 16,
+    16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5, 15, 12, 0, 0, 0,
+    0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0, 0, 6, 13, 5, 8, 8, 1,
+    0, 0, 8, 16, 16, 16, 16, 6, 0, 0, 6, 16, 9, 6, 4, 0, 0, 0, 6, 16, 16, 15, 5, 0, 0, 0, 0, 4, 5,
+    15, 12, 0, 0, 0, 0, 0, 3, 16, 9, 0, 0, 0, 1, 8, 13, 15, 3, 0, 0, 0, 4, 16, 15, 3, 0, 0, 0
 };
 
 /* After each step, FNV-1a over every state, spike and output as 32-bit words. */
 static const uint32_t weights_maqd_priv_test_hash[10] = {
-    2781757411u, 2880620611u, 485015827u, 2417694727u, 367463042u, 2459026935u, 2713581974u, 3493849268u, 1113146368u,
-    564524549u
+    2781757411u, 2880620611u, 485015827u, 2417694727u, 367463042u, 2459026935u, 2713581974u,
+        3493849268u,
+    1113146368u, 564524549u
 };
 
 static uint32_t weights_maqd_priv_hash(uint32_t hash, int32_t value)
