@@ -144,7 +144,7 @@ def _lower_layer(layer: SpikingLayer, network: SpikingNetwork, current_wanted: b
         total = total if integers.bias is None else ops.add(total, integers.bias)
         name = names.current(config.name)
         said = {"neuron": "none", "current": f"of {config.name}"} | _semantics_of_weights(layer)
-        made.append(Layer(name, config.size, said, tuple(ops.ops), (), weights, total, "current"))
+        made.append(Layer(name, config.size, said, tuple(ops.ops), (), weights, total, "current", ops.labels))
         ops, weights = Builder(), {}
         total, integers = ops.input(name), tabled(ops)
         integers = replace(integers, bias=None)
@@ -172,6 +172,7 @@ def _lower_layer(layer: SpikingLayer, network: SpikingNetwork, current_wanted: b
             weights=weights,
             output=output,
             output_name=layer.neuron.output_name,
+            labels=ops.labels,
         )
     )
     return made

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 from quantal.export.base.errors import BadInput, ExecutorError
 from quantal.export.base.fixed import Ints
 from quantal.export.build import Build
+from quantal.export.ir import interpret
 from quantal.export.run import EXECUTORS
 from quantal.export.run.bounds import GENEROUS, Bounds
 from quantal.export.run.runner import Runner
@@ -47,10 +49,15 @@ def verify(
 
 def _compare(comparison: Comparison, build: Build, run: Runner, x: Ints, reference: dict[str, np.ndarray]) -> None:
     """Compares a batch; after the first, where that is equal, what else a program may call."""
-    first = comparison.samples == 0
+    first, before = comparison.samples == 0, comparison.samples
     comparison.add(reference, run(x))
+    if comparison.first is not None and not comparison.first.values:
+        place = comparison.first
+        sample = x[place.sample - before, : place.step + 1].astype(np.int64)
+        values = interpret.labelled(build.network, sample, place.layer, place.neuron)
+        comparison.first = replace(place, values=values)
     if first and comparison.good and run.ask is not None:
-        comparison.add_answers(*run.ask(probe(build.network, x, reference)))
+        comparison.add_answers(*run.ask(probe(build.network, x, reference, build.macros)))
 
 
 def batched(x: Ints, trace: dict[str, np.ndarray], size: int) -> Batches:

@@ -90,7 +90,8 @@ def good_row(build: Build, executor: str, samples: int = 5, *, asked: bool = Tru
 def answers(build: Build, executor: str, samples: int) -> int:
     """How many values the functions give that an executor has beside its run."""
     x, reference = build.vectors()
-    asked = probe(build.network, x[:samples], {name: values[:samples] for name, values in reference.items()})
+    first = {name: values[:samples] for name, values in reference.items()}
+    asked = probe(build.network, x[:samples], first, build.macros)
     if executor in ("interpreter", "onnx"):
         return 0
     expected = asked.of_simulator() if executor == "simulator" else asked.of_header()
