@@ -7,6 +7,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+FACE := $(wildcard quantal/*.py quantal/py.typed)
 DEMO ?= build/demo
 DATA ?= data
 SUITE := $(BIN)/python -m pytest -n 2 --durations 10
@@ -69,10 +70,10 @@ clean:
 	rm -rf build .venv
 
 # The rooms under the name that they are installed by, for tools that read source: mypy here, and editors.
-build/names:
+build/names: $(FACE)
 	mkdir -p $@/quantal
-	ln -sfn ../../../qat ../../../export ../../../templates ../../../quantal/__init__.py ../../../quantal/__main__.py \
-	  ../../../quantal/py.typed $@/quantal/
+	ln -sfn $(addprefix ../../../,qat export templates $(FACE)) $@/quantal/
+	@touch $@
 
 .venv/ready-%: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import matplotlib
 import torch
-from quantal.qat.cli.commands import preset
+from quantal.qat.config.preset import preset
 from quantal.qat.data.registry import Dataset
 from quantal.qat.quantizers.weights import sum_of_sigmoids
 from quantal.qat.training.epochs import train_until

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from presets import quantal
 from quantal.export.base import files
-from quantal.qat.cli.commands import preset
+from quantal.qat.config.preset import preset
 from quantal.qat.config.schema import Config, Layer, Training
 
 MEANS = ("damping", "decay_rate", "clip", "adaptation_spread")

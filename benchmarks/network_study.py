@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 from deployment import deploy, instructions, size
-from quantal.qat.cli.commands import preset
 from quantal.qat.config import rules
 from quantal.qat.config.graph import placed
+from quantal.qat.config.preset import preset
 from quantal.qat.config.schema import Config, Layer, Training
 from quantal.qat.data.registry import Split
 from quantal.qat.training.batches import batches_of

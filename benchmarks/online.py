@@ -29,12 +29,12 @@ from unittest import mock
 
 import torch
 from quantal.export.base import portable
-from quantal.qat.cli.commands import preset, train_run
 from quantal.qat.config import schema
+from quantal.qat.config.preset import preset
 from quantal.qat.data.registry import load
 from quantal.qat.engine import cpu
 from quantal.qat.network.network import SpikingNetwork
-from quantal.qat.training import saf
+from quantal.qat.training import saf, sitting
 from quantal.qat.training.start import new_run
 from rich.progress import Progress
 from torch import Tensor
@@ -114,7 +114,8 @@ def digits(method: str, seed: int) -> float:
     chosen = replace(chosen, training=replace(chosen.training, method=method, seed=seed))
     data = load("digits", None)
     with tempfile.TemporaryDirectory() as folder:
-        return 100 * train_run(new_run(Path(folder) / "run", chosen, data), data, chosen.training.epochs)["accuracy"]
+        run = new_run(Path(folder) / "run", chosen, data)
+        return 100 * sitting.train(run, data, chosen.training.epochs, Progress(disable=True))["accuracy"]
 
 
 def main() -> None:

@@ -30,13 +30,16 @@ HARNESS = (
 
 
 @contextmanager
-def machine_for(build: Build, core: Core) -> Iterator[Machine]:
-    """The test program on an emulated core. Raises ExecutorError where it does not compile."""
+def machine_for(build: Build, core: Core, seconds: int | None = None) -> Iterator[Machine]:
+    """The test program on an emulated core. Raises ExecutorError where it does not compile, in so many seconds."""
     keep = (*HARNESS, *(f"{build.network.name}_{function}" for function in FUNCTIONS))
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         elf = Path(folder) / "test.elf"
         try:
-            compile_core(core, [build.test_program], elf, include=build.path, keep=keep, defines=("QUANTAL_BARE",))
+            defines = ("QUANTAL_BARE",)
+            compile_core(
+                core, [build.test_program], elf, include=build.path, keep=keep, defines=defines, seconds=seconds
+            )
         except CompileError as error:
             raise ExecutorError(f"{build.header}: does not compile for {core.name} ({error})") from None
         yield Machine(core, elf)
@@ -47,7 +50,7 @@ def on_core(core: Core) -> Callable[..., AbstractContextManager[Runner]]:
 
     @contextmanager
     def executor(build: Build, bounds: Bounds = GENEROUS) -> Iterator[Runner]:
-        with machine_for(build, core) as machine:
+        with machine_for(build, core, bounds.seconds) as machine:
             caller = _Caller(machine, build, bounds)
 
             def told(function: Callable[..., Any]) -> Callable[..., Any]:

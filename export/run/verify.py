@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from quantal.export.base.errors import BadInput, ExecutorError
@@ -15,9 +15,29 @@ from quantal.export.run.runner import Runner
 from quantal.export.verify.probes import probe
 from quantal.export.verify.vectors import Comparison
 
+BATCH = 250
+"""Samples that are compared at a time."""
 Batches = Iterable[tuple[Ints, dict[str, np.ndarray]]]
 Failure = BadInput | ExecutorError | OSError
 """Why an executor cannot run here, or did not to its end."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What executors are compared with. batches: gives (input, trace), so many samples at a time, anew at each call."""
+
+    samples: int
+    batches: Callable[[int], Batches]
+
+
+def stored(build: Build, samples: int | None = None) -> Reference:
+    """The golden vectors of the build, or the first of them. Raises BadInput where there are not that many."""
+    x, trace = build.vectors()
+    if samples is not None:
+        if not 1 <= samples <= len(x):
+            raise BadInput(f"--samples: {build.path} holds vectors of {len(x)} samples, not {samples}; name the run")
+        x, trace = x[:samples], {name: values[:samples] for name, values in trace.items()}
+    return Reference(len(x), lambda size: batched(x, trace, size))
 
 
 def verify(

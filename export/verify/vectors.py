@@ -84,6 +84,10 @@ class Mismatch:
     record: str
     values: Mapping[str, int] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        place = f"sample {self.sample}, step {self.step}, layer {self.layer}, {self.record} of neuron {self.neuron}"
+        return f"{place}: expected {self.expected}, got {self.got}"
+
 
 @dataclass
 class Comparison:

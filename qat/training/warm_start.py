@@ -8,8 +8,9 @@ from functools import partial
 
 import torch
 from quantal.export.base.errors import BadInput
+from quantal.qat.network.flow import Flow
 from quantal.qat.network.layer import SpikingLayer
-from quantal.qat.network.network import Flow, SpikingNetwork
+from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.quantizers import calibration
 from quantal.qat.quantizers.calibration import InHindsight
 from quantal.qat.quantizers.weights import Lsq
@@ -135,7 +136,7 @@ def _calibrate(
         ranges = [(-reach * low, reach * high) for low in (0.5, 1, 2, 4, 8, 16) for high in (1.25, 2, 4, 8, 16)]
     else:
         worth = teacher.unit.squeeze(1) * row
-        worth = worth if teacher.norm is None else worth * teacher.norm.affine(None)[1]
+        worth = worth if teacher.norm is None else worth * teacher.norm.affine()[1]
         membrane = teacher.integers().params.grid.decode(flow.network.ops, code) * layer.of_neurons(worth)
         ranges = [_range(membrane, method)]
     tried = []

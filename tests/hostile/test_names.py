@@ -128,6 +128,7 @@ NAMES = st.sampled_from(
 @example("a", "b", "a_delay1", "net")
 @example("a", "b", "a_delay2", "net")
 @example("a", "input_delay1", "c", "net")
+@example("main", "b", "c", "main")
 @example(LONG, "l" * 31, "l" * 30, LONG)
 @example("a", "a_u", "a_line", "a_priv_1")
 @example("a", "b", "c", "net_encoder")

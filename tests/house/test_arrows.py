@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 from quantal.export.build import Build
-from quantal.export.cli.main import COMMANDS, REFERENCE
+from quantal.export.cli.commands import COMMANDS, REFERENCE
 from support.networks import input_for, write
 from support.programs import random_program
 from support.sources import PATHS, ROOT, imports
@@ -39,14 +39,17 @@ QAT = {
     "qat.network": {"export.base", "qat.arithmetic", "qat.config", "qat.data", "qat.engine", "qat.quantizers"},
     "qat.lower": {"export.base", "export.ir", "export.proof", "qat.arithmetic", "qat.network"},
     "qat.training": {
-        *("export.base", "export.emit.c", "qat.arithmetic", "qat.config", "qat.data", "qat.lower", "qat.network"),
-        "qat.quantizers",
+        *("export.base", "export.emit.c", "qat.arithmetic", "qat.config", "qat.data", "qat.engine", "qat.lower"),
+        *("qat.network", "qat.quantizers"),
     },
     "qat.methods": {"export.base", "qat.config", "qat.data", "qat.network", "qat.training"},
+    "qat.reference": {
+        *("export.base", "export.build", "export.network_file", "export.run", "export.verify"),
+        *("qat.data", "qat.lower", "qat.network", "qat.training"),
+    },
     "qat.cli": {
-        *("export.base", "export.build", "export.cli", "export.network_file", "export.run", "export.verify"),
-        *("qat.config", "qat.data", "qat.engine", "qat.lower", "qat.methods", "qat.network", "qat.quantizers"),
-        "qat.training",
+        *("export.base", "export.build", "export.cli", "export.report", "export.run"),
+        *("qat.config", "qat.data", "qat.methods", "qat.quantizers", "qat.reference", "qat.training"),
     },
 }
 ROOMS = EXPORT | QAT
@@ -60,7 +63,7 @@ PACKAGES = {
     "numpy": {
         *("export.base", "export.build", "export.emit.c", "export.emit.onnx", "export.encoders", "export.ir"),
         *("export.network_file", "export.proof", "export.run", "export.verify"),
-        *("qat.data", "qat.lower", "qat.network", "qat.training"),
+        *("qat.data", "qat.lower", "qat.network", "qat.reference", "qat.training"),
     },
     "onnx": {"export.emit.onnx"},
     "onnxruntime": {"export.run"},
@@ -76,7 +79,10 @@ PACKAGES = {
 }
 
 # Modules of rooms that torch may enter, which run without it all the same.
-NO_TORCH = {"qat.arithmetic.grids", "qat.arithmetic.neurons", "qat.engine.adjoint", "qat.data"}
+NO_TORCH = {
+    *(f"qat.arithmetic.{name}" for name in ("grids", "neurons", "ops", "wiring")),
+    *("qat.engine.adjoint", "qat.data"),
+}
 IMPORTS = {module: imports(path) for module, path in PATHS.items()}
 
 
@@ -117,9 +123,14 @@ def test_only_the_lazy_commands_of_the_entry_point_name_qat() -> None:
     names = {
         module for module, path in PATHS.items() if module.startswith("export") and "qat." in path.read_text("utf-8")
     }
-    assert names == {"export.cli.main"}
+    assert names == {"export.cli.commands"}
     for where in (*(where for where, _ in COMMANDS.values()), REFERENCE):
-        assert room(where.partition(":")[0].removeprefix("quantal.")) in {"export.cli", "qat.cli"}
+        assert room(where.partition(":")[0].removeprefix("quantal.")) in {"export.cli", "qat.cli", "qat.reference"}
+
+
+def test_nothing_takes_from_the_face() -> None:
+    face = {"quantal", "quantal._builds", "quantal._runs", "_builds", "_runs"}
+    assert {module for module, names in IMPORTS.items() if names & face} == set()
 
 
 def test_rooms_take_from_outside_what_the_table_says() -> None:
@@ -131,9 +142,10 @@ def test_rooms_take_from_outside_what_the_table_says() -> None:
 
 
 def test_neurons_know_their_grids_alone_and_data_needs_no_torch() -> None:
-    for module, known in (("grids", set()), ("neurons", {"qat.arithmetic.grids"})):
+    for module, known in (("grids", set()), ("ops", set()), ("neurons", {"grids"}), ("wiring", {"neurons", "ops"})):
         names = IMPORTS[f"qat.arithmetic.{module}"]
-        assert {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names} == known
+        others = {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names}
+        assert others == {f"qat.arithmetic.{name}" for name in known}
     without = {module for module in PATHS if any(f"{module}.".startswith(f"{name}.") for name in NO_TORCH)}
     assert {module for module in without if "torch" in {name.partition(".")[0] for name in all_of(module)}} == {
         "qat.data.augmentation"  # its configuration's schema knows the names of quantizers
@@ -193,5 +205,5 @@ def test_verify_and_cost_need_neither_torch_nor_qat(build: Build) -> None:
 @pytest.mark.parametrize("arguments", [["train", "--out", "x"], ["demo"], ["export", "x", "--out", "y"]])
 def test_what_needs_torch_says_so_in_one_line(arguments: list[str]) -> None:
     done = without_torch_and_qat(*arguments)
-    line = "quantal: this command needs torch, which is not installed here\n"
+    line = "quantal: this needs torch, which is not installed here: pip install quantal\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line)

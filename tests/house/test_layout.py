@@ -18,7 +18,6 @@ LONGEST, LONGEST_OF_TESTS = 400, 500
 LONGER = {
     "benchmarks/train_step.py": 416,
     "qat/engine/adjoint.py": 406,
-    "qat/network/layer.py": 537,
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from quantal.export.base.errors import BadInput
-from quantal.qat.cli.commands import train
+from quantal.qat.cli.train import train
 from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
 from quantal.qat.data.registry import Dataset, Split
 from quantal.qat.training.epochs import batch_gradients, train_until

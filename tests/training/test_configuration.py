@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quantal.qat.arithmetic.neurons import NEURONS
-from quantal.qat.cli.commands import PRESETS, preset
 from quantal.qat.config import config_file, rules
+from quantal.qat.config.preset import PRESETS, preset
 from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
 from quantal.qat.quantizers.normalization import NORMS
 from quantal.qat.quantizers.states import STATE_QUANTIZERS

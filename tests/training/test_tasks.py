@@ -12,14 +12,15 @@ import torch
 from click.testing import CliRunner
 from quantal.export.base.errors import BadInput
 from quantal.export.build import Build
-from quantal.export.cli.main import verify
+from quantal.export.cli.verify import verify
 from quantal.export.ir.interpret import run as interpreted
-from quantal.qat.cli.commands import export, train
+from quantal.qat.cli.export import export
+from quantal.qat.cli.train import train
 from quantal.qat.config import config_file, rules
 from quantal.qat.config.schema import LOSSES, Config, Encoder, Layer, Task, Training
 from quantal.qat.data.registry import Dataset, Split, load
 from quantal.qat.lower import exact_dtype, lower
-from quantal.qat.network.network import hard_trace
+from quantal.qat.network.trace import hard_trace
 from quantal.qat.training import objectives
 from quantal.qat.training.epochs import batch_gradients, train_until
 from quantal.qat.training.measure import measure

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from quantal.export.base.errors import BadInput
 from quantal.export.build import Build
-from quantal.export.cli import main
+from quantal.export.cli import verify
 from quantal.export.ir.interpret import Trace
 from quantal.export.run import EXECUTORS
+from quantal.export.run.verify import Reference
 from quantal.export.verify import vectors
 from quantal.export.verify.probes import probe
 from support.commands import Done, quantal
@@ -182,7 +183,7 @@ def test_the_sample_is_named_whatever_the_batches(
     build = replace(good, path=shutil.copytree(good.path, tmp_path / "build"))
     (build.path / "vectors.npz").write_bytes(vectors.dumps(x, changed))
     sign(build.path)
-    monkeypatch.setattr(main, "BATCH", size)
+    monkeypatch.setattr(verify, "BATCH", size)
     first = {"sample": 3, "step": 2, "layer": "second", "neuron": 1, "record": "u"}
     first |= {"expected": int(changed["second.u"][3, 2, 1]), "got": int(trace["second.u"][3, 2, 1])}
     done = quantal("verify", build.path, "--on", "interpreter", "--json")
@@ -284,7 +285,7 @@ def test_a_program_that_stops_early_fails(spoiled: Build) -> None:
 
 
 def test_an_executor_that_compared_nothing_fails(good: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "reference_for", lambda *_: (lambda: (0, iter(())), ()))
+    monkeypatch.setattr(verify, "reference_for", lambda *_: (Reference(0, lambda _: iter(())), ()))
     done = quantal("verify", good.path, "--on", "interpreter")
     assert (done.code, done.err) == (1, "quantal: interpreter: nothing was compared\n")
 
