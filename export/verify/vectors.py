@@ -86,7 +86,9 @@ class Mismatch:
 
     def __str__(self) -> str:
         place = f"sample {self.sample}, step {self.step}, layer {self.layer}, {self.record} of neuron {self.neuron}"
-        return f"{place}: expected {self.expected}, got {self.got}"
+        values = ", ".join(f"{label} {value}" for label, value in self.values.items())
+        there = f"; by network.json there: {values}" if values else ""
+        return f"{place}: expected {self.expected}, got {self.got}{there}"
 
 
 @dataclass
