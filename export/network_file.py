@@ -63,7 +63,10 @@ def _layer_to_json(layer: Layer, intervals: Sequence[Interval]) -> dict[str, Any
         "name": layer.name,
         "size": layer.size,
         "semantics": dict(layer.semantics),
-        "ops": [_op_to_json(*pair) for pair in zip(layer.ops, intervals, strict=True)],
+        "ops": [
+            _op_to_json(op, interval) | ({"label": layer.labels[index]} if index in layer.labels else {})
+            for index, (op, interval) in enumerate(zip(layer.ops, intervals, strict=True))
+        ],
         "states": [
             {f.name: getattr(s, f.name) for f in fields(StateVar) if f.name != "delay" or s.delay > 1}
             | {"dtype": fixed.dtype_name(s.lo, s.hi, s.fraction)}
@@ -212,15 +215,17 @@ def _scalar(field: _Field) -> str | int:
 
 def _layer(field: _Field) -> Layer:
     field.keys("name", "size", "semantics", "ops", "states", "weights", "output", "output_name")
+    ops = field["ops"].items()
     return Layer(
         name=field["name"].identifier(),
         size=field["size"].integer(1, 2**16),
         semantics={key: value.words() for key, value in field["semantics"].mapping().items()},
-        ops=tuple(_op(op) for op in field["ops"].items()),
+        ops=tuple(map(_op, ops)),
         states=tuple(_state(state) for state in field["states"].items()),
         weights={name: _matrix(value) for name, value in field["weights"].mapping().items()},
         output=field["output"].integer(0),
         output_name=field["output_name"].identifier(),
+        labels={index: op["label"].identifier() for index, op in enumerate(ops) if "label" in op.value},
     )
 
 
@@ -252,5 +257,5 @@ def _op(field: _Field) -> Op:
         raise field["op"].fail("one of " + " ".join(OPS))
     free = {f.name for f in fields(kind) if f.default == ()} - field.value.keys()  # what is empty is not written
     types = {name: hint for name, hint in get_type_hints(kind).items() if name not in free}
-    field.keys(*types, "op", "interval")
+    field.keys(*types, "op", "interval", *({"label"} & field.value.keys()))
     return kind(**{name: _READERS[hint](field[name]) for name, hint in types.items()})

@@ -130,7 +130,7 @@ def _lower_layer(layer: SpikingLayer, network: SpikingNetwork, current_wanted: b
     if current_wanted:
         name = names.current(config.name)
         said = {"neuron": "none", "current": f"of {config.name}"} | _semantics_of_weights(layer)
-        made.append(Layer(name, config.size, said, tuple(ops.ops), (), weights, product, "current"))
+        made.append(Layer(name, config.size, said, tuple(ops.ops), (), weights, product, "current", ops.labels))
         ops, weights = Builder(), {}
         product = ops.input(name)
         wires = replace(_wires(ops, layer)[1], shifts=wires.shifts, bias=None)
@@ -148,6 +148,7 @@ def _lower_layer(layer: SpikingLayer, network: SpikingNetwork, current_wanted: b
             weights=weights | fed_back,
             output=output,
             output_name=layer.neuron.output_name,
+            labels=ops.labels,
         )
     )
     return made

@@ -93,7 +93,7 @@ def check_emitted(network: Network) -> tuple[str, str]:
     assert {f"{network.name}_{verb}" for verb in ("reset", "step", "argmax", "classify")} <= made
     assert [name for name in made if "__" in name or name.startswith("_") or name.endswith("__")] == []
     assert [name for name in made if name in names._KEYWORDS] == []
-    return header, emit_test(proven)
+    return header, emit_test(proven, "")
 
 
 def compile_all(folder: Path, name: str, header: str, program: str) -> None:
