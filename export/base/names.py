@@ -27,6 +27,13 @@ _KEYWORDS = frozenset(
     typeid typename typeof typeof_unqual union unsigned using virtual void volatile while xor xor_eq
     """.split()
 )
+# Alone, a name may be a macro or a keyword of some compiler; as a part of another it is none.
+NEVER_ALONE = frozenset(
+    """
+    arm avr bit data far hpux huge i386 idata interrupt linux m68k mips mipsel near pdata pdp11 pic pixel powerpc
+    ppc sbit sfr sh sparc spe sun unix vax vector xdata
+    """.split()
+)
 _HARNESS = "harness"  # with which the test program's own symbols begin
 
 # NAME.h beside a program's sources is found before the system's header of that name, by #include <NAME.h> too.
