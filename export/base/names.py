@@ -175,5 +175,19 @@ def check_fields(layers: Iterable[Fields], where: str) -> None:
 
 # ---- the header
 
+MACROS = frozenset(
+    """
+    arm cdecl complex daylight environ errno far hpux huge i386 imaginary interface linux m68k mips near noreturn pascal
+    powerpc small sparc stderr stdin stdout sun timezone unix vax win32
+    """.split()
+)
+"""Macros in small letters that compilers and systems have: no variable may be called so."""
+
+
+def of_header(network: str) -> set[str]:
+    """The names of types and functions in the network's header, which no variable may hide."""
+    return {f"{network}_{name}" for name in ("input", "sample", "state", "encoder", *FUNCTIONS)}
+
+
 FUNCTIONS = ("reset", "step", "argmax", "classify", "self_test", "encode", "encoder_reset")
 """What a program may call, after the network's name and an underscore; the last two where there is an encoder."""
