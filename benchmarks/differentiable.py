@@ -15,7 +15,9 @@ import torch
 from quantal.qat.cli.commands import preset
 from quantal.qat.data.registry import Dataset
 from quantal.qat.quantizers.weights import sum_of_sigmoids
-from quantal.qat.training.train import Run, load_data
+from quantal.qat.training.epochs import train_until
+from quantal.qat.training.run import Run, load_data
+from quantal.qat.training.start import new_run
 from rich.progress import Progress
 from study import write_figure
 from torch.nn import functional
@@ -81,9 +83,9 @@ def main() -> None:
     data, rows = load_data(config, None), []
     print("epoch,temperature,soft_loss,hard_loss,soft_accuracy,hard_accuracy")
     with tempfile.TemporaryDirectory() as folder:
-        run = Run.create(Path(folder) / "run", config, data)
+        run = new_run(Path(folder) / "run", config, data)
         for epoch in range(1, chosen.epochs + 1):
-            run.train(data, epoch, Progress(disable=True))
+            train_until(run, data, epoch, Progress(disable=True))
             (soft_loss, soft), (hard_loss, hard) = judged(run, data, True), judged(run, data, False)
             rows.append((epoch, epoch * chosen.temperature, soft_loss, hard_loss, soft, hard))
             print(",".join(f"{value:.4g}" for value in rows[-1]), flush=True)

@@ -23,7 +23,9 @@ from quantal.qat.config import config_file
 from quantal.qat.data.registry import load
 from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.network import hard_trace
-from quantal.qat.training.train import Run, load_data
+from quantal.qat.training.epochs import train_until
+from quantal.qat.training.run import Run, load_data
+from quantal.qat.training.start import new_run
 from rich.progress import Progress
 from scipy.io import savemat, wavfile
 
@@ -119,7 +121,7 @@ def _made(folder: Path, text: str, name: str) -> tuple[Run, Build]:
     """A run and a build of that configuration, trained on nothing."""
     config = config_file.loads(text, name)
     data = load_data(config, _data(folder))
-    run = Run.create(folder / f"{name}-run", config, data)
+    run = new_run(folder / f"{name}-run", config, data)
     lowered = lower(run.network, name)
     x = run.samples().x
     write_build(folder / f"{name}-build", lowered, x, hard_trace(run.network, x, exact_dtype(lowered)))
@@ -157,7 +159,7 @@ def _own(folder: Path) -> list[Reader]:
             "checkpoint.safetensors", checkpoint, (checkpoint.read_bytes(),), (a_header, a_weight),
             lambda: Run.open(dense.path),
         ),
-        Reader("metrics.jsonl", metrics, (lines,), TEXT, lambda: dense.train(data, 0, silent)),
+        Reader("metrics.jsonl", metrics, (lines,), TEXT, lambda: train_until(dense, data, 0, silent)),
     ]  # fmt: skip
 
 

@@ -22,7 +22,11 @@ from quantal.qat.config import rules
 from quantal.qat.config.graph import placed
 from quantal.qat.config.schema import Config, Layer, Training
 from quantal.qat.data.registry import Split
-from quantal.qat.training.train import Run, Start, batches_of, load_data
+from quantal.qat.training.batches import batches_of
+from quantal.qat.training.epochs import train_until
+from quantal.qat.training.measure import accuracy_of
+from quantal.qat.training.run import Run, load_data
+from quantal.qat.training.start import Start, new_run
 from quantizer_study import SETTINGS
 from study import SILENT, Rows, cell, numbers, parser, table
 
@@ -93,13 +97,13 @@ def work(task: str, name: str, seed: int, data: Path) -> list[tuple[str, ...]]:
     config, rows = network(task, name, seed), []
     given = load_data(config, data / FOLDERS[task])
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
-        full = Run.create(Path(folder) / "float", config, given)
+        full = new_run(Path(folder) / "float", config, given)
         for bits in BITS:
             run = full
             if bits != "float":
-                run = Run.create(Path(folder) / bits, quantized(config, int(bits)), given, Start(full, "mse"))
-            run.train(given, config.training.epochs, SILENT)
-            accuracy = 100 * run.accuracy(given.test, SILENT)
+                run = new_run(Path(folder) / bits, quantized(config, int(bits)), given, Start(full, "mse"))
+            train_until(run, given, config.training.epochs, SILENT)
+            accuracy = 100 * accuracy_of(run, given.test, SILENT)
             deployed: tuple[object, ...] = ("", "", "")
             if bits != "float":
                 build, mismatches = deploy(run, Path(folder) / f"build{bits}")

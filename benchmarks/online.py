@@ -35,7 +35,7 @@ from quantal.qat.data.registry import load
 from quantal.qat.engine import cpu
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.training import saf
-from quantal.qat.training.train import Run
+from quantal.qat.training.start import new_run
 from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional
@@ -114,7 +114,7 @@ def digits(method: str, seed: int) -> float:
     chosen = replace(chosen, training=replace(chosen.training, method=method, seed=seed))
     data = load("digits", None)
     with tempfile.TemporaryDirectory() as folder:
-        return 100 * train_run(Run.create(Path(folder) / "run", chosen, data), data, chosen.training.epochs)["accuracy"]
+        return 100 * train_run(new_run(Path(folder) / "run", chosen, data), data, chosen.training.epochs)["accuracy"]
 
 
 def main() -> None:

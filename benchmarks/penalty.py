@@ -23,7 +23,11 @@ import torch
 from deployment import deploy, instructions
 from pruning import FULL, config, trained
 from quantal.qat.data.registry import Dataset
-from quantal.qat.training.train import EVALUATION_BATCH, Run, Start, batches_of
+from quantal.qat.training.batches import EVALUATION_BATCH, batches_of
+from quantal.qat.training.epochs import train_until
+from quantal.qat.training.measure import accuracy_of
+from quantal.qat.training.run import Run
+from quantal.qat.training.start import Start, new_run
 from quantizer_study import dataset
 from study import SILENT, Rows, cell, numbers, parser, table, write_figure
 from torch import Tensor
@@ -45,11 +49,11 @@ def work(task: str, penalty: str, seed: int, folder_of_data: Path, out: Path) ->
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         wanted = config(task, seed, FULL, BITS)
         wanted = replace(wanted, training=replace(wanted.training, penalty=float(penalty)))
-        run = Run.create(Path(folder) / "run", wanted, data, Start(trained(task, seed, FULL, data, out), "gpfq"))
-        run.train(data, wanted.training.epochs, SILENT)
+        run = new_run(Path(folder) / "run", wanted, data, Start(trained(task, seed, FULL, data, out), "gpfq"))
+        train_until(run, data, wanted.training.epochs, SILENT)
         operations, rate = activity(run, data)
         build, mismatches = deploy(run, Path(folder) / "build")
-        accuracy, counted = 100 * run.accuracy(data.test, SILENT), instructions(build)
+        accuracy, counted = 100 * accuracy_of(run, data.test, SILENT), instructions(build)
     return [(task, penalty, seed, f"{accuracy:.2f}", f"{operations:.0f}", f"{rate:.4f}", counted, mismatches)]
 
 

@@ -31,7 +31,10 @@ from quantal.qat.config.schema import Config
 from quantal.qat.data.registry import Dataset
 from quantal.qat.methods import pruning
 from quantal.qat.methods.pruning import Cut
-from quantal.qat.training.train import Run, Start
+from quantal.qat.training.epochs import train_until
+from quantal.qat.training.measure import accuracy_of
+from quantal.qat.training.run import Run
+from quantal.qat.training.start import Start, new_run
 from quantizer_study import REAL_STATES, REAL_WEIGHTS, Row, dataset, network
 from study import SILENT, Rows, cell, numbers, parser, table
 
@@ -62,8 +65,8 @@ def config(task: str, seed: int, size: int, bits: int | str) -> Config:
 def trained(task: str, seed: int, size: int, data: Dataset, out: Path) -> Run:
     """The network in full precision, so wide from the beginning, in `out` once it has been trained."""
     path, wanted = out / f"{task}-{seed}-{size}", config(task, seed, size, "float")
-    run = Run.open(path) if path.exists() else Run.create(path, wanted, data)
-    run.train(data, wanted.training.epochs, SILENT)
+    run = Run.open(path) if path.exists() else new_run(path, wanted, data)
+    train_until(run, data, wanted.training.epochs, SILENT)
     return run
 
 
@@ -92,13 +95,13 @@ def work(task: str, method: str, size: int, seed: int, folder_of_data: Path, out
         start = trained(task, seed, size if method == "scratch" else FULL, data, out)
         if method == "staged":
             start = pruned(start, method, STAGE, seed, data, Path(folder) / "stage")
-            start.train(data, start.config.training.epochs, SILENT)
+            train_until(start, data, start.config.training.epochs, SILENT)
         if method not in ("full", "scratch"):
             start = pruned(start, method, size, seed, data, Path(folder) / "pruned")
         teacher = trained(task, seed, FULL, data, out) if method == "taught" else None
-        run = Run.create(Path(folder) / "run", wanted, data, Start(start, "gpfq"), teacher)
-        run.train(data, wanted.training.epochs, SILENT)
-        before, after = (100 * one.accuracy(data.test, SILENT) for one in (start, run))
+        run = new_run(Path(folder) / "run", wanted, data, Start(start, "gpfq"), teacher)
+        train_until(run, data, wanted.training.epochs, SILENT)
+        before, after = (100 * accuracy_of(one, data.test, SILENT) for one in (start, run))
         build, mismatches = deploy(run, Path(folder) / "build")
         return [(*key, f"{before:.2f}", f"{after:.2f}", size_of(build), instructions(build), mismatches)]
 

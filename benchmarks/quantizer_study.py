@@ -27,7 +27,10 @@ from deployment import deploy, size
 from quantal.qat.config import rules
 from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
 from quantal.qat.data.registry import Dataset, Split
-from quantal.qat.training.train import Run, Start, load_data
+from quantal.qat.training.epochs import train_until
+from quantal.qat.training.measure import accuracy_of
+from quantal.qat.training.run import Run, load_data
+from quantal.qat.training.start import Start, new_run
 from study import SILENT, Rows, parser
 
 STUDY = Rows(
@@ -183,18 +186,18 @@ def work(task: str, seed: int, job: Job, data: Path, out: Path) -> list[tuple[st
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         path, config = Path(folder) / "run", network(task, seed, job.trained)
         if job.trained.method == "scratch":
-            run = Run.create(path, config, given)
+            run = new_run(path, config, given)
         elif job.trained.method != "fp":
             how = "gpfq" if job.trained.weights[1] == "lsq" and job.trained.weights != REAL_WEIGHTS else "mse"
-            run = Run.create(path, config, given, Start(Run.open(full), how))
+            run = new_run(path, config, given, Start(Run.open(full), how))
         else:
-            run = Run.open(full) if full.exists() else Run.create(full, config, given)
-        run.train(given, config.training.epochs, SILENT)
+            run = Run.open(full) if full.exists() else new_run(full, config, given)
+        train_until(run, given, config.training.epochs, SILENT)
         rows = [measure(task, seed, job.trained, run, given, Path(folder) / "build")]
         for index, row in enumerate(job.after):
             config = network(task, seed, row)
             config = replace(config, training=replace(config.training, epochs=0))
-            quantized = Run.create(Path(folder) / f"run{index}", config, given, Start(run, row.calibration))
+            quantized = new_run(Path(folder) / f"run{index}", config, given, Start(run, row.calibration))
             rows.append(measure(task, seed, row, quantized, given, Path(folder) / f"build{index}"))
     return rows
 
@@ -204,7 +207,7 @@ def measure(task: str, seed: int, row: Row, run: Run, data: Dataset, folder: Pat
 
     bytes: constant tables and state of the compiled header on a Cortex-M4. Empty where nothing can be deployed.
     """
-    accuracy = run.accuracy(data.test, SILENT)
+    accuracy = accuracy_of(run, data.test, SILENT)
     record: dict[str, torch.Tensor] = {}
     x, _ = run.tensors(Split(data.test.x[:RATE_SAMPLES], data.test.y[:RATE_SAMPLES]), run.exact_dtype())
     with torch.no_grad():

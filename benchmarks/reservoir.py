@@ -20,7 +20,10 @@ from deployment import deploy
 from quantal.qat.config import rules
 from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
 from quantal.qat.data.registry import Dataset
-from quantal.qat.training.train import Run, load_data
+from quantal.qat.training.epochs import train_until
+from quantal.qat.training.measure import accuracy_of, spike_rates
+from quantal.qat.training.run import load_data
+from quantal.qat.training.start import new_run
 from study import SILENT, Rows, cell, numbers, parser, table
 
 STUDY = Rows(
@@ -65,11 +68,11 @@ def work(kind: str, rate: float, how: str, seed: int, folder_of_data: Path) -> l
     """One row."""
     config, data = network(kind, rate, how, seed), dataset(folder_of_data)
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
-        run = Run.create(Path(folder) / "run", config, data)
-        run.train(data, config.training.epochs, SILENT)
-        accuracy = 100 * run.accuracy(data.test, SILENT)
+        run = new_run(Path(folder) / "run", config, data)
+        train_until(run, data, config.training.epochs, SILENT)
+        accuracy = 100 * accuracy_of(run, data.test, SILENT)
         _, mismatches = deploy(run, Path(folder) / "build")
-    found = run.rates(data.test).get("hidden", float(run.encoded(data.test).x.mean()))
+    found = spike_rates(run, data.test).get("hidden", float(run.encoded(data.test).x.mean()))
     return [(kind, rate, how, seed, f"{found:.4f}", f"{accuracy:.2f}", mismatches)]
 
 

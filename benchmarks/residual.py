@@ -18,7 +18,10 @@ import torch
 from deployment import deploy
 from quantal.qat.config import config_file
 from quantal.qat.config.schema import Config
-from quantal.qat.training.train import Run, load_data
+from quantal.qat.training.epochs import batch_gradients, train_until
+from quantal.qat.training.measure import accuracy_of
+from quantal.qat.training.run import load_data
+from quantal.qat.training.start import new_run
 from study import SILENT, Rows, cell, table
 
 FIGURES = ("first_loss", "last_loss", "first_gradient", "last_gradient", "rate", "accuracy", "mismatches")
@@ -49,18 +52,18 @@ def work(blocks: int, norm: str, seed: int) -> list[tuple[object, ...]]:
     """One row: trains, exports and verifies one network."""
     data = load_data(config := network(blocks, norm, seed), None)
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
-        run = Run.create(Path(folder) / "run", config, data)
+        run = new_run(Path(folder) / "run", config, data)
         losses, gradients = [], []
         for epoch in range(EPOCHS):
             chosen = np.arange(0, len(data.train.y), 8)
-            added, *_ = run.gradients(data.train, chosen, run.exact_dtype())
+            added, *_ = batch_gradients(run, data.train, chosen, run.exact_dtype())
             total = torch.stack([p.grad.norm() for p in run.network.parameters() if p.grad is not None]).norm()
             losses.append(f"{added:.4f}")
             gradients.append(f"{float(total):.4g}")
-            run.train(data, epoch + 1, SILENT)
+            train_until(run, data, epoch + 1, SILENT)
         build, mismatches = deploy(run, Path(folder) / "build")
         _, trace = build.vectors()
-        accuracy = f"{100 * run.accuracy(data.test, SILENT):.2f}"
+        accuracy = f"{100 * accuracy_of(run, data.test, SILENT):.2f}"
     ends = (losses[0], losses[-1], gradients[0], gradients[-1])
     return [(blocks, norm, seed, *ends, f"{trace[f'outer{blocks}.spike'].mean():.4f}", accuracy, mismatches)]
 

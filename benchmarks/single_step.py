@@ -13,7 +13,10 @@ from pathlib import Path
 from deployment import deploy, instructions, size
 from quantal.qat.config import rules
 from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
-from quantal.qat.training.train import Run, load_data
+from quantal.qat.training.epochs import train_until
+from quantal.qat.training.measure import accuracy_of
+from quantal.qat.training.run import load_data
+from quantal.qat.training.start import new_run
 from study import SILENT, Rows, cell, numbers, parser, table
 
 STUDY = Rows(Path(__file__).with_suffix(".csv"), ("seed",), ("accuracy", "bytes", "instructions", "mismatches"))
@@ -34,10 +37,10 @@ def work(seed: int, data: Path) -> list[tuple[object, ...]]:
     """One row."""
     given = load_data(config := network(seed), data)
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
-        run = Run.create(Path(folder) / "run", config, given)
-        run.train(given, config.training.epochs, SILENT)
+        run = new_run(Path(folder) / "run", config, given)
+        train_until(run, given, config.training.epochs, SILENT)
         build, mismatches = deploy(run, Path(folder) / "build")
-        figures = f"{100 * run.accuracy(given.test, SILENT):.2f}", size(build), instructions(build), mismatches
+        figures = f"{100 * accuracy_of(run, given.test, SILENT):.2f}", size(build), instructions(build), mismatches
     return [(seed, *figures)]
 
 

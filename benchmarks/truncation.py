@@ -17,7 +17,8 @@ import torch
 from memory import resident
 from quantal.qat.config import schema
 from quantal.qat.data.common import Split
-from quantal.qat.training.train import Run
+from quantal.qat.training.epochs import batch_gradients
+from quantal.qat.training.run import Run
 
 
 def measured(steps: int, batch: int, hidden: int, truncate: int) -> list[float]:
@@ -32,7 +33,7 @@ def measured(steps: int, batch: int, hidden: int, truncate: int) -> list[float]:
     before, taken = resident(), []
     for _ in range(4):
         start = time.perf_counter()
-        run.gradients(split, np.arange(batch), torch.float32)
+        batch_gradients(run, split, np.arange(batch), torch.float32)
         run.optimizer.step()
         run.network.project()
         taken.append(1000 * (time.perf_counter() - start))

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from quantal.qat.cli.commands import export_run
-from quantal.qat.training.train import Run
+from quantal.qat.training.run import Run
 
 FOLDER = Path(__file__).resolve().parent
 

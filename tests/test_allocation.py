@@ -20,7 +20,9 @@ from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.network import SpikingNetwork, hard_trace
 from quantal.qat.quantizers.weights import Learned
 from quantal.qat.training.bit_widths import allocate, weight_bytes
-from quantal.qat.training.train import Run, load_data
+from quantal.qat.training.epochs import train_until
+from quantal.qat.training.run import Run, load_data
+from quantal.qat.training.start import new_run
 from rich.progress import Progress
 
 LAYERS = (
@@ -180,8 +182,8 @@ def test_a_run_settles_its_widths_by_its_gradients(tmp_path: Any) -> None:
     layers = (Layer("hidden", 24, weights="learned"), Layer("readout", 10, neuron="li", weights="learned"))
     config = Config(Task("digits"), Encoder(steps=4), layers, Training(epochs=3, budget=700))
     data = load_data(config, None)
-    run = Run.create(tmp_path / "run", config, data)
-    run.train(data, 3, Progress(disable=True))
+    run = new_run(tmp_path / "run", config, data)
+    train_until(run, data, 3, Progress(disable=True))
     assert weight_bytes(run.network) <= 700
     assert Run.open(tmp_path / "run").network.stack[0].weight_bits == widths(run.network)[0]
     assert lower(run.network, "network").layers[0].semantics["weights"].startswith(f"{widths(run.network)[0]} bits")

@@ -13,7 +13,9 @@ from quantal.qat.config import config_file
 from quantal.qat.config.schema import Augmentation, Config, Encoder, Layer, Task, Training
 from quantal.qat.data.augmentation import augmented, check
 from quantal.qat.data.registry import Dataset, Split
-from quantal.qat.training.train import Run
+from quantal.qat.training.epochs import train_until
+from quantal.qat.training.run import Run
+from quantal.qat.training.start import new_run
 from rich.progress import Progress
 
 SILENT = Progress(disable=True)
@@ -125,12 +127,12 @@ def test_labels_that_a_shift_has_moved_out_are_none_that_a_network_misses(data: 
     labels = np.zeros((20, STEPS), np.int64)
     config = configured(shift_time=STEPS - 1)
     config = replace(config, training=replace(config.training, loss="steps", rate=0.0, epochs=1))
-    run = Run.create(
+    run = new_run(
         tmp_path / "run", config, replace(data, train=Split(data.train.x, labels), test=Split(data.test.x, labels[:10]))
     )
     for parameter in run.network.stack[-1].matrices:
         parameter.data.zero_()
-    run.train(replace(data, train=Split(data.train.x, labels)), 1, SILENT)
+    train_until(run, replace(data, train=Split(data.train.x, labels)), 1, SILENT)
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["train_accuracy"] == 1.0
 
 
@@ -155,12 +157,12 @@ def test_the_data_set_itself_is_left_as_it_is(data: Dataset) -> None:
 
 
 def test_any_split_over_sittings_gives_the_same_bytes(data: Dataset, tmp_path: Path) -> None:
-    whole = Run.create(tmp_path / "whole", configured(**ALL), data)
-    whole.train(data, 2, SILENT)
-    Run.create(tmp_path / "parts", configured(**ALL), data).train(data, 1, SILENT)
-    Run.open(tmp_path / "parts").train(data, 2, SILENT)
-    plain = Run.create(tmp_path / "plain", configured(), data)
-    plain.train(data, 2, SILENT)
+    whole = new_run(tmp_path / "whole", configured(**ALL), data)
+    train_until(whole, data, 2, SILENT)
+    train_until(new_run(tmp_path / "parts", configured(**ALL), data), data, 1, SILENT)
+    train_until(Run.open(tmp_path / "parts"), data, 2, SILENT)
+    plain = new_run(tmp_path / "plain", configured(), data)
+    train_until(plain, data, 2, SILENT)
     written = [(tmp_path / name / "checkpoint.safetensors").read_bytes() for name in ("whole", "parts", "plain")]
     assert written[0] == written[1] != written[2]
     np.testing.assert_array_equal(whole.samples().x, data.test.x)
@@ -181,7 +183,7 @@ def test_what_makes_no_sense_is_refused(
     data: Dataset, tmp_path: Path, how: dict[str, Any], changes: dict[str, Any], words: list[str]
 ) -> None:
     with pytest.raises(BadInput) as error:
-        Run.create(tmp_path / "run", configured(**how), replace(data, **changes))
+        new_run(tmp_path / "run", configured(**how), replace(data, **changes))
     one_line(error, f"augmentation: {words[0]}", *words)
     assert not (tmp_path / "run").exists()
     check(Augmentation(), replace(data, plane=None), "npz")

@@ -501,7 +501,7 @@ def test_a_checkpoint_cannot_ask_for_more_memory_than_it_fills(place: Path) -> N
     Path("run/network.toml").write_text(
         text.replace("size = 12", "size = 65536").replace("recurrent = true", "recurrent = false")
     )
-    with mock.patch("quantal.qat.training.train.SpikingNetwork", side_effect=AssertionError):
+    with mock.patch("quantal.qat.training.run.SpikingNetwork", side_effect=AssertionError):
         refused(place, EXPORT, CHECKPOINT, "network.layers.0.weight: expected (65536, 65535), got (12, 64)")
 
 

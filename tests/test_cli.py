@@ -206,7 +206,7 @@ def test_verify_on_data_encodes_it_as_in_training(place: Path) -> None:
     succeed("train", "--network", "npz.toml", "--data", "all.npz", "--out", "npz_run")
     succeed("export", "npz_run", "--out", "npz_build")
     arguments = ("verify", "npz_build", "--run", "npz_run", "--data", "dim.npz", "--on", "interpreter")
-    with mock.patch("quantal.qat.training.train.encode", wraps=encode) as encoding:
+    with mock.patch("quantal.qat.training.run.encode", wraps=encode) as encoding:
         succeed(*arguments)
     assert [call.kwargs["maximum"] for call in encoding.call_args_list] == [x.max()]
 

@@ -11,8 +11,10 @@ from conftest import one_line
 from quantal.export.base.errors import BadInput
 from quantal.qat.cli.commands import train
 from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
-from quantal.qat.data.registry import Dataset
-from quantal.qat.training.train import Run, Split, load_data, twin
+from quantal.qat.data.registry import Dataset, Split
+from quantal.qat.training.epochs import batch_gradients, train_until
+from quantal.qat.training.run import Run, load_data, twin
+from quantal.qat.training.start import new_run
 from rich.progress import Progress
 
 SILENT = Progress(disable=True)
@@ -31,8 +33,8 @@ def data() -> Dataset:
 
 @pytest.fixture(scope="module")
 def teacher(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = Run.create(tmp_path_factory.mktemp("runs") / "teacher", twin(configured()), data)
-    run.train(data, 2, SILENT)
+    run = new_run(tmp_path_factory.mktemp("runs") / "teacher", twin(configured()), data)
+    train_until(run, data, 2, SILENT)
     return run
 
 
@@ -40,8 +42,8 @@ def test_the_loss_is_the_labels_and_the_teachers(data: Dataset, teacher: Run, tm
     chosen, losses = np.arange(40), {}
     for share in (0.0, 0.3, 1.0):
         config = configured(teacher_share=share, teacher_temperature=3.0)
-        run = Run.create(tmp_path / f"run{share}", config, data, teacher=teacher)
-        losses[share], *_ = run.gradients(data.train, chosen, torch.float32)
+        run = new_run(tmp_path / f"run{share}", config, data, teacher=teacher)
+        losses[share], *_ = batch_gradients(run, data.train, chosen, torch.float32)
     x, y = run.tensors(Split(data.train.x[:40], data.train.y[:40]), torch.float32)
     with torch.no_grad():
         own, wanted = (network.logits(x).double() for network in (run.network, teacher.network))
@@ -54,14 +56,14 @@ def test_the_loss_is_the_labels_and_the_teachers(data: Dataset, teacher: Run, tm
 
 
 def test_a_run_keeps_its_teacher_and_goes_on_to_the_same_bytes(data: Dataset, teacher: Run, tmp_path: Path) -> None:
-    whole = Run.create(tmp_path / "whole", configured(), data, teacher=teacher)
-    whole.train(data, 2, SILENT)
-    Run.create(tmp_path / "halves", configured(), data, teacher=teacher).train(data, 1, SILENT)
-    Run.open(tmp_path / "halves").train(data, 2, SILENT)
+    whole = new_run(tmp_path / "whole", configured(), data, teacher=teacher)
+    train_until(whole, data, 2, SILENT)
+    train_until(new_run(tmp_path / "halves", configured(), data, teacher=teacher), data, 1, SILENT)
+    train_until(Run.open(tmp_path / "halves"), data, 2, SILENT)
     written = [(tmp_path / name / "checkpoint.safetensors").read_bytes() for name in ("whole", "halves")]
     assert written[0] == written[1]
-    alone = Run.create(tmp_path / "alone", configured(), data)
-    alone.train(data, 2, SILENT)
+    alone = new_run(tmp_path / "alone", configured(), data)
+    train_until(alone, data, 2, SILENT)
     assert alone.teacher is None
     assert (tmp_path / "alone" / "checkpoint.safetensors").read_bytes() != written[0]
 
@@ -69,11 +71,11 @@ def test_a_run_keeps_its_teacher_and_goes_on_to_the_same_bytes(data: Dataset, te
 def test_what_a_teacher_cannot_be_is_refused(data: Dataset, teacher: Run, tmp_path: Path) -> None:
     other = replace(configured(), encoder=Encoder("direct", steps=4))
     with pytest.raises(BadInput) as error:
-        Run.create(tmp_path / "run", other, data, teacher=teacher)
+        new_run(tmp_path / "run", other, data, teacher=teacher)
     one_line(error, "--teacher", "encoder")
     for field in ("teacher_share", "teacher_temperature"):
         with pytest.raises(BadInput) as error:
-            Run.create(tmp_path / "run", configured(**{field: 0.25}), data)
+            new_run(tmp_path / "run", configured(**{field: 0.25}), data)
         one_line(error, field)
     assert not (tmp_path / "run").exists()
 

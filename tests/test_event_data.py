@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from quantal.qat.config import config_file
 from quantal.qat.data.registry import load
-from quantal.qat.training.train import load_data
+from quantal.qat.training.run import load_data
 from test_data import check, refuse
 
 # --- nmnist ---

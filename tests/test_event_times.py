@@ -42,11 +42,11 @@ def test_the_share_that_is_dropped_is_said_up_to_a_bound(late: int, said: str | 
         clock.steps_of(np.array([500] * (100 - late) + [1000] * late))
     if said == "refused":
         with pytest.raises(BadInput) as error:
-            clock.said()
+            clock.notes()
         one_line(error, "recordings: times", "96.0 % of the events", "duration_us = 1000", "last at 1000 microseconds")
         return
     wanted = f"recordings: {said} of the events come after duration_us = 1000, and are dropped"
-    assert clock.said() == (() if said is None else (wanted,))
+    assert clock.notes() == (() if said is None else (wanted,))
 
 
 def test_events_that_all_come_in_the_first_moment_are_refused() -> None:
@@ -54,12 +54,12 @@ def test_events_that_all_come_in_the_first_moment_are_refused() -> None:
         clock = Clock(WHERE, 10, 1000)
         clock.steps_of(np.array([0, 1, last]))
         if fine:
-            assert clock.said() == ()
+            assert clock.notes() == ()
             continue
         with pytest.raises(BadInput) as error:
-            clock.said()
+            clock.notes()
         one_line(error, "recordings: times", "microseconds over duration_us = 1000", "comes at 9 microseconds")
-    assert Clock(WHERE, 10, 1000).said() == ()  # of no events at all, nothing
+    assert Clock(WHERE, 10, 1000).notes() == ()  # of no events at all, nothing
 
 
 MILLISECONDS = np.linspace(0, 5900, 300)

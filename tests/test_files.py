@@ -16,7 +16,7 @@ from conftest import one_line
 from quantal.export.base import files
 from quantal.export.base.errors import BadInput
 from quantal.export.build import Build
-from quantal.qat.training.train import Run
+from quantal.qat.training.run import Run
 from safetensors import safe_open
 from test_cli import contents, place, quantal, succeed, trained
 

@@ -16,7 +16,7 @@ from quantal.qat.arithmetic.neurons import NEURONS, RESETTING
 from quantal.qat.config.schema import Layer
 from quantal.qat.quantizers.states import AFTER_RESET, STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
-from quantal.qat.training.train import Run
+from quantal.qat.training.run import Run
 from test_frama_c import SHARE
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"

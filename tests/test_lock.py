@@ -16,8 +16,9 @@ import pytest
 from conftest import one_line
 from quantal.export.base import portable
 from quantal.export.base.errors import BadInput
-from quantal.qat.training import lock, parallel
-from quantal.qat.training.train import Run
+from quantal.qat.cli import commands
+from quantal.qat.training import checkpoint, epochs, lock, parallel
+from quantal.qat.training.run import Run
 from test_cli import contents, place, quantal, succeed, trained
 
 __all__ = ["place", "trained"]
@@ -81,30 +82,30 @@ def test_a_run_is_locked_from_before_it_is_read_until_the_command_ends(place: Pa
     """What another had added between reading and training would be lost."""
     seen: list[tuple[str, bool]] = []
 
-    def noting(name: str) -> Any:
-        ordinary = getattr(Run, name)
+    def noting(module: ModuleType, name: str) -> Any:
+        ordinary = getattr(module, name)
 
         def noted(*given: Any) -> Any:
             seen.append((name, free(Path("run/network.toml"))))
             return ordinary(*given)
 
-        return mock.patch.object(Run, name, noted)
+        return mock.patch.object(module, name, noted)
 
-    with noting("_restore"), noting("_keep"), noting("measure"):
+    with noting(checkpoint, "restore"), noting(epochs, "_keep"), noting(commands, "measure"):
         succeed(*RESUME.split(), "--compare")
-    assert set(seen) == {(name, False) for name in ("_restore", "_keep", "measure")}
+    assert set(seen) == {(name, False) for name in ("restore", "_keep", "measure")}
     assert free(Path("run/network.toml"))
 
 
 def test_a_new_run_is_locked_while_it_and_its_twin_are_trained(place: Path) -> None:
     seen = []
-    ordinary = Run.measure
+    ordinary = commands.measure
 
     def noted(run: Run, *given: Any) -> Any:
         seen.append((str(run.path), free(Path("new/network.toml"))))
         return ordinary(run, *given)
 
-    with mock.patch.object(Run, "measure", noted):
+    with mock.patch.object(commands, "measure", noted):
         succeed("train", "--network", "net.toml", "--compare", "--out", "new")
     assert seen == [("new", False), ("new/full_precision", False)]
 
@@ -148,8 +149,8 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
         pytest.skip("this system has no named pipes")
     os.mkfifo(tmp_path / "network.toml")
     for use in ("lock.reading(file)", "lock.writing(file).__enter__()"):
-        main = f"import sys; from pathlib import Path; from quantal.qat.training import lock; file = Path(sys.argv[1]); {use}"
-        subprocess.run([sys.executable, "-c", main, str(tmp_path / "network.toml")], check=True, timeout=60)
+        held = "import sys; from pathlib import Path; from quantal.qat.training import lock; file = Path(sys.argv[1])"
+        subprocess.run([sys.executable, "-c", f"{held}; {use}", str(tmp_path / "network.toml")], check=True, timeout=60)
 
 
 def test_of_several_processes_that_share_a_run_one_holds_the_lock(place: Path) -> None:

@@ -22,7 +22,8 @@ from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.quantizers.normalization import CURRENT_NORMS, EPSILON, LEAST, NORMS, CurrentNorm, PspNorm
 from quantal.qat.training import parallel
-from quantal.qat.training.train import Run
+from quantal.qat.training.run import Run
+from quantal.qat.training.start import new_run
 from quantal.qat.training.warm_start import warm_start
 from test_cli import NETWORK, quantal, succeed
 from torch import Tensor
@@ -269,7 +270,7 @@ def test_several_processes_are_refused_a_batchs_moments(norm: str) -> None:
     hidden, readout = Layer("hidden", 8, norm=norm), Layer("readout", 10, neuron="li")
     config = small_config(hidden, readout)
     with mock.patch.object(parallel, "size", return_value=2), pytest.raises(BadInput) as error:
-        Run.create(Path("run"), config, load("digits", None))
+        new_run(Path("run"), config, load("digits", None))
     one_line(error, f"norm: {norm}", "one process")
     assert not Path("run").exists()
 

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 from quantal.export.cli import main
+from quantal.qat.cli import commands
 from quantal.qat.config import config_file
 from quantal.qat.data.registry import load
-from quantal.qat.training import parallel
-from quantal.qat.training.train import Run
+from quantal.qat.training import epochs, parallel
+from quantal.qat.training.epochs import batch_gradients
+from quantal.qat.training.run import Run
 from test_cli import MAIN, NETWORK, Done, contents
 from torch.distributed import TCPStore
 
@@ -45,7 +47,7 @@ def gradients(batch: int) -> dict[str, np.ndarray]:
     data = load("digits", None)
     run = Run(Path("run"), config_file.loads(NETWORK, "net.toml"), data.train.x.shape[-1], data.maximum)
     run.network.double()
-    loss, *right = parallel.total(*run.gradients(data.train, np.arange(batch), torch.float64))
+    loss, *right = parallel.total(*batch_gradients(run, data.train, np.arange(batch), torch.float64))
     found = {name: p.grad.numpy() for name, p in run.network.named_parameters()}
     return found | {"loss": np.array(loss), "right": np.array(right)}
 
@@ -61,7 +63,7 @@ def write_gradients() -> None:
 
 def main_that_is_killed(killed: set[int], after: int) -> None:
     """Runs `quantal`; the processes of those ranks are killed when `after` batches are done."""
-    ordinary, left = Run.gradients, after
+    ordinary, left = epochs.batch_gradients, after
 
     def counting(*given: Any) -> Any:
         nonlocal left
@@ -70,19 +72,19 @@ def main_that_is_killed(killed: set[int], after: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return ordinary(*given)
 
-    with mock.patch.object(Run, "gradients", counting):
+    with mock.patch.object(epochs, "batch_gradients", counting):
         main.main()
 
 
 def main_that_keeps_what_it_has() -> None:
     """Runs `quantal`; every process writes a checkpoint of its own at the end."""
-    ordinary = Run.measure
+    ordinary = commands.measure
 
     def keeping(run: Run, *given: Any) -> dict[str, float]:
         Path(f"{parallel.rank()}.safetensors").write_bytes(run.checkpoint())
         return ordinary(run, *given)
 
-    with mock.patch.object(Run, "measure", keeping):
+    with mock.patch.object(commands, "measure", keeping):
         main.main()
 
 

@@ -13,7 +13,10 @@ from quantal.qat.config.rules import check
 from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
 from quantal.qat.lower import lower
 from quantal.qat.network.network import SpikingNetwork
-from quantal.qat.training.train import Run, load_data
+from quantal.qat.training.epochs import train_until
+from quantal.qat.training.measure import accuracy_of
+from quantal.qat.training.run import load_data
+from quantal.qat.training.start import new_run
 from rich.progress import Progress
 
 
@@ -52,13 +55,13 @@ def trained(folder: Path, penalty: float) -> tuple[float, float]:
     layers = Layer("hidden", 32, gain=4.0), Layer("readout", 10, neuron="li", state_range=16.0)
     config = Config(Task("digits"), Encoder("direct", steps=6), layers, Training(epochs=4, penalty=penalty, rate=5e-3))
     data = load_data(config, None)
-    run = Run.create(folder / f"run{penalty}", config, data)
-    run.train(data, 4, Progress(disable=True))
+    run = new_run(folder / f"run{penalty}", config, data)
+    train_until(run, data, 4, Progress(disable=True))
     x, _ = run.tensors(data.test, run.exact_dtype())
     sent: list[torch.Tensor] = []
     with torch.no_grad():
         run.network(x, sent=sent)
-    return run.accuracy(data.test, Progress(disable=True)), float(run.network.operations(sent).mean())
+    return accuracy_of(run, data.test, Progress(disable=True)), float(run.network.operations(sent).mean())
 
 
 def test_the_penalty_buys_operations(tmp_path: Path) -> None:

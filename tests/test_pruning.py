@@ -21,7 +21,8 @@ from quantal.qat.engine import cpu
 from quantal.qat.methods import pruning
 from quantal.qat.methods.pruning import Cut
 from quantal.qat.network.network import SpikingNetwork
-from quantal.qat.training.train import Run
+from quantal.qat.training.measure import accuracy_of
+from quantal.qat.training.run import Run
 from rich.progress import Progress
 from test_bad_input import refused
 from test_cli import NETWORK, contents, succeed
@@ -277,7 +278,7 @@ def here(learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 def accuracy(run: str) -> str:
     """What a command says last of the run in that folder."""
-    share = Run.open(Path(run)).accuracy(load("digits", None).test, Progress(disable=True))
+    share = accuracy_of(Run.open(Path(run)), load("digits", None).test, Progress(disable=True))
     return f"test accuracy {100 * share:.2f} %"
 
 

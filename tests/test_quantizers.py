@@ -34,7 +34,7 @@ from quantal.qat.quantizers.states import (
     squat,
 )  # fmt: skip
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS, Differentiable, standardized, sum_of_sigmoids
-from quantal.qat.training.train import Run
+from quantal.qat.training.start import new_run
 from snntorch.functional.quant import state_quant
 from torch import Tensor
 from torch.nn import functional
@@ -533,7 +533,7 @@ def test_states_without_room_for_a_threshold_are_refused(
         hidden = Layer("hidden", 4, state_quantizer="shared", **precision, **options)
         config = small_config(hidden, Layer("readout", 10, neuron="li", **precision))
         with pytest.raises(BadInput) as error:
-            Run.create(tmp_path / "run", config, load("digits", None))
+            new_run(tmp_path / "run", config, load("digits", None))
         one_line(error, *words)
         assert not (tmp_path / "run").exists()
     alike = tiny(state_quantizer="shared", states=2, reset="zero")

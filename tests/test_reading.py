@@ -35,7 +35,7 @@ from quantal.qat.config.schema import Layer as LayerConfig
 from quantal.qat.data import mat_file, vlen_rows
 from quantal.qat.data.registry import load
 from quantal.qat.network.network import SpikingNetwork
-from quantal.qat.training.train import Run
+from quantal.qat.training.run import Run
 from scipy.io import loadmat, savemat
 from test_cli import NETWORK, quantal
 from test_data import refuse
@@ -452,7 +452,7 @@ def test_teachers_of_teachers_are_not_followed(readers: dict, tmp_path: Path) ->
     for file in ("network.toml", "checkpoint.safetensors"):
         (tmp_path / file).write_bytes((run / file).read_bytes())
     (tmp_path / "teacher").symlink_to(".")
-    with mock.patch("quantal.qat.training.train.config_file.load", side_effect=config_file.load) as load_config:
+    with mock.patch("quantal.qat.training.run.config_file.load", side_effect=config_file.load) as load_config:
         assert Run.open(tmp_path).teacher is not None
     assert load_config.call_count == 2
 

@@ -10,7 +10,7 @@ from quantal.export.build import Build
 from quantal.export.ir import interpret
 from quantal.qat.cli.commands import export_run
 from quantal.qat.config import config_file
-from quantal.qat.training.train import Run
+from quantal.qat.training.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

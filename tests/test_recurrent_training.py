@@ -15,7 +15,9 @@ from quantal.qat.config.rules import check
 from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
 from quantal.qat.data.common import Dataset, Split
 from quantal.qat.network.network import SpikingNetwork
-from quantal.qat.training.train import Run
+from quantal.qat.training.epochs import train_until
+from quantal.qat.training.run import Run
+from quantal.qat.training.start import new_run
 from rich.progress import Progress
 from test_engine import assert_equal, both, input_of, layer_of
 
@@ -34,8 +36,8 @@ def trained(folder: Path, **changes: Any) -> tuple[SpikingNetwork, SpikingNetwor
     rng = np.random.default_rng(1)
     split = Split(rng.integers(0, 2, (80, 6, 4)), np.arange(80) % 2)
     data = Dataset(split, split, classes=2, maximum=1)
-    run = Run.create(folder, config, data)
-    run.train(data, 2, Progress(disable=True))
+    run = new_run(folder, config, data)
+    train_until(run, data, 2, Progress(disable=True))
     return SpikingNetwork(config, 4, 1), run.network
 
 
@@ -95,7 +97,7 @@ def test_a_whole_share_is_one_optimizer_for_all(tmp_path: Path, monkeypatch: pyt
         learned = [p for p in run.network.parameters() if p.requires_grad]
         run.optimizer = torch.optim.Adam([{"params": learned, "share": 1.0}], fused=True)
 
-    monkeypatch.setattr(Run, "_begin_optimizer", plain)
+    monkeypatch.setattr(Run, "begin_optimizer", plain)
     trained(tmp_path / "plain")
     own, other = ((tmp_path / name / "checkpoint.safetensors").read_bytes() for name in ("own", "plain"))
     assert own == other

@@ -20,8 +20,11 @@ from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.network import SpikingNetwork, hard_trace
 from quantal.qat.network.reservoir import TOLERANCE
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
+from quantal.qat.training.batches import calibration_sample
+from quantal.qat.training.measure import accuracy_of, spike_rates
 from quantal.qat.training.ridge import HEADROOM, PENALTIES, fit
-from quantal.qat.training.train import Run, _calibration_sample
+from quantal.qat.training.run import Run
+from quantal.qat.training.start import new_run
 from rich.progress import Progress
 from sklearn.linear_model import Ridge, RidgeCV
 from test_bad_input import refused
@@ -134,15 +137,15 @@ def test_gain_is_that_of_the_recurrent_weights() -> None:
 @pytest.mark.parametrize("options", [{}, {"state_quantizer": "aligned", "states": 5}, FLOAT], ids=str)
 def test_the_rate_is_that_asked_for(tmp_path: Path, data: Dataset, rate: float, options: dict[str, Any]) -> None:
     readout = replace(READOUT, **FLOAT) if options is FLOAT else READOUT
-    run = Run.create(tmp_path / "run", config_of(replace(HIDDEN, rate=rate, **options), readout), data)
-    assert abs(run.rates(_calibration_sample(data.train))["hidden"] / rate - 1) <= TOLERANCE
-    assert abs(run.rates(data.test)["hidden"] / rate - 1) <= 2 * TOLERANCE
+    run = new_run(tmp_path / "run", config_of(replace(HIDDEN, rate=rate, **options), readout), data)
+    assert abs(spike_rates(run, calibration_sample(data.train))["hidden"] / rate - 1) <= TOLERANCE
+    assert abs(spike_rates(run, data.test)["hidden"] / rate - 1) <= 2 * TOLERANCE
 
 
 def test_every_reservoir_of_a_chain_has_its_own(tmp_path: Path, data: Dataset) -> None:
     second = replace(HIDDEN, name="second", size=40, rate=0.2)
-    run = Run.create(tmp_path / "run", config_of(HIDDEN, second, READOUT), data)
-    rates = run.rates(_calibration_sample(data.train))
+    run = new_run(tmp_path / "run", config_of(HIDDEN, second, READOUT), data)
+    rates = spike_rates(run, calibration_sample(data.train))
     assert list(rates) == ["hidden", "second"]
     for name, rate in (("hidden", 0.1), ("second", 0.2)):
         assert abs(rates[name] / rate - 1) <= TOLERANCE
@@ -151,7 +154,7 @@ def test_every_reservoir_of_a_chain_has_its_own(tmp_path: Path, data: Dataset) -
 def test_control_leaves_the_codes_as_they_were_drawn(tmp_path: Path, data: Dataset) -> None:
     config = config_of(HIDDEN, READOUT)
     drawn = lower(SpikingNetwork(config, 64, data.maximum), "network").layers[0].weights
-    set_up = lower(Run.create(tmp_path / "run", config, data).network, "network").layers[0].weights
+    set_up = lower(new_run(tmp_path / "run", config, data).network, "network").layers[0].weights
     assert all((set_up[name] == drawn[name]).all() for name in ("fan_in", "recurrent"))
 
 
@@ -163,8 +166,8 @@ def test_a_rate_out_of_reach_is_refused(here: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_neuron_makes_a_reservoir_of_integers(tmp_path: Path, data: Dataset, kind: str) -> None:
     hidden = replace(HIDDEN, size=30, gain=0.25, rate=0.05, **KINDS[kind])
-    run = Run.create(tmp_path / "run", config_of(hidden, READOUT), data)
-    assert abs(run.rates(_calibration_sample(data.train))["hidden"] / 0.05 - 1) <= TOLERANCE
+    run = new_run(tmp_path / "run", config_of(hidden, READOUT), data)
+    assert abs(spike_rates(run, calibration_sample(data.train))["hidden"] / 0.05 - 1) <= TOLERANCE
     lowered, x = lower(run.network, "digits"), run.samples().x
     expected = hard_trace(run.network, x, exact_dtype(lowered))
     assert all((interpret.run(lowered, x)[name] == values).all() for name, values in expected.items())
@@ -188,7 +191,7 @@ def test_the_readout_is_that_of_ridge(
 ) -> None:
     """In full precision, but for one factor, which keeps the membrane within its range."""
     readout = replace(READOUT, bias=bias, **options, **FLOAT)
-    run = Run.create(tmp_path / "run", config_of(replace(HIDDEN, **FLOAT), readout, ridge=30.0), data)
+    run = new_run(tmp_path / "run", config_of(replace(HIDDEN, **FLOAT), readout, ridge=30.0), data)
     record, y = recorded(run, data.train)
     features = np.einsum("k,bkn->bn", kernel[::-1], record["hidden.spike"])
     model = Ridge(30.0, fit_intercept=bias).fit(features, np.eye(10)[y])
@@ -206,7 +209,7 @@ def test_the_readout_is_that_of_ridge(
 
 
 def test_without_a_leak_the_deployed_membrane_is_the_weighted_counts(tmp_path: Path, data: Dataset) -> None:
-    run = Run.create(tmp_path / "run", config_of(HIDDEN, READOUT), data)
+    run = new_run(tmp_path / "run", config_of(HIDDEN, READOUT), data)
     record, _ = recorded(run, data.train)
     integers, shifts = run.network.stack[-1].integers(), run.network.stack[-1].shifts.tolist()
     assert shifts[2] == 0
@@ -222,8 +225,8 @@ def test_quantizing_the_readout_costs_little(tmp_path: Path, data: Dataset) -> N
     """
     accuracies = {}
     for bits in (2, 4, 8):
-        run = Run.create(tmp_path / str(bits), config_of(HIDDEN, replace(READOUT, weights=bits)), data)
-        accuracies[bits] = run.accuracy(data.test, Progress(disable=True))
+        run = new_run(tmp_path / str(bits), config_of(HIDDEN, replace(READOUT, weights=bits)), data)
+        accuracies[bits] = accuracy_of(run, data.test, Progress(disable=True))
         assert np.abs(recorded(run, data.train)[0]["output"]).max() < 2**15 - 1
     assert accuracies[8] > 0.6
     assert accuracies[4] > accuracies[8] - 0.15
@@ -234,8 +237,8 @@ def test_quantizing_the_readout_costs_little(tmp_path: Path, data: Dataset) -> N
 def test_other_quantizers_of_the_readout_learn_too(tmp_path: Path, data: Dataset, quantizer: str) -> None:
     """0.49 to 0.88 are right with seeds 0 to 19, dq's the fewest; chance gives 0.1."""
     readout = replace(READOUT, weights=2, weight_quantizer=quantizer)
-    run = Run.create(tmp_path / "run", config_of(HIDDEN, readout), data)
-    assert run.accuracy(data.test, Progress(disable=True)) > 0.25
+    run = new_run(tmp_path / "run", config_of(HIDDEN, readout), data)
+    assert accuracy_of(run, data.test, Progress(disable=True)) > 0.25
 
 
 @pytest.mark.parametrize("quantizer", WEIGHT_QUANTIZERS)
@@ -244,7 +247,7 @@ def test_of_silence_every_readout_is_learned(tmp_path: Path, data: Dataset, quan
     silent = replace(data, train=replace(data.train, x=data.train.x * 0))
     for bias, bits in ((True, WEIGHT_QUANTIZERS[quantizer][1][0]), (False, WEIGHT_QUANTIZERS[quantizer][1][-1])):
         readout = replace(READOUT, weights=bits, weight_quantizer=quantizer, bias=bias)
-        run = Run.create(tmp_path / str(bias), config_of(readout), silent)
+        run = new_run(tmp_path / str(bias), config_of(readout), silent)
         assert bool(run.network.stack[0].integers().codes.isfinite().all())
         lower(run.network, "net")
 
@@ -252,22 +255,22 @@ def test_of_silence_every_readout_is_learned(tmp_path: Path, data: Dataset, quan
 def test_one_class_is_refused(tmp_path: Path, data: Dataset) -> None:
     one = Dataset(*(Split(part.x, part.y * 0) for part in (data.train, data.test)), classes=1, maximum=data.maximum)
     with pytest.raises(BadInput) as error:
-        Run.create(tmp_path / "run", config_of(replace(READOUT, size=1)), one)
+        new_run(tmp_path / "run", config_of(replace(READOUT, size=1)), one)
     one_line(error, "layer readout: size", "ridge", "the data have one")
     assert not (tmp_path / "run").exists()
 
 
 def test_without_a_reservoir_the_readout_sees_the_input(tmp_path: Path, data: Dataset) -> None:
-    run = Run.create(tmp_path / "run", config_of(READOUT), data)
-    assert run.rates(data.test) == {}
-    assert run.accuracy(data.test, Progress(disable=True)) > 0.6  # 0.95, whatever the seed
+    run = new_run(tmp_path / "run", config_of(READOUT), data)
+    assert spike_rates(run, data.test) == {}
+    assert accuracy_of(run, data.test, Progress(disable=True)) > 0.6  # 0.95, whatever the seed
 
 
 def test_a_penalty_is_chosen_on_training_samples_alone(tmp_path: Path, data: Dataset) -> None:
     config = config_of(HIDDEN, READOUT)
-    run = Run.create(tmp_path / "run", config, data)
+    run = new_run(tmp_path / "run", config, data)
     shuffled = replace(data, test=Split(data.test.x[::-1].copy(), (data.test.y + 3) % 10))
-    Run.create(tmp_path / "other", config, shuffled)
+    new_run(tmp_path / "other", config, shuffled)
     checkpoints = [(tmp_path / name / "checkpoint.safetensors").read_bytes() for name in ("run", "other")]
     assert checkpoints[0] == checkpoints[1]
 
@@ -276,7 +279,7 @@ def test_a_penalty_is_chosen_on_training_samples_alone(tmp_path: Path, data: Dat
     batch = run.tensors(data.train, torch.float64)
     assert fit(run.network, lambda: [batch], 0.0) == RidgeCV(PENALTIES).fit(features, wanted).alpha_
     assert fit(run.network, lambda: [batch], 3.0) == 3.0
-    given = Run.create(tmp_path / "given", config_of(HIDDEN, READOUT, ridge=1e6), data)
+    given = new_run(tmp_path / "given", config_of(HIDDEN, READOUT, ridge=1e6), data)
     assert not torch.equal(given.network.stack[-1].weight, run.network.stack[-1].weight)
 
 

@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 from quantal.export.cli import main
-from quantal.qat.training.train import Run
+from quantal.qat.training.run import Run
 from test_cli import MAIN, place, trained
 
 __all__ = ["place", "trained"]

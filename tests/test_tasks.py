@@ -22,7 +22,10 @@ from quantal.qat.data.registry import Dataset, Split, load
 from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.network import hard_trace
 from quantal.qat.training import objectives
-from quantal.qat.training.train import Run, twin
+from quantal.qat.training.epochs import batch_gradients, train_until
+from quantal.qat.training.measure import measure
+from quantal.qat.training.run import Run, twin
+from quantal.qat.training.start import new_run
 from rich.progress import Progress
 
 SILENT = Progress(disable=True)
@@ -101,8 +104,8 @@ def test_the_loss_is_its_definition_also_in_parts(
     monkeypatch.setattr("quantal.qat.training.gradients.PART_STEPS", 1)
     data, chosen = data_of(files, loss), np.arange(3, 40)
     config = configured(loss, OUTPUTS[loss])
-    run = Run.create(tmp_path / "run", replace(config, training=replace(config.training, truncate=truncate)), data)
-    got, *tallies = run.gradients(data.train, chosen, torch.float64)
+    run = new_run(tmp_path / "run", replace(config, training=replace(config.training, truncate=truncate)), data)
+    got, *tallies = batch_gradients(run, data.train, chosen, torch.float64)
     x, y = data.train.x[chosen].astype(np.int64), data.train.y[chosen]
     with torch.no_grad():
         output = run.network(torch.as_tensor(x, dtype=torch.float64)).numpy()
@@ -127,7 +130,7 @@ def test_the_loss_is_its_definition_also_in_parts(
 
 def test_steps_that_do_not_count_have_no_gradient(files: dict[str, Path], tmp_path: Path) -> None:
     data = data_of(files, "steps")
-    run = Run.create(tmp_path / "run", configured("steps", 3), data)
+    run = new_run(tmp_path / "run", configured("steps", 3), data)
     logits = torch.randn(4, STEPS, 3, requires_grad=True)
     y = torch.as_tensor(data.train.y[:4]).clone()
     y[1], y[2, 5] = -1, -7
@@ -160,7 +163,7 @@ def test_a_run_goes_the_whole_way(files: dict[str, Path], tmp_path: Path, loss: 
     given = "--network", tmp_path / "net.toml", "--data", data, "--out", path
     said = command(train, *given, *(["--compare"] if loss == "regression" else [])).splitlines()[-2:]
     run, test = Run.open(path), data_of(files, loss).test
-    measures = run.measure(test, SILENT)
+    measures = measure(run, test, SILENT)
     assert said[1] == f"test {objectives.worded(measures, loss)}"
     assert said[0].startswith("full precision test RMSE" if loss == "regression" else "peak memory")
     command(export, path, "--out", build)
@@ -188,9 +191,9 @@ def test_a_run_goes_the_whole_way(files: dict[str, Path], tmp_path: Path, loss: 
 @pytest.mark.parametrize("loss", ["steps", "regression"])
 def test_a_run_goes_on_to_the_same_bytes(files: dict[str, Path], tmp_path: Path, loss: str) -> None:
     data, config = data_of(files, loss), configured(loss, OUTPUTS[loss])
-    Run.create(tmp_path / "whole", config, data).train(data, 3, SILENT)
-    Run.create(tmp_path / "parts", config, data).train(data, 1, SILENT)
-    Run.open(tmp_path / "parts").train(data, 3, SILENT)
+    train_until(new_run(tmp_path / "whole", config, data), data, 3, SILENT)
+    train_until(new_run(tmp_path / "parts", config, data), data, 1, SILENT)
+    train_until(Run.open(tmp_path / "parts"), data, 3, SILENT)
     for name in ("checkpoint.safetensors", "metrics.jsonl", "samples.npz"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
     line = json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1])
@@ -200,7 +203,7 @@ def test_a_run_goes_on_to_the_same_bytes(files: dict[str, Path], tmp_path: Path,
 
 def test_the_integers_of_a_regression_are_those_of_torch(files: dict[str, Path], tmp_path: Path) -> None:
     data = data_of(files, "regression")
-    run = Run.create(tmp_path / "run", configured("regression", 2), data)
+    run = new_run(tmp_path / "run", configured("regression", 2), data)
     lowered = lower(run.network, "net")
     trace = hard_trace(run.network, data.test.x, exact_dtype(lowered))
     for name, values in interpreted(lowered, data.test.x.astype(np.int64)).items():
@@ -215,10 +218,10 @@ def test_the_integers_of_a_regression_are_those_of_torch(files: dict[str, Path],
 def test_a_task_demands_its_loss(files: dict[str, Path], tmp_path: Path, loss: str, task: str) -> None:
     data = data_of(files, task)
     if loss == task:
-        Run.create(tmp_path / "run", configured(loss, data.classes), data)
+        new_run(tmp_path / "run", configured(loss, data.classes), data)
         return
     with pytest.raises(BadInput) as error:
-        Run.create(tmp_path / "run", configured(loss, data.classes), data)
+        new_run(tmp_path / "run", configured(loss, data.classes), data)
     one_line(error, "training: loss", repr(task), repr(loss))
     assert not (tmp_path / "run").exists()
 
@@ -226,37 +229,37 @@ def test_a_task_demands_its_loss(files: dict[str, Path], tmp_path: Path, loss: s
 def test_what_a_loss_cannot_have_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
     for loss in ("steps", "regression"):
         data = data_of(files, loss)
-        teacher = Run.create(tmp_path / loss, twin(configured(loss, OUTPUTS[loss])), data)
+        teacher = new_run(tmp_path / loss, twin(configured(loss, OUTPUTS[loss])), data)
         with pytest.raises(BadInput) as error:
-            Run.create(tmp_path / "run", configured(loss, OUTPUTS[loss]), data, teacher=teacher)
+            new_run(tmp_path / "run", configured(loss, OUTPUTS[loss]), data, teacher=teacher)
         one_line(error, "--teacher", repr(loss))
         with pytest.raises(BadInput) as error:
-            Run.create(tmp_path / "run", configured("last", 3), data_of(files, "last"), teacher=teacher)
+            new_run(tmp_path / "run", configured("last", 3), data_of(files, "last"), teacher=teacher)
         one_line(error, "--teacher")
     with pytest.raises(BadInput) as error:
         config_file.loads(configured("regression", 2).dumps().replace('"li"', '"count"'), "net")
     one_line(error, "training: loss", "li readout", "count")
     with pytest.raises(BadInput) as error:
-        Run.create(tmp_path / "run", configured("regression", 3), data_of(files, "regression"))
+        new_run(tmp_path / "run", configured("regression", 3), data_of(files, "regression"))
     one_line(error, "readout: size: expected 2, the targets")
     constant = data_of(files, "regression")
     same = Dataset(Split(constant.train.x, constant.train.y * 0), constant.test, 2, 1)
     with pytest.raises(BadInput) as error:
-        Run.create(tmp_path / "run", configured("regression", 2), same)
+        new_run(tmp_path / "run", configured("regression", 2), same)
     one_line(error, "targets", "differ")
     for size in (1e300, -1e308, 1.01e100):
         for large in ("train", "test"):
             part = getattr(constant, large)
             huge = replace(constant, **{large: Split(part.x, np.where(part.y == part.y.max(), size, part.y))})
             with pytest.raises(BadInput) as error:
-                Run.create(tmp_path / "run", configured("regression", 2), huge)
+                new_run(tmp_path / "run", configured("regression", 2), huge)
             one_line(error, "npz: targets: expected at most 1e+100 in size", f"got {abs(size):g}")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("loss", ["steps", "regression"])
 def test_samples_of_another_shape_are_refused(files: dict[str, Path], tmp_path: Path, loss: str) -> None:
-    run = Run.create(tmp_path / "run", configured(loss, OUTPUTS[loss]), data_of(files, loss))
+    run = new_run(tmp_path / "run", configured(loss, OUTPUTS[loss]), data_of(files, loss))
     kept = run.samples()
     assert kept.y.shape == ((12, STEPS) if loss == "steps" else (12, 2))
     np.savez(tmp_path / "run" / "samples.npz", x=kept.x, y=kept.y[:, 0])

@@ -30,7 +30,7 @@ from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.quantizers.normalization import NORMS
 from quantal.qat.quantizers.states import STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
-from quantal.qat.training.train import Run
+from quantal.qat.training.run import Run
 from safetensors.torch import load_file
 from test_cli import MAIN, NETWORK, Done, contents, quantal, succeed
 

@@ -19,7 +19,10 @@ from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
 from quantal.qat.data.common import Dataset, Split
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork
-from quantal.qat.training.train import CHECKPOINT_FILE, METRICS_FILE, Run
+from quantal.qat.training.checkpoint import CHECKPOINT_FILE
+from quantal.qat.training.epochs import batch_gradients, train_until
+from quantal.qat.training.run import METRICS_FILE, Run
+from quantal.qat.training.start import new_run
 from rich.progress import Progress
 from test_engine import KEEPING, assert_equal, input_of, layer_of
 from torch import Tensor
@@ -182,7 +185,7 @@ def run_of(path: Path, readout: str = "li", **training: Any) -> tuple[Run, Datas
     check(config, "net")
     split = Split(random_input(48, 20, 3, 9, 0), np.arange(48) % 2)
     data = Dataset(split, split, classes=2, maximum=9)
-    return Run.create(path, config, data), data
+    return new_run(path, config, data), data
 
 
 @pytest.mark.parametrize("readout", ["li", "count"])
@@ -200,7 +203,7 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(
 
         held.clear()
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            returned = run.gradients(data.train, np.arange(16), torch.float64)
+            returned = batch_gradients(run, data.train, np.arange(16), torch.float64)
         return returned, {name: p.grad.double() for name, p in run.network.named_parameters() if p.grad is not None}
 
     (loss, *right), whole = gradients()
@@ -216,7 +219,7 @@ def test_training_with_a_cut_after_the_end_writes_the_same_bytes(tmp_path: Path)
     written = []
     for truncate in (0, 20, 19):
         run, data = run_of(tmp_path / str(truncate), truncate=truncate, epochs=2)
-        run.train(data, 2, Progress(disable=True))
+        train_until(run, data, 2, Progress(disable=True))
         written.append([(run.path / name).read_bytes() for name in (CHECKPOINT_FILE, METRICS_FILE)])
     assert written[0] == written[1] != written[2]
 

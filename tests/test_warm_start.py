@@ -13,7 +13,7 @@ from quantal.qat.config.schema import Layer
 from quantal.qat.engine import cpu
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork, hard_trace
-from quantal.qat.training.train import Run
+from quantal.qat.training.run import Run
 from quantal.qat.training.warm_start import METHODS, warm_start
 from test_bad_input import refused
 from test_cli import NETWORK, contents, succeed

@@ -1,4 +1,4 @@
-"""Torch's reading of export/base/windows.py: what windows see of planes, as matrix products, which are exact on integers.
+"""Torch's reading of export/base/windows.py: what windows see of planes, as matrix products, exact on integers.
 
 Libraries' own convolutions may go by transforms that round.
 """

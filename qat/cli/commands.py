@@ -29,7 +29,11 @@ from quantal.qat.network.network import hard_trace
 from quantal.qat.quantizers.states import STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from quantal.qat.training import objectives, parallel
-from quantal.qat.training.train import TWIN_FOLDER, Run, Start, batches_of, load_data, twin
+from quantal.qat.training.batches import batches_of
+from quantal.qat.training.epochs import train_until
+from quantal.qat.training.measure import findings, measure, spike_rates
+from quantal.qat.training.run import TWIN_FOLDER, Run, load_data, twin
+from quantal.qat.training.start import Start, new_run
 from quantal.qat.training.warm_start import METHODS
 
 PRESETS = ("digits", "mnist", "speech", "ecg")
@@ -174,7 +178,7 @@ def train(
         rules.check(config, str(network or preset_name or task))
         dataset = load_data(config, data)
         start = None if source is None else Start(Run.open(source), calibration or "mse")
-        run = Run.create(out, config, dataset, start, None if teacher is None else Run.open(teacher))
+        run = new_run(out, config, dataset, start, None if teacher is None else Run.open(teacher))
         alone()
     for note in dataset.notes:
         _say(note)
@@ -185,12 +189,12 @@ def train(
     if compare:
         folder = out / TWIN_FOLDER
         there = resume and folder.exists()
-        other = Run.open(folder) if there else Run.create(folder, twin(config), dataset, None, run.teacher)
+        other = Run.open(folder) if there else new_run(folder, twin(config), dataset, None, run.teacher)
         full = train_run(other, dataset, epochs)
-    for finding in run.findings(dataset.test) if parallel.rank() == 0 else ():
+    for finding in findings(run, dataset.test) if parallel.rank() == 0 else ():
         _say(finding)
     _say_peak_memory()
-    for name, rate in run.rates(dataset.test).items():
+    for name, rate in spike_rates(run, dataset.test).items():
         _say(f"spikes of {name}: {rate:.4f} a neuron and step")
     if full is not None:
         _say(f"full precision test {objectives.worded(full, config.training.loss)}")
@@ -219,8 +223,8 @@ def train_run(run: Run, data: Dataset, epochs: int) -> dict[str, float]:
     bars = progress()
     bars.disable |= parallel.rank() > 0
     with bars:
-        run.train(data, epochs, bars)
-        return run.measure(data.test, bars)
+        train_until(run, data, epochs, bars)
+        return measure(run, data.test, bars)
 
 
 def _kept(_: click.Context, __: click.Parameter, value: str) -> int | float:
@@ -258,7 +262,7 @@ def prune(source: Path, keep: int | float, layers: tuple[str, ...], data: Path |
     dataset = load_data(run.config, data)
     with progress() as bars:
         pruned, cuts = pruning.prune(run, dataset, kept, out, bars)
-        measures = pruned.measure(dataset.test, bars)
+        measures = measure(pruned, dataset.test, bars)
     for layer in run.config.layers:
         if layer.name in cuts:
             share = 100 * cuts[layer.name].share
@@ -348,7 +352,7 @@ def demo(out: Path) -> None:
         click.secho(f"$ quantal {command}", bold=True)
 
     say(f"train --task digits --out {out}/run")
-    run = Run.create(out / "run", config, dataset)
+    run = new_run(out / "run", config, dataset)
     measures = train_run(run, dataset, config.training.epochs)
     _say_peak_memory()
     click.echo(f"test {objectives.worded(measures, config.training.loss)}")

@@ -15,18 +15,20 @@ from quantal.qat.data.registry import Dataset, Split
 STREAM = 1  # of random numbers: without it, a sample's would be those of another use of the seed
 
 
-def check(how: Augmentation, data: Dataset, task: str) -> None:
+def check(options: Augmentation, data: Dataset, task: str) -> None:
     """Raises BadInput unless the data are events that can be moved that far."""
-    if how == Augmentation():
+    if options == Augmentation():
         return
     if data.plane is None:
         raise bad("augmentation", "task", f"one of events in sequences, got {task}, whose values are none")
     steps, widest = data.train.x.shape[1], max(data.plane[1:])
-    if how.shift_space and widest == 1:
-        raise bad("augmentation", "shift_space", f"0, for the channels of {task} have no place, got {how.shift_space}")
+    if options.shift_space and widest == 1:
+        raise bad(
+            "augmentation", "shift_space", f"0, for the channels of {task} have no place, got {options.shift_space}"
+        )
     for name, extent in (("shift_space", widest), ("shift_time", steps), ("jitter", steps)):
-        if getattr(how, name) >= extent:
-            raise bad("augmentation", name, f"less than the {extent} there are, got {getattr(how, name)}")
+        if getattr(options, name) >= extent:
+            raise bad("augmentation", name, f"less than the {extent} there are, got {getattr(options, name)}")
 
 
 def augmented(data: Dataset, config: Config, epoch: int) -> Split:
@@ -41,7 +43,7 @@ def augmented(data: Dataset, config: Config, epoch: int) -> Split:
 class _Augmented(Split):
     """A split whose samples are augmented when they are taken."""
 
-    how: Augmentation
+    options: Augmentation
     plane: tuple[int, int, int]
     maximum: int
     seed: tuple[int, ...]
@@ -51,7 +53,7 @@ class _Augmented(Split):
         taken = super().take(chosen)
         for n, number in enumerate(chosen):
             rng = np.random.default_rng((*self.seed, int(number)))
-            moved = int(rng.integers(-self.how.shift_time, self.how.shift_time, endpoint=True))
+            moved = int(rng.integers(-self.options.shift_time, self.options.shift_time, endpoint=True))
             taken.x[n] = self._sample(taken.x[n], moved, rng)
             if taken.y.ndim == 2 and taken.y.dtype.kind == "i":  # labels of steps move along
                 taken.y[n] = _moved(taken.y[n], moved)
@@ -59,13 +61,13 @@ class _Augmented(Split):
 
     def _sample(self, x: np.ndarray, moved: int, rng: np.random.Generator) -> np.ndarray:
         """x (steps, channels): its events `moved` by so many steps, and all else. What leaves is lost."""
-        how, shape = self.how, (len(x), *self.plane)
+        options, shape = self.options, (len(x), *self.plane)
         places = np.nonzero(x.reshape(shape))
         step, polarity, *place = (np.repeat(axis, x.reshape(shape)[places]) for axis in places)
-        step = step + moved + rng.integers(-how.jitter, how.jitter, len(step), endpoint=True)
-        kept = (step >= 0) & (step < len(x)) & (rng.random(len(step)) >= how.drop)
+        step = step + moved + rng.integers(-options.jitter, options.jitter, len(step), endpoint=True)
+        kept = (step >= 0) & (step < len(x)) & (rng.random(len(step)) >= options.drop)
         for axis, extent in enumerate(self.plane[1:]):
-            shift = rng.integers(-how.shift_space, how.shift_space, endpoint=True) if extent > 1 else 0
+            shift = rng.integers(-options.shift_space, options.shift_space, endpoint=True) if extent > 1 else 0
             place[axis] = place[axis] + shift
             kept &= (place[axis] >= 0) & (place[axis] < extent)
         where = np.ravel_multi_index([axis[kept] for axis in (step, polarity, *place)], shape)

@@ -111,7 +111,7 @@ def nmnist(
         train, test = (_in_class_folders(folder / name) for name in ("Train", "Test"))
         clocks = [Clock(folder / part, steps, duration_us) for part in ("Train", "Test")]
         splits = recorded(train, clocks[0]), recorded(test, clocks[1])
-        notes = tuple(line for clock in clocks for line in clock.said())
+        notes = tuple(line for clock in clocks for line in clock.notes())
         return Dataset(*splits, classes=10, maximum=maximum, plane=plane, notes=notes)
     labels = _labelled(folder)
     chosen = fifths(np.array([*labels.values()]))
@@ -119,7 +119,7 @@ def nmnist(
         raise bad(folder / "labels.txt", "labels", "five of some class at least, to test on each fifth")
     clock = Clock(folder, steps, duration_us)
     both = recorded(labels, clock)
-    return replace(split(both.x, both.y, chosen, classes=10, maximum=maximum, plane=plane), notes=clock.said())
+    return replace(split(both.x, both.y, chosen, classes=10, maximum=maximum, plane=plane), notes=clock.notes())
 
 
 def braille(data: Path | None, *, steps: int | None = None, baseline: str = "lowest", test_from: int = 32) -> Dataset:

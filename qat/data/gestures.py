@@ -162,5 +162,5 @@ def dvs_gesture(
         return Split(np.stack(rows), np.array(labels, np.int64))
 
     train, test = map(counted, found, clocks)
-    notes = tuple(line for clock in clocks for line in clock.said())
+    notes = tuple(line for clock in clocks for line in clock.notes())
     return Dataset(train, test, CLASSES, maximum, plane=(2, side, side), notes=notes)

@@ -97,7 +97,7 @@ def _spoken(
     folder = folder_of(data, task)
     clocks = [Clock(folder / name, steps, us, "seconds", us=1_000_000) for name in files]
     train, test = (_recordings(clock.where, classes, clock, pool, maximum) for clock in clocks)
-    notes = tuple(line for clock in clocks for line in clock.said())
+    notes = tuple(line for clock in clocks for line in clock.notes())
     return Dataset(train, test, classes, maximum, plane=(1, 1, train.x.shape[2]), notes=notes)
 
 

@@ -45,7 +45,7 @@ class Clock:
         step = (late[kept] * self.steps // self.duration_us).astype(np.int64)
         return kept, np.minimum(step, self.steps - 1)  # of the last moment a product may be rounded up
 
-    def said(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[str, ...]:
         """The share that was dropped, if any. Raises BadInput where times cannot be in that unit from the start on."""
         if not self.events:
             return ()

@@ -20,7 +20,8 @@ from quantal.qat.data.registry import Dataset
 from quantal.qat.network.axes import OWN, SEEN, taken
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork
-from quantal.qat.training.train import EVALUATION_BATCH, Run, batches_of
+from quantal.qat.training.batches import EVALUATION_BATCH, batches_of
+from quantal.qat.training.run import Run
 from rich.progress import Progress
 from torch import Tensor
 

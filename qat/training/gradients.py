@@ -14,8 +14,8 @@ PART_STEPS = 64  # at least so many go through the network at a time: each call 
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """A batch of so many `samples`, of which this process may have a part, as `network.config.training` says.
+class BatchLoss:
+    """The loss of a batch of `samples`, of which this process may have a part, as `network.config.training` says.
 
     teacher: the network, if any, whose outputs are learned beside the labels.
     """
@@ -24,7 +24,7 @@ class Lesson:
     teacher: SpikingNetwork | None
     samples: int
 
-    def learn(self, x: Tensor, y: Tensor) -> tuple[float, list[float]]:
+    def backward(self, x: Tensor, y: Tensor) -> tuple[float, list[float]]:
         """Adds the gradients of the mean loss to those of the parameters; x (part of the batch, steps, inputs).
 
         Returns what the part adds to that mean, and its tally (see objectives.py).
