@@ -35,7 +35,7 @@ test-machines: .venv/ready-dev frama-c
 
 proof: .venv/ready-dev frama-c
 	@command -v frama-c >/dev/null
-	$(BIN)/python -m pytest -n 2 --durations 10 -m '' tests/test_frama_c.py
+	$(BIN)/python -m pytest -n 2 --durations 10 -m '' tests/proof/test_frama_c.py
 
 # As root with apt it is installed. Elsewhere `make test` goes on, and says which tests were skipped without it.
 frama-c:

@@ -288,7 +288,8 @@ def an_archive(rng: random.Random, content: bytes) -> bytes:
         warnings.simplefilter("ignore")  # of names that are there twice
         with zipfile.ZipFile(stream, "w", method, compresslevel=1) as archive:
             for one, inside in members:
-                archive.writestr(one.partition("\0")[0] or "x", inside)
+                undated = zipfile.ZipInfo(one.partition("\0")[0] or "x")
+                archive.writestr(undated, inside, method, 1)
     return stream.getvalue()
 
 

@@ -1,0 +1,35 @@
+"""What a test of `verify` changes in a build, and the rows that come of it."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from quantal.export import network_file
+from support.commands import Done
+
+
+def sign(folder: Path) -> None:
+    """Makes every digest right again, as an exporter would that made the fault itself."""
+    network = network_file.load(folder / "network.json", trust_digest=True)
+    (folder / "network.json").write_text(network_file.dumps(network))
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in manifest["files"]}
+    manifest |= {"network": network_file.digest(network), "files": {n: f"sha256:{d}" for n, d in digests.items()}}
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+
+
+def rows_of(done: Done) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(done.out)
+    return rows
+
+
+def with_integer(text: str, start: str, index: int, change: Callable[[int], int]) -> str:
+    """`text` with the index-th integer after the one place that matches the pattern `start` changed."""
+    (place,) = re.finditer(start, text)
+    number = list(islice(re.finditer(r"-?\d+", text[place.end() :]), index + 1))[-1]
+    at, end = place.end() + number.start(), place.end() + number.end()
+    return text[:at] + str(change(int(number[0]))) + text[end:]
