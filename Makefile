@@ -1,7 +1,8 @@
-# make demo: the whole way on real data, in a minute. make test: lint, types, tests. make bench: the README's figures.
-# make test-all: make test, and what a chosen share stands for in it: golden cases on cores, Triton's kernels at their sizes.
+# make demo: the whole way on real data, in a minute. make test: lint, types, tests. make bench: the presets' figures.
+# make test-all: make test, what a chosen share stands for in it (golden cases on cores, Triton's kernels at their sizes), make docs.
 # make test-machines: the tests as other x86 processors would run them, older ones and one with more threads.
 # make proof: Frama-C on every golden header, in minutes.
+# make results: the pages' tables, from the rows of the studies. make docs: the pages as a site, in build/docs.
 # Each sets up its own virtual environment in .venv; nothing outside this folder changes but the caches of pip and of compilers.
 
 PYTHON ?= python3
@@ -14,13 +15,14 @@ BASIC := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE4
   QUANTAL_TARGET=x86-64
 AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell QUANTAL_TARGET=x86-64-v3
 
-.PHONY: demo test test-all test-machines proof frama-c bench golden format clean
+.PHONY: demo test test-all test-machines proof frama-c bench results docs golden format clean
 
 demo: .venv/ready-verify
 	rm -rf $(DEMO)
 	$(BIN)/quantal demo --out $(DEMO)
 
 test-all: SUITE += -m 'not proof'
+test-all: docs
 test test-all: .venv/ready-dev build/names frama-c
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,6 +48,14 @@ frama-c:
 
 bench: .venv/ready-verify
 	$(BIN)/python benchmarks/presets.py --data $(DATA) --out build/bench
+
+results: .venv/ready-dev
+	$(BIN)/python docs/fill.py
+
+# A warning ends it.
+docs: .venv/ready-docs
+	rm -rf build/docs
+	$(BIN)/python -m sphinx -qW --keep-going -d build/doctrees docs build/docs
 
 # A golden file changes only by this command and a sentence of why in the commit.
 golden: .venv/ready-dev

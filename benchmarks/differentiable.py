@@ -2,7 +2,8 @@
 
 The digits network is trained soft, weights and states by sums of sigmoids, while the temperature rises. After every
 epoch the test set is classified by both forms: the gap is wide at first, and has to vanish before the hard one is
-deployed. Prints a row an epoch and draws plots/differentiable_function.svg and plots/differentiable_handover.svg.
+deployed. Prints a row an epoch and draws differentiable_function.svg and differentiable_handover.svg among the plots
+of docs/results.
 """
 
 import argparse
@@ -26,14 +27,8 @@ matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "quantal"  # equal figures, equal bytes
 from matplotlib import pyplot  # noqa: E402
 
-PLOTS = Path(__file__).with_name("plots")
 LEVELS = (-4, -2, -1, 0, 1, 2, 4)
 TEMPERATURES = (1, 3, 10, 100)
-
-
-def save(figure: pyplot.Figure, name: str) -> None:
-    """Writes plots/NAME.svg."""
-    write_figure(PLOTS / f"{name}.svg", figure)
 
 
 def draw_function() -> None:
@@ -53,7 +48,7 @@ def draw_function() -> None:
     slopes.set(xlabel="βw", title="gradient")
     for axes in (values, slopes):
         axes.legend(fontsize="small")
-    save(figure, "differentiable_function")
+    write_figure("differentiable_function", figure)
 
 
 def judged(run: Run, data: Dataset, soft: bool) -> tuple[float, float]:
@@ -99,7 +94,7 @@ def main() -> None:
         axes.plot(epochs, of_hard, label="hard, as deployed")
         axes.set(xlabel=f"epoch, temperature {chosen.temperature:g} · epoch", title=title)
         axes.legend(fontsize="small")
-    save(figure, "differentiable_handover")
+    write_figure("differentiable_handover", figure)
 
 
 if __name__ == "__main__":

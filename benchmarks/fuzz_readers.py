@@ -12,7 +12,6 @@ import re
 import resource
 import signal
 import struct
-import sys
 import tempfile
 import time
 import traceback
@@ -23,8 +22,7 @@ from pathlib import Path
 
 from hostile import Reader, readers
 from quantal.export.base.errors import BadInput
-from rich.console import Console
-from rich.table import Table
+from study import table
 
 COLUMNS = ("reader", "first", "inputs", "refused", "found", "peak_mib", "slowest_ms", "slowest")
 ROWS = Path(__file__).with_suffix(".csv")
@@ -202,24 +200,18 @@ def add_row(reader: Reader, seconds: float, found: Path) -> None:
         writer.writerow((reader.name, first, tally.inputs, tally.refused, len(findings(found)) - before, *figures))
 
 
-def show(found: Path) -> None:
-    """The table: readers by hostile inputs tried."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("reader", "inputs", "refused", "read", "not answered well", "most memory, MiB", "slowest, ms"):
-        table.add_column(column, justify="left" if column == "reader" else "right")
-    done = rows()
+def report() -> str:
+    """A row a reader: hostile inputs tried, what came of them, the most memory and time that one took."""
+    lines, done = [], rows()
     for name in dict.fromkeys(row["reader"] for row in done):
         own = [row for row in done if row["reader"] == name]
         inputs, refused, wrong = (sum(int(row[key]) for row in own) for key in ("inputs", "refused", "found"))
         peak, slowest = max(float(row["peak_mib"]) for row in own), max(float(row["slowest_ms"]) for row in own)
-        table.add_row(
-            name, *(f"{n:,}" for n in (inputs, refused, inputs - refused, wrong)), f"{peak:.1f}", f"{slowest:.0f}"
-        )
+        counts = (f"{n:,}" for n in (inputs, refused, inputs - refused, wrong))
+        lines.append((name, *counts, f"{peak:.1f}", f"{slowest:.0f}"))
     total = [sum(int(row[key]) for row in done) for key in ("inputs", "refused", "found")]
-    table.add_row("all", *(f"{n:,}" for n in (total[0], total[1], total[0] - total[1], total[2])))
-    Console(width=140).print(table)
-    for row in findings(found):
-        sys.stdout.write(f"{row}\n")
+    lines.append(("all", *(f"{n:,}" for n in (total[0], total[1], total[0] - total[1], total[2])), "", ""))
+    return table(("reader", "inputs", "refused", "read", "found", "most MiB", "slowest, ms"), lines)
 
 
 def main() -> None:
@@ -244,7 +236,9 @@ def main() -> None:
                 reader.file.write_bytes(reader.seeds[0])
                 if time.monotonic() > end:
                     break
-    show(options.found)
+    print(report())
+    for row in findings(options.found):
+        print(row)
 
 
 if __name__ == "__main__":

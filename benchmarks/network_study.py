@@ -125,17 +125,54 @@ def rate_of(run: Run, split: Split) -> float:
     return spikes / places
 
 
-def show() -> None:
-    """Prints mean ± deviation over seeds, and of 4 bits rate, bytes and instructions."""
+def rows_of(task: str, name: str, bits: str) -> list[dict[str, str]]:
+    """Those of all seeds."""
+    return [row for row in STUDY if (row["task"], row["network"], row["bits"]) == (task, name, bits)]
+
+
+def report() -> str:
+    """A row a task and network: mean ± deviation over seeds, and of 4 bits rate, bytes and instructions."""
     lines = []
     for task, name in dict.fromkeys((row["task"], row["network"]) for row in STUDY):
-        here = {bits: [r for r in STUDY if (r["task"], r["network"], r["bits"]) == (task, name, bits)] for bits in BITS}
+        here = {bits: rows_of(task, name, bits) for bits in BITS}
         rate, size, counted = (numbers(here["4"], column)[0] for column in ("rate", "bytes", "instructions"))
         lines.append([task, name, *map(cell, here.values()), f"{rate:.3f}", f"{size:,.0f}", f"{counted:,.0f}"])
     head = ("task", "network", "full precision", "8/8 bits", "4/4 bits", "rate", "bytes", "instructions a step")
-    print(table(head, lines))
-    deployed = [int(row["mismatches"]) for row in STUDY if row["mismatches"]]
-    print(f"\n{len(deployed)} networks deployed, {sum(deployed)} mismatches")
+    return table(head, lines, words=2)
+
+
+def deployed() -> str:
+    """How many networks there are, and what came of those that were deployed."""
+    compared = [int(row["mismatches"]) for row in STUDY if row["mismatches"]]
+    return f"{len(list(STUDY))} networks, {len(compared)} of them deployed, {sum(compared)} mismatches"
+
+
+def costs() -> str:
+    """Points that quantization gives or takes: over the networks of a task on average, at worst and at best."""
+    lines = []
+    for task in dict.fromkeys(row["task"] for row in STUDY):
+        for bits in BITS[1:]:
+            found = {
+                name: numbers(rows_of(task, name, bits))[0] - numbers(rows_of(task, name, BITS[0]))[0]
+                for name in dict.fromkeys(row["network"] for row in STUDY if row["task"] == task)
+            }
+            worst, best = min(found, key=lambda n: found[n]), max(found, key=lambda n: found[n])
+            ends = f"{found[worst]:+.1f}, {worst}", f"{found[best]:+.1f}, {best}"
+            lines.append((task, f"{bits}/{bits}", f"{sum(found.values()) / len(found):+.1f}", *ends))
+    return table(("task", "bits", "mean", "worst", "best"), lines, words=2)
+
+
+def diagonals() -> str:
+    """A diagonal recurrence beside a full one: points in full precision; bytes and instructions of 4 bits."""
+    lines = []
+    for task in FOLDERS:
+        if rows_of(task, "diagonal", "4"):
+            own, full = (rows_of(task, name, BITS[0]) for name in ("diagonal", "recurrent"))
+            points = numbers(own)[0] - numbers(full)[0]
+            few, all_of_them = (rows_of(task, name, "4") for name in ("diagonal", "recurrent"))
+            shares = (100 * numbers(few, c)[0] / numbers(all_of_them, c)[0] for c in ("bytes", "instructions"))
+            lines.append((task, f"{points:+.1f}", *(f"{share:.0f} %" for share in shares)))
+    return table(("task", "points", "bytes", "instructions"), lines)
 
 
 def main() -> None:
@@ -151,7 +188,7 @@ def main() -> None:
         if any((task, name, bits, seed) not in STUDY for bits in BITS)
     ]
     failed = STUDY.run(work, missing, chosen.jobs) if chosen.data else 0
-    show()
+    print("\n\n".join(show() for show in (report, costs, diagonals, deployed)))
     sys.exit(1 if failed else 0)
 
 

@@ -11,7 +11,7 @@ and `aligned` states, with it. λ = 0 is what the others are compared with. Of e
 
 Rows go to penalty.csv as they come; what stands there is not run again. --data names a folder that holds the data sets
 as fsdd and braille; --out keeps the networks in full precision. Prints the table, means and
-deviations over the seeds, and with --plot draws plots/penalty.svg.
+deviations over the seeds, and with --plot draws penalty.svg among the plots of docs/results.
 """
 
 import sys
@@ -32,7 +32,6 @@ from quantizer_study import dataset
 from study import SILENT, Rows, cell, numbers, parser, table, write_figure
 from torch import Tensor
 
-PLOT = Path(__file__).with_name("plots") / "penalty.svg"
 STUDY = Rows(
     Path(__file__).with_suffix(".csv"),
     ("task", "penalty", "seed"),
@@ -80,16 +79,23 @@ def ladders() -> dict[str, dict[str, list[dict[str, str]]]]:
 
 
 def report() -> str:
-    """The table: a row a task and λ, with how many times fewer operations there are than without the penalty."""
-    lines = []
-    for task, ladder in ladders().items():
-        for penalty, rows in ladder.items():
-            operations, rate, counted = (numbers(rows, name)[0] for name in ("operations", "rate", "instructions"))
-            fewer = numbers(ladder["0"], "operations")[0] / operations
-            costs = f"{operations:,.0f}", f"{fewer:.1f}", f"{rate:.3f}", f"{counted:,.0f}"
-            lines.append((task, penalty, cell(rows), *costs, str(len(rows))))
-    head = ("task", "λ", "accuracy", "operations a sample", "fewer", "spikes", "instructions a step", "seeds")
-    return table(head, lines)
+    """A row a λ: for each task accuracy, synaptic operations a sample, instructions a step, each of both against λ = 0.
+
+    Operations: how many times fewer; instructions: how many percent fewer.
+    """
+    tasks, lines = ladders(), []
+    for penalty in LADDER:
+        line = [penalty]
+        for ladder in tasks.values():
+            rows, free = ladder[penalty], ladder["0"]
+            operations, counted = (numbers(rows, name)[0] for name in ("operations", "instructions"))
+            fewer = numbers(free, "operations")[0] / operations
+            less = 100 * (1 - counted / numbers(free, "instructions")[0])
+            line += [cell(rows), f"{operations:,.0f}", f"{fewer:.1f}", f"{counted:,.0f}", f"{less:.0f} %"]
+        lines.append(line)
+    heads = ("operations", "times fewer", "instructions", "fewer")
+    seeds = {task: len(ladder["0"]) for task, ladder in tasks.items()}
+    return table(("λ", *(name for task in tasks for name in (f"{task}, {seeds[task]} seeds", *heads))), lines)
 
 
 def plot() -> None:
@@ -109,7 +115,7 @@ def plot() -> None:
             axes.annotate(penalty, place, xytext=(3, 4), textcoords="offset points", fontsize="x-small")
     axes.set(xscale="log", xlabel="synaptic operations a sample", ylabel="test accuracy, %", title="λ at each point")
     axes.legend(fontsize="small")
-    write_figure(PLOT, figure)
+    write_figure("penalty", figure)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The README's results: every preset trained beside its full-precision twin, exported, verified and costed.
+"""docs/results/presets.md: every preset trained beside its full-precision twin, exported, verified and costed.
 
 Runs the commands that a user would run and writes a row a preset to OUT/presets.jsonl as it goes; what stands there is
 not run again, and a training that was cut off goes on. --data names a folder that holds the data sets as `mnist`,

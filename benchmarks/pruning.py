@@ -107,16 +107,19 @@ def work(task: str, method: str, size: int, seed: int, folder_of_data: Path, out
 
 
 def report() -> str:
-    """The table: a row a task, width and method."""
+    """A row a width and method: of each task accuracy before the second training and after it, bytes, instructions."""
     groups = defaultdict(list)
     for row in STUDY:
-        groups[row["task"], -int(row["size"]), METHODS.index(row["method"])].append(row)
+        groups[-int(row["size"]), METHODS.index(row["method"]), row["task"]].append(row)
     lines = []
-    for rows in (groups[key] for key in sorted(groups)):
-        costs = (f"{numbers(rows, name)[0]:,.0f}" for name in ("bytes", "instructions"))
-        accuracies = cell(rows, "before"), cell(rows)
-        lines.append((rows[0]["task"], rows[0]["size"], rows[0]["method"], *accuracies, *costs, str(len(rows))))
-    return table(("task", "neurons", "", "before", "4 bits", "bytes", "instructions", "seeds"), lines)
+    for narrow, method in dict.fromkeys((key[:2]) for key in sorted(groups)):
+        line = [str(-narrow), METHODS[method]]
+        for rows in (groups[narrow, method, task] for task in TASKS):
+            costs = (f"{numbers(rows, name)[0]:,.0f}" for name in ("bytes", "instructions"))
+            line += [cell(rows, "before"), cell(rows), *costs]
+        lines.append(line)
+    heads = [head for task in TASKS for head in (f"{task}, before", "after", "bytes", "instructions")]
+    return table(("neurons", "", *heads), lines, words=2)
 
 
 def main() -> None:

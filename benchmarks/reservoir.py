@@ -77,7 +77,7 @@ def work(kind: str, rate: float, how: str, seed: int, folder_of_data: Path) -> l
 
 
 def report() -> str:
-    """The README's table: mean and deviation over seeds."""
+    """A row a kind of reservoir and rate asked for: the rate on the test set, and accuracy by readout."""
     lines = []
     for kind, rates in RATES.items():
         for asked in rates:

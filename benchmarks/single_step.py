@@ -44,13 +44,18 @@ def work(seed: int, data: Path) -> list[tuple[object, ...]]:
     return [(seed, *figures)]
 
 
+def report() -> str:
+    """Mean and deviation of the accuracy over the seeds, and mean costs."""
+    costs = [f"{numbers(STUDY, name)[0]:,.0f}" for name in STUDY.columns[2:]]
+    return table(STUDY.columns[1:], [[cell(STUDY, digits=2), *costs]], words=0)
+
+
 def main() -> None:
-    """Runs what is missing, and prints mean and deviation."""
+    """Runs what is missing, and prints the table."""
     chosen = parser(__doc__).parse_args()
     missing = [(seed, chosen.data) for seed in range(chosen.seeds) if (seed,) not in STUDY]
     failed = STUDY.run(work, missing, chosen.jobs) if chosen.data else 0
-    costs = [f"{numbers(STUDY, name)[0]:,.0f}" for name in STUDY.columns[2:]]
-    print(table(STUDY.columns[1:], [[cell(STUDY, digits=2), *costs]]))
+    print(report())
     sys.exit(1 if failed else 0)
 
 

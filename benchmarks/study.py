@@ -22,6 +22,7 @@ from rich.progress import Progress
 
 Key = tuple[str, ...]
 SILENT = Progress(disable=True)
+PLOTS = Path(__file__).resolve().parent.parent / "docs" / "results" / "plots"
 
 
 class Rows:
@@ -80,12 +81,11 @@ def parser(description: str | None, side_by_side: bool = True) -> argparse.Argum
     return found
 
 
-def write_figure(path: Path, figure: Any) -> None:
-    """A figure of pyplot as an SVG file; equal figures are equal bytes."""
+def write_figure(name: str, figure: Any) -> None:
+    """Writes a figure of pyplot as PLOTS/NAME.svg; equal figures are equal bytes."""
     memory = io.BytesIO()
     figure.savefig(memory, format="svg", metadata={"Date": None}, bbox_inches="tight")
-    path.parent.mkdir(exist_ok=True)
-    files.write(path, memory.getvalue())
+    files.write(PLOTS / f"{name}.svg", memory.getvalue())
 
 
 def numbers(rows: Iterable[dict[str, str]], column: str = "accuracy") -> tuple[float, float]:
@@ -102,6 +102,7 @@ def cell(rows: Iterable[dict[str, str]], column: str = "accuracy", digits: int =
     return f"{mean:.{digits}f}" if isnan(deviation) else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
-def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """In Markdown."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
+def table(head: Sequence[str], lines: Iterable[Sequence[str]], words: int = 1) -> str:
+    """A table in Markdown. The first `words` columns are text, the others figures."""
+    rule = ["---"] * words + ["--:"] * (len(head) - words)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))

@@ -93,7 +93,7 @@ def _alone(command: str) -> None:
 
 
 @click.command(cls=Shared)
-@click.option("--task", help="digits (comes along), or one that --data has: see the README.")
+@click.option("--task", help="digits (comes along), or another, which --data has.")
 @click.option("--data", type=click.Path(path_type=Path), help="The data set: a folder or a file, as the task needs.")
 @click.option("--network", type=click.Path(path_type=Path), help="The network and its training, as TOML.")
 @click.option("--preset", "preset_name", type=click.Choice(PRESETS), help="A network that is known to work.")
