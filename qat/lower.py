@@ -4,6 +4,7 @@ The neuron's own `step` is recorded by the builder; nothing is derived a second 
 computes, value by value; it is folded afterwards.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
@@ -15,9 +16,10 @@ from quantal.export.ir.fold import folded
 from quantal.export.ir.network import Layer, Network, StateVar
 from quantal.export.ir.ops import Shr
 from quantal.export.proof.intervals import Interval, claims_of, evaluate, find_invariants, prove, rounded
-from quantal.qat.arithmetic import neurons
 from quantal.qat.arithmetic.neurons import NEURONS
-from quantal.qat.network.layer import Integers, SpikingLayer
+from quantal.qat.arithmetic.wiring import Wires, fan_in, layer_step
+from quantal.qat.network.integers import Integers
+from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import Pool, SpikingNetwork
 from torch import Tensor
 
@@ -120,57 +122,30 @@ def _lower_layer(layer: SpikingLayer, network: SpikingNetwork, current_wanted: b
         what = "weights" if config.weights == "float" else "states"
         raise BadInput(f"layer {config.name}: {what}: full precision is for comparison and cannot be exported")
     ops = Builder()
-    levels = layer.quantizer.table
-
-    def codes(weights: Tensor) -> np.ndarray:
-        values = weights.detach().cpu().numpy() / (1 << layer.quantizer.coarse)
-        return (np.searchsorted(levels, values) if levels else values).astype(np.int8)
-
-    def tabled(ops: Builder) -> Integers:
-        with torch.no_grad():
-            return layer.integers().mapped(codes, lambda name, table: ops.table(_ints(table), name), _ints)
-
-    integers = tabled(ops)
-    coarse = layer.quantizer.coarse
-    fan_in_shift, recurrent_shift, _ = (shift + coarse for shift in layer.shifts.tolist())
-    total, weights = _fan_in(ops, layer, network, integers.codes, levels)
+    codes, wires = _wires(ops, layer)
+    product, weights = _products(ops, layer, network, codes.codes)
     made = []
     if current_wanted or layer.added is not None:
-        total = ops.shl(total, fan_in_shift)
-        fan_in_shift = 0
-        if layer.added is not None:
-            added = ops.input(names.current(layer.added.config.name))
-            total = ops.add(total, ops.shl(added, int(layer.added_shift)))
+        product, wires = fan_in(ops, wires, product, _added(ops, layer), current_wanted)
     if current_wanted:
-        total = total if integers.bias is None else ops.add(total, integers.bias)
         name = names.current(config.name)
         said = {"neuron": "none", "current": f"of {config.name}"} | _semantics_of_weights(layer)
-        made.append(Layer(name, config.size, said, tuple(ops.ops), (), weights, total, "current"))
+        made.append(Layer(name, config.size, said, tuple(ops.ops), (), weights, product, "current"))
         ops, weights = Builder(), {}
-        total, integers = ops.input(name), tabled(ops)
-        integers = replace(integers, bias=None)
-    ranges = layer.states(integers.params)
+        product = ops.input(name)
+        wires = replace(_wires(ops, layer)[1], shifts=wires.shifts, bias=None)
+    ranges = layer.states(wires.params)
     state = {name: ops.state(name) for name in ranges}
-    recurrent = None
-    if integers.recurrent is not None and config.recurrence == "diagonal":
-        own = np.array(levels, np.int64)[integers.recurrent] if levels else integers.recurrent.astype(np.int64)
-        recurrent = ops.mul(ops.table(own.reshape(-1).tolist(), "recurrent"), state["spike"])
-    elif integers.recurrent is not None:
-        weights["recurrent"] = integers.recurrent
-        recurrent = ops.matvec("recurrent", state["spike"], levels)
-    current = neurons.current(ops, total, fan_in_shift, recurrent, recurrent_shift, integers.bias)
-    output, after = layer.neuron.step(ops, current, state, integers.params)
-    if recurrent is not None:
-        after["spike"] = output
-    states = [StateVar(k, int(s.init), int(s.lo), int(s.hi), after[k], -s.shift) for k, s in ranges.items()]
+    wires, fed_back = _with_recurrence(ops, layer, wires, codes.recurrent)
+    output, after = layer_step(ops, wires, product, state)
     made.append(
         Layer(
             name=config.name,
             size=config.size,
             semantics=_semantics(layer),
             ops=tuple(ops.ops),
-            states=tuple(states),
-            weights=weights,
+            states=tuple(StateVar(k, int(s.init), int(s.lo), int(s.hi), after[k], -s.shift) for k, s in ranges.items()),
+            weights=weights | fed_back,
             output=output,
             output_name=layer.neuron.output_name,
         )
@@ -178,10 +153,46 @@ def _lower_layer(layer: SpikingLayer, network: SpikingNetwork, current_wanted: b
     return made
 
 
-def _fan_in(
-    ops: Builder, layer: SpikingLayer, network: SpikingNetwork, codes: np.ndarray, levels: tuple[int, ...]
+def _wires(ops: Builder, layer: SpikingLayer) -> tuple[Integers, Wires[int]]:
+    """(the codes of its weights, its wiring without recurrence), every table recorded."""
+    coarse, levels, shifts = layer.quantizer.coarse, layer.quantizer.table, layer.wire_shifts
+
+    def codes(weights: Tensor) -> np.ndarray:
+        values = weights.detach().cpu().numpy() / (1 << coarse)
+        return (np.searchsorted(levels, values) if levels else values).astype(np.int8)
+
+    with torch.no_grad():
+        whole = layer.integers().mapped(codes, lambda name, table: ops.table(_ints(table), name), _ints)
+    shifts = replace(shifts, fan_in=shifts.fan_in + coarse, recurrent=shifts.recurrent + coarse)
+    return whole, Wires(layer.neuron, whole.params, shifts, whole.bias)
+
+
+def _added(ops: Builder, layer: SpikingLayer) -> Callable[[], int] | None:
+    """Records the current of the layer that it adds, if any."""
+    if layer.added is None:
+        return None
+    name = names.current(layer.added.config.name)
+    return lambda: ops.input(name)
+
+
+def _with_recurrence(
+    ops: Builder, layer: SpikingLayer, wires: Wires[int], codes: np.ndarray | None
+) -> tuple[Wires[int], dict[str, np.ndarray]]:
+    """(the wires with what brings its own spikes back, its weights by name)."""
+    levels = layer.quantizer.table
+    if codes is None:
+        return wires, {}
+    if layer.config.recurrence == "diagonal":  # constants of its neurons, no matrix
+        own = np.array(levels, np.int64)[codes] if levels else codes.astype(np.int64)
+        return replace(wires, diagonal=ops.table(own.reshape(-1).tolist(), "recurrent")), {}
+    return replace(wires, matrix=lambda spikes: ops.matvec("recurrent", spikes, levels)), {"recurrent": codes}
+
+
+def _products(
+    ops: Builder, layer: SpikingLayer, network: SpikingNetwork, codes: np.ndarray
 ) -> tuple[int, dict[str, np.ndarray]]:
     """(the sum of its products, the weights of each): one for each thing that it sees, of its share of the columns."""
+    levels = layer.quantizer.table
     sizes = {node.config.name: node.config.size for node in network.nodes} | {"input": network.inputs}
     total, weights, first = None, {}, 0
     for number, (source, delay) in enumerate(network.connections(layer.config)):

@@ -16,6 +16,7 @@ from quantal.qat.arithmetic import neurons
 from quantal.qat.arithmetic.grids import TableGrid
 from quantal.qat.arithmetic.neurons import Neuron, Params, StateRange
 from quantal.qat.arithmetic.surrogates import Surrogate
+from quantal.qat.arithmetic.wiring import Shifts, Wires, layer_step
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Plan:
     neuron: Neuron
     params: Params
     states: tuple[tuple[str, StateRange], ...]
-    shifts: tuple[int, int]
+    shifts: Shifts
     recurrent: bool
     tables: tuple[str, ...]
     inputs: int
@@ -154,12 +155,11 @@ class Plan:
         params = self.params.with_tables({name: named[name] for name in neurons.TABLES if name in named})
         state = {name: ops.state(name) for name, _ in self.states}
         feedback = ops.input("feedback") if self.recurrent else None
-        if "diagonal" in named:
-            feedback = ops.mul(named["diagonal"], state["spike"])
-        product, bias = ops.input("product"), named.get("bias")
-        current = neurons.current(ops, product, self.shifts[0], feedback, self.shifts[1], bias)
-        output, after = self.neuron.step(ops, current, state, params)
-        after |= {"spike": output} if feedback is not None else {}
+        wires = Wires(
+            self.neuron, params, self.shifts, named.get("bias"), diagonal=named.get("diagonal"),
+            matrix=None if feedback is None else lambda _: feedback,
+        )  # fmt: skip
+        output, after = layer_step(ops, wires, ops.input("product"), state)
         return Recorded(tuple(ops.ops), output, after, self.surrogate, self.ranges)
 
 

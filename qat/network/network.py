@@ -18,7 +18,6 @@ from quantal.qat.data.encoding import encoded_channels, encoded_maximum
 from quantal.qat.engine import cpu
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.reservoir import draw
-from quantal.qat.quantizers.normalization import MOMENTUM
 from quantal.qat.quantizers.weights import Learned
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -228,13 +227,9 @@ class SpikingNetwork(nn.Module):
         """
         flow = Flow(self, x)
         for node in self.nodes:
-            if isinstance(node, SpikingLayer):
-                for norm in (node.norm, node.psp):
-                    if norm is not None:
-                        norm.share = 1.0
-                        node.integers(flow.seen(node))
-                        norm.share = MOMENTUM
-                        node.begin()
+            if isinstance(node, SpikingLayer) and node.config.norm != "none":
+                node.keep(node.integers(flow.seen(node)).moments, share=1.0)
+                node.begin()
             flow.run(node)
 
     def project(self) -> None:

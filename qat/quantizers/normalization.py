@@ -4,6 +4,8 @@ The moments are those of all samples and steps of a batch. Training keeps a runn
 with those of its first samples, see SpikingNetwork.begin_norms.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -14,15 +16,14 @@ NORMS = ("none", *CURRENT_NORMS, "psp")
 
 
 class _Norm(nn.Module):
-    """`share`: what a batch's moments have in the kept ones after it."""
-
-    share = MOMENTUM
+    """What keeps moments, in buffers of their names."""
 
     @torch.no_grad()
-    def _keep(self, **moments: Tensor) -> None:
+    def keep(self, moments: Mapping[str, Tensor], share: float = MOMENTUM) -> None:
+        """Moves the kept moments by that share towards those of a batch."""
         for name, found in moments.items():
             kept = self.get_buffer(name)
-            kept.lerp_(found.to(kept), self.share)
+            kept.lerp_(found.to(kept), share)
 
 
 class CurrentNorm(_Norm):
@@ -50,16 +51,17 @@ class CurrentNorm(_Norm):
         """What a current is multiplied by where γ is 1: over all neurons, by the kept moments."""
         return float((self.variance.mean() + EPSILON).rsqrt())
 
-    def affine(self, products: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """(sign, a, b), each (size,): y = sign a z + b, a > 0.
+    def moments(self, products: Tensor) -> dict[str, Tensor]:
+        """Those of z (..., size), by name."""
+        variance, mean = torch.var_mean(products.flatten(0, -2), dim=self.axes, correction=0)
+        return {"mean": mean, "variance": variance}
 
-        With `products` z (..., size) by their moments, which it keeps, else by those that it has kept. A γ that is
-        nearer to 0 than LEAST has its size, so that it may cross 0.
+    def affine(self, moments: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(sign, a, b), each (size,): y = sign a z + b, a > 0, by these moments, or by the kept ones.
+
+        A γ that is nearer to 0 than LEAST has its size, so that it may cross 0.
         """
-        mean, variance = self.mean, self.variance
-        if products is not None:
-            variance, mean = torch.var_mean(products.flatten(0, -2), dim=self.axes, correction=0)
-            self._keep(mean=mean, variance=variance)
+        mean, variance = (self.mean, self.variance) if moments is None else (moments["mean"], moments["variance"])
         sign, size = self.gain.detach().sign(), self.gain.abs()
         size = size + (size.clamp(min=LEAST) - size).detach()
         factor = size / torch.sqrt(variance + EPSILON)
@@ -84,13 +86,13 @@ class PspNorm(_Norm):
         self.gain = nn.Parameter(torch.ones(inputs))
         self.register_buffer("moment", torch.ones(inputs))
 
-    def columns(self, x: Tensor | None) -> Tensor:
-        """The factor of each input, (inputs,): by the moments of x (..., inputs), which it keeps, else by kept ones."""
-        moment = self.moment
-        if x is not None:
-            moment = x.square().flatten(0, -2).mean(dim=0)
-            self._keep(moment=moment)
-        return self.gain / self.root(moment)
+    def moments(self, x: Tensor) -> dict[str, Tensor]:
+        """Those of s (..., inputs), by name."""
+        return {"moment": x.square().flatten(0, -2).mean(dim=0)}
+
+    def columns(self, moments: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The factor of each input, (inputs,), by these moments, or by the kept ones."""
+        return self.gain / self.root(self.moment if moments is None else moments["moment"])
 
     def root(self, moment: Tensor) -> Tensor:
         """√(m₂ + λ) of each input, (inputs,)."""

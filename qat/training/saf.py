@@ -19,13 +19,13 @@ neurons that it passes. θ's is ours, by the same identity. Decays have none: th
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from quantal.qat.arithmetic import neurons
 from quantal.qat.arithmetic.exact import exact_products
 from quantal.qat.arithmetic.torch_ops import TorchOps
-from quantal.qat.network.layer import Integers, SpikingLayer
+from quantal.qat.arithmetic.wiring import fan_in, layer_step
+from quantal.qat.network.integers import Integers
+from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork
 from torch import Tensor
 
@@ -40,6 +40,7 @@ class OnlineLayer:
         self.layer, self.ops, self.dtype = layer, ops, dtype
         with torch.no_grad():
             self.integers = self._integers()
+        self.wires = layer.wires(self.integers)
         codes, p = self.integers.codes, self.integers.params
         self.leak = codes.new_ones(1) if p.decay is None else p.decay * 0.5**p.decay_bits
         size, inputs = codes.shape
@@ -47,8 +48,8 @@ class OnlineLayer:
         self.ones = codes.new_zeros(1)
         self.output: Tensor = codes.new_zeros(batch, size)
         self.slope = self.output
-        self.state: dict[str, Any] = {
-            name: codes.new_full((batch, size), state.init) for name, state in layer.neuron.states(p).items()
+        self.state: dict[str, Tensor] = {
+            name: codes.new_full((batch, size), state.init) for name, state in layer.states(p).items()
         }
         self.grads = {name: torch.zeros_like(value) for name, value in _graded(self.integers).items()}
 
@@ -60,16 +61,12 @@ class OnlineLayer:
     @torch.no_grad()
     def step(self, spikes: Tensor, graded: bool) -> Tensor:
         """What it sends (batch, size) for spikes (batch, inputs); `graded`, also the slope of that by its membrane."""
-        n = self.integers
-        fan_in_shift, recurrent_shift, _ = self.layer.shifts.tolist()
-        product = spikes @ n.codes.t()
-        feedback = None if n.recurrent is None else self.output @ n.recurrent.t()
-        current = neurons.current(self.ops, product, fan_in_shift, feedback, recurrent_shift, n.bias)
+        current, wires = fan_in(self.ops, self.wires, spikes @ self.integers.codes.t())
         for accumulated, more in ((self.spikes_in, spikes), (self.spikes_before, self.output), (self.ones, 1.0)):
             accumulated.mul_(self.leak).add_(more)
         with torch.set_grad_enabled(graded):
             current.requires_grad_(graded)
-            output, state = self.layer.neuron.step(self.ops, current, self.state, n.params)
+            output, state = layer_step(self.ops, wires, current, self.state)
         if graded:  # no neuron's output depends on another's current: this is the diagonal, which is all there is
             (self.slope,) = torch.autograd.grad(output, current, output.new_ones(1).expand_as(output))
         self.output, self.state = output.detach(), {name: value.detach() for name, value in state.items()}
@@ -80,10 +77,10 @@ class OnlineLayer:
         """Adds to the gradients of its integers, for that of the output (batch, size); returns δ (batch, size)."""
         grads = self.grads
         delta: Tensor = grad * self.slope
-        fan_in_shift, recurrent_shift, _ = self.layer.shifts.tolist()
-        grads["codes"].addmm_(delta.t(), self.spikes_in, alpha=1 << fan_in_shift)
+        shifts = self.wires.shifts
+        grads["codes"].addmm_(delta.t(), self.spikes_in, alpha=1 << shifts.fan_in)
         if "recurrent" in grads:
-            grads["recurrent"].addmm_(delta.t(), self.spikes_before, alpha=1 << recurrent_shift)
+            grads["recurrent"].addmm_(delta.t(), self.spikes_before, alpha=1 << shifts.recurrent)
         if "bias" in grads:
             grads["bias"].add_(delta.sum(dim=0) * self.ones)
         if "threshold" in grads:
@@ -94,7 +91,7 @@ class OnlineLayer:
     @torch.no_grad()
     def passed(self, delta: Tensor) -> Tensor:
         """The gradient of what came in (batch, inputs), for δ (batch, size)."""
-        grad: Tensor = delta @ self.integers.codes * float(1 << int(self.layer.shifts[0]))
+        grad: Tensor = delta @ self.integers.codes * float(1 << self.wires.shifts.fan_in)
         return grad
 
     def finish(self) -> None:

@@ -135,7 +135,7 @@ def _calibrate(
         ranges = [(-reach * low, reach * high) for low in (0.5, 1, 2, 4, 8, 16) for high in (1.25, 2, 4, 8, 16)]
     else:
         worth = teacher.unit.squeeze(1) * row
-        worth = worth if teacher.norm is None else worth * teacher.norm.affine(None)[1]
+        worth = worth if teacher.norm is None else worth * teacher.norm.affine()[1]
         membrane = teacher.integers().params.grid.decode(flow.network.ops, code) * layer.of_neurons(worth)
         ranges = [_range(membrane, method)]
     tried = []
