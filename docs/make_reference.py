@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from quantal.qat.config.parts.json_schema import json_schema
-from quantal.qat.config.parts.reference import reference
+from quantal.qat.config.json_schema import json_schema
+from quantal.qat.config.reference import reference
 
 FOLDER = Path(__file__).resolve().parent
 

@@ -14,13 +14,13 @@ from quantal.export.base.errors import BadInput
 from quantal.export.encoders import ENCODERS
 from quantal.qat.arithmetic.neurons import NEURONS
 from quantal.qat.arithmetic.surrogates import SURROGATES
+from quantal.qat.config.json_schema import all_kinds, json_schema
+from quantal.qat.config.lines import key_lines
+from quantal.qat.config.moved import MOVED
 from quantal.qat.config.parts import file, layers, network, neurons, rules, states, training, weights
 from quantal.qat.config.parts.fields import Part, help_of, kinds, known, tag
-from quantal.qat.config.parts.json_schema import all_kinds, json_schema
-from quantal.qat.config.parts.lines import key_lines
-from quantal.qat.config.parts.moved import MOVED
-from quantal.qat.config.parts.problems import MOST
-from quantal.qat.config.parts.reference import reference
+from quantal.qat.config.problems import MOST
+from quantal.qat.config.reference import reference
 from quantal.qat.data.registry import LOADERS
 from quantal.qat.quantizers.normalization import CURRENT_NORMS, NORMS
 from quantal.qat.quantizers.states import AFTER_RESET, STATE_QUANTIZERS

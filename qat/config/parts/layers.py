@@ -89,6 +89,7 @@ class Dense(_Weighted, tag="dense", kw_only=True):
     ] = False
     bias: Bias = True
     norm: Norm = "none"
+    groups: ClassVar[int] = 1
     window: ClassVar[None] = None
 
     @property
@@ -112,6 +113,7 @@ class Reservoir(_Weighted, tag="reservoir", kw_only=True):
     recurrent: ClassVar[Literal[True]] = True
     bias: ClassVar[bool] = True
     norm: ClassVar[Literal["none"]] = "none"
+    groups: ClassVar[int] = 1
     window: ClassVar[None] = None
 
     @property

@@ -1,11 +1,11 @@
 """A whole network file: its data, its layers, its training."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 from quantal.qat.config.parts.fields import Part, about, tag, within
-from quantal.qat.config.parts.layers import Conv, Layer, Pool
+from quantal.qat.config.parts.layers import Conv, Layer, Pool, Weighted
 from quantal.qat.config.parts.training import Augmentation, Bptt, Training
 
 MOST_LAYERS = 4096
@@ -35,21 +35,29 @@ class _Encoder(Part, tag_field="kind"):
 class Direct(_Encoder, tag="direct"):
     """The integers themselves."""
 
+    seed: ClassVar[int] = 0
+    delta: ClassVar[int] = 16
+
 
 class Latency(_Encoder, tag="latency"):
     """One spike a channel, the earlier the larger its value."""
+
+    seed: ClassVar[int] = 0
+    delta: ClassVar[int] = 16
 
 
 class Rate(_Encoder, tag="rate"):
     """Spikes as often as the value says."""
 
     seed: Annotated[int, within(0, 2**32 - 1, "of the device's own random numbers")] = 0
+    delta: ClassVar[int] = 16
 
 
 class Delta(_Encoder, tag="delta"):
     """Send on delta: a spike up or down where a value has changed."""
 
     delta: Annotated[int, within(1, 2**16 - 1, "the change that is sent")] = 16
+    seed: ClassVar[int] = 0
 
 
 Encoder = Direct | Latency | Rate | Delta
@@ -65,6 +73,11 @@ class Config(Part, kw_only=True):
     ] = msgspec.field(name="layer")
     training: Annotated[Training, about("how it learns")] = Bptt()
     augmentation: Annotated[Augmentation, about("of events, in training alone")] = Augmentation()
+
+    @property
+    def weighted(self) -> tuple[Weighted, ...]:
+        """The layers that have weights and neurons."""
+        return tuple(layer for layer in self.layers if not isinstance(layer, Pool))
 
     @property
     def sources(self) -> tuple[tuple[str, ...], ...]:

@@ -38,6 +38,11 @@ class _Neuron(Part, tag_field="kind"):
         return tag(type(self))
 
     @property
+    def decays(self) -> dict[str, float]:
+        """What it learns of decays, by name: each as it is at first."""
+        return {}
+
+    @property
     def fires(self) -> bool:
         """Whether it sends spikes, or counts them."""
         return NEURONS[self.kind].fires
@@ -58,6 +63,14 @@ class _Leaky(_Neuron):
     decay_bits: Annotated[int, within(1, 12, "bits of every learned decay")] = 6
     decay_per: Annotated[Per, about("one decay for the layer, or one a neuron")] = "layer"
 
+    @property
+    def decays(self) -> dict[str, float]:
+        """What it learns of decays, by name: each as it is at first."""
+        synapse, adaptation = getattr(self, "synapse", None), getattr(self, "adaptation", None)
+        found = {"decay": self.decay} if self.decay < 1 else {}
+        found |= {} if synapse is None else {"synapse_decay": synapse.decay}
+        return found if adaptation is None else found | {"adaptation_decay": adaptation.decay}
+
 
 class _Spiking(_Leaky):
     threshold: Annotated[float, within(1e-3, 1e3, "θ at first, learned")] = 1.0
@@ -76,6 +89,7 @@ class _Spiking(_Leaky):
     refractory: Annotated[int, within(0, 255, "for how many steps after a spike it sends none")] = 0
     synapse: Annotated[Synapse | None, about("a current that is a state of its own")] = None
     adaptation: Annotated[Adaptation | None, about("a threshold that spikes raise")] = None
+    pool: ClassVar[str] = "last"
 
 
 class Lif(_Spiking, tag="lif"):
@@ -95,6 +109,12 @@ class Alpha(_Leaky, tag="alpha"):
     refractory: ClassVar[int] = 0
     synapse: ClassVar[None] = None
     adaptation: ClassVar[None] = None
+    pool: ClassVar[str] = "last"
+
+    @property
+    def decays(self) -> dict[str, float]:
+        """What it learns of decays, by name: each as it is at first."""
+        return {**super().decays, "synapse_decay": self.synapse_decay}
 
 
 class Step(_Neuron, tag="step"):
@@ -103,11 +123,15 @@ class Step(_Neuron, tag="step"):
     threshold: Annotated[float, within(1e-3, 1e3, "θ at first, learned")] = 1.0
     threshold_per: Annotated[Literal["auto", "layer", "neuron"], about("one θ for the layer or one a neuron")] = "auto"
     spikes: Annotated[int, within(1, 15, "how many a neuron sends at once at most")] = 1
+    decay: ClassVar[float] = 1.0
+    decay_bits: ClassVar[int] = 6
+    decay_per: ClassVar[Per] = "layer"
     reset: ClassVar[str] = "none"
     timing: ClassVar[str] = "delayed"
     refractory: ClassVar[int] = 0
     synapse: ClassVar[None] = None
     adaptation: ClassVar[None] = None
+    pool: ClassVar[str] = "last"
 
 
 class Li(_Leaky, tag="li"):

@@ -22,6 +22,11 @@ class _States(Part, tag_field="quantizer"):
         """Whether they are codes."""
         return not isinstance(self, FloatStates)
 
+    def width(self, state: str) -> int:
+        """The bits of a state's code: of the "membrane", of the "current" or of the "adaptation"."""
+        given: int | None = getattr(self, state)
+        return self.width("membrane") if given is None else given
+
     @property
     def tabled(self) -> bool:
         """Whether the membrane has a table of levels; else they are evenly spaced."""
@@ -54,23 +59,25 @@ class _Table(_Codes):
     membrane: Tabled = 8
 
 
-class _Clipped(_Table):
+class Clipped(_Table):
+    """Levels beyond which a gradient may end."""
+
     gradient: Gradient = "clip"
 
 
-class Squat(_Clipped, tag="squat"):
+class Squat(Clipped, tag="squat"):
     """SQUAT's levels (arXiv 2404.19668), the denser the nearer to the threshold, as its authors' code has them."""
 
 
-class SquatThreshold(_Clipped, tag="squat-threshold"):
+class SquatThreshold(Clipped, tag="squat-threshold"):
     """The same, centred on the threshold."""
 
 
-class SquatZero(_Clipped, tag="squat-zero"):
+class SquatZero(Clipped, tag="squat-zero"):
     """The same, centred on 0."""
 
 
-class Aligned(_Clipped, tag="aligned"):
+class Aligned(Clipped, tag="aligned"):
     """0 is a level, a border lies at the threshold, levels near it are denser, the range is learned."""
 
 

@@ -80,13 +80,15 @@ class Ridge(_Training, tag="ridge"):
     seed: Seed = 0
     loss: ClassVar[Loss] = "last"
     epochs: ClassVar[int] = 0
+    decay_rate: ClassVar[float] = 1.0
     penalty: ClassVar[float] = 0.0
     forward: ClassVar[Literal["hard"]] = "hard"
     truncate: ClassVar[int] = 0
     budget: ClassVar[int] = 0
 
 
-Training = Bptt | SafE | SafF | Ridge
+Gradients = Bptt | SafE | SafF
+Training = Gradients | Ridge
 
 
 class Augmentation(Part):

@@ -58,7 +58,7 @@ class Maqd(_Codes, tag="maqd"):
     """Standardized rows, scaled round-clip (arXiv 2403.14999)."""
 
     bits: Annotated[int, within(2, 8, "of a code")] = 4
-    standardize: ClassVar[bool] = True
+    standardize: ClassVar[bool] = False  # its quantizer does
 
 
 class Dq(_Codes, tag="dq"):

@@ -7,10 +7,10 @@ import msgspec
 from msgspec import NODEFAULT
 from quantal.export.base.errors import listed, shown
 from quantal.export.base.typed import Path, default, expected, fault, nearest
+from quantal.qat.config.moved import MOVED
 from quantal.qat.config.parts.fields import Part, kinds, known, listed_kinds, tag, tag_field, words
-from quantal.qat.config.parts.moved import MOVED
 from quantal.qat.config.parts.network import MOST_LAYERS, Config, Task
-from quantal.qat.config.parts.problems import Problems
+from quantal.qat.config.problems import Problems
 
 BAD = object()
 """What stands for a value that was refused."""

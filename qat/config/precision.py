@@ -8,10 +8,12 @@ from quantal.export.base.errors import BadInput
 from quantal.qat.config.parts.fields import kinds, known, tag, tag_field
 from quantal.qat.config.parts.layers import Pool
 from quantal.qat.config.parts.network import Config
-from quantal.qat.config.parts.problems import Problems
-from quantal.qat.config.parts.reader import part
-from quantal.qat.config.parts.rules import spans
+from quantal.qat.config.problems import Problems
+from quantal.qat.config.reader import part
+from quantal.qat.config.rules import spans
 
+WEIGHT_BITS = (*range(1, 9), "learned", "float")
+STATE_BITS = (*range(1, 17), "float")
 Bits = int | str | None
 """How many, "float" or "learned"; None for a layer's own."""
 
@@ -44,7 +46,9 @@ def _layer(layer: Any, weights: tuple[str | None, Bits], states: tuple[str | Non
     if layer.neuron.stateless:
         return layer
     layer = replace(layer, states=_in(layer, "states", *states))
-    return layer if spans(layer) or not layer.states.quantized else replace(layer, states=replace(layer.states, range=2.0))
+    if spans(layer) or not layer.states.quantized:
+        return layer
+    return replace(layer, states=replace(layer.states, range=2.0))
 
 
 def _in(layer: Any, name: str, quantizer: str | None, bits: Bits) -> Any:
@@ -56,18 +60,15 @@ def _in(layer: Any, name: str, quantizer: str | None, bits: Bits) -> Any:
     possible = {tag(kind): kind for kind in kinds(annotation)}
     first = next(iter(possible.values()))
     if bits == "float":
-        quantizer = "float"
+        quantizer, bits = "float", None
     elif quantizer is None:
         quantizer = own.quantizer if own.quantized else tag(first)
-    table = msgspec.to_builtins(own) | {tag_field(first): quantizer}
-    if kind := possible.get(quantizer):
-        table = {field: value for field, value in table.items() if field in (tag_field(kind), *known(kind))}
-        if bits not in (None, "float") and kind.number not in known(kind):
-            if bits != getattr(kind, kind.number):
-                raise BadInput(f"layer {layer.name}: {name}: {quantizer} has {getattr(kind, kind.number)} bits, got {bits}")
-        elif bits not in (None, "float"):
-            table[kind.number] = bits
+    kind = possible.get(quantizer, first)
+    if bits is not None and kind.number not in known(kind) and bits != getattr(kind, kind.number):
+        raise BadInput(f"layer {layer.name}: {name}: {quantizer} has {getattr(kind, kind.number)} bits, got {bits}")
+    table = msgspec.to_builtins(own) | ({} if bits is None else {kind.number: bits})
+    table = {field: value for field, value in table.items() if field in known(kind) and value is not None}
     problems = Problems()
-    found = part(annotation, {field: value for field, value in table.items() if value is not None}, (name,), problems)
+    found = part(annotation, table | {tag_field(first): quantizer}, (name,), problems)
     problems.refuse(f"layer {layer.name}")
     return found
