@@ -6,7 +6,7 @@ from quantal.export.build import Build, write_build
 from quantal.export.report.cost import compiled_sizes, measure
 from quantal.export.run.verify import batched, verify
 from quantal.qat.lower import exact_dtype, lower
-from quantal.qat.network.network import hard_trace
+from quantal.qat.network.trace import hard_trace
 from quantal.qat.training.run import Run
 
 EXECUTORS = ("interpreter", "c-host")

@@ -22,7 +22,7 @@ from quantal.export.verify import vectors
 from quantal.qat.config import config_file
 from quantal.qat.data.registry import load
 from quantal.qat.lower import exact_dtype, lower
-from quantal.qat.network.network import hard_trace
+from quantal.qat.network.trace import hard_trace
 from quantal.qat.training.epochs import train_until
 from quantal.qat.training.run import Run, load_data
 from quantal.qat.training.start import new_run

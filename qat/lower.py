@@ -22,7 +22,8 @@ from quantal.qat.config.parts.layers import Conv
 from quantal.qat.config.parts.network import Encoder
 from quantal.qat.network.integers import Integers
 from quantal.qat.network.layer import SpikingLayer
-from quantal.qat.network.network import Pool, SpikingNetwork
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.network.pool import Pool
 from torch import Tensor
 
 FLOAT32_BITS, FLOAT64_BITS = 24, 53

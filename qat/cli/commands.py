@@ -27,7 +27,7 @@ from quantal.qat.data.registry import Dataset, Split
 from quantal.qat.engine import cpu
 from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.methods import pruning
-from quantal.qat.network.network import hard_trace
+from quantal.qat.network.trace import hard_trace
 from quantal.qat.quantizers.states import STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from quantal.qat.training import objectives, parallel

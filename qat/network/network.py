@@ -1,14 +1,11 @@
-"""A network in training: a graph of layers, the hard forward in torch, and its checkpoint in safetensors."""
+"""A network in training: a graph of layers, and the hard forward in torch."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from quantal.export.base.errors import BadInput, named, shown
-from quantal.export.base.names import relay
-from quantal.export.base.reading import damaged
+from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic import planes
-from quantal.qat.arithmetic.exact import exact_products
 from quantal.qat.arithmetic.surrogates import Surrogate
 from quantal.qat.arithmetic.torch_ops import TorchOps
 from quantal.qat.config.graph import check_size
@@ -17,16 +14,16 @@ from quantal.qat.config.parts.layers import Layer
 from quantal.qat.config.parts.network import Config
 from quantal.qat.config.parts.training import MOST_SHARP, Ridge, Training
 from quantal.qat.data.encoding import encoded_channels, encoded_maximum
-from quantal.qat.engine import cpu
+from quantal.qat.network.flow import Flow
+from quantal.qat.network.inputs import check_input
 from quantal.qat.network.layer import SpikingLayer
+from quantal.qat.network.pool import Pool
 from quantal.qat.network.reservoir import draw
-from quantal.qat.quantizers.weights import Learned
-from safetensors.torch import load_file
+from quantal.qat.network.tensors import check_layer
 from torch import Tensor, nn
 
 LOGIT_RANGE = 12.0
 TARGET_MARGIN = 1.25
-_CHECKED = 65_536  # values of the input that are checked at a time, so that they stay in a processor's cache
 
 
 def _surrogate(training: Training) -> Surrogate:
@@ -34,24 +31,6 @@ def _surrogate(training: Training) -> Surrogate:
     if isinstance(training, Ridge):
         return Surrogate()
     return Surrogate(training.surrogate, training.slope, training.damping)
-
-
-class Pool(nn.Module):
-    """The sums over the windows of one layer's outputs: (steps, batch, inputs) → (steps, batch, config.size)."""
-
-    def __init__(self, config: layers.Pool, inputs: int):
-        super().__init__()
-        self.config, self.window = config, config.window
-        if self.window.size != inputs:
-            raise BadInput(f"{config.name}: shape: {list(config.shape)} are not the {inputs} values that it sees")
-
-    def forward(self, x: Tensor, record: dict[str, Tensor] | None = None) -> Tensor:
-        """See the class; with `record`, also there."""
-        with exact_products(x.device):
-            sums = planes.pooled(x, self.window)
-        if record is not None:
-            record[f"{self.config.name}.sum"] = sums
-        return sums
 
 
 class SpikingNetwork(nn.Module):
@@ -137,23 +116,9 @@ class SpikingNetwork(nn.Module):
     def entering(self, x: Tensor, fused: bool = True) -> Tensor:
         """x (batch, steps, inputs) as the first layers see it, (steps, batch, inputs).
 
-        Raises BadInput unless it has a step and holds integers 0 … `input_maximum`, as float32 or float64. On a GPU
-        this waits for x: a fault that is found later, the driver tells, and takes the process with it. `fused`: whether
-        the engine is made for this pass anyway, which then looks at x too.
+        Raises BadInput unless it holds integers 0 … `input_maximum` (see check_input).
         """
-        if x.ndim != 3 or x.shape[2] != self.inputs or not x.shape[1]:
-            raise BadInput(f"input: expected (samples, steps from 1, {self.inputs} inputs), got {tuple(x.shape)}")
-        if x.dtype not in (torch.float32, torch.float64):
-            kind = str(x.dtype).removeprefix("torch.")
-            raise BadInput(f"input: expected integers as float32 or float64, got {kind}")
-        values, most = x.detach(), self.input_maximum
-        compiled = fused and not x.is_cuda and cpu.available()
-        if not (cpu.whole(values, most) if compiled else _whole(values, most)):
-            sample, step, channel = (values.clamp(0, most).floor_() != values).nonzero()[0].tolist()
-            raise BadInput(
-                f"input: expected integers 0..{most}, got {float(values[sample, step, channel]):g} "
-                f"at sample {sample}, step {step}, channel {channel}"
-            )
+        check_input(x, self.inputs, self.input_maximum, fused)
         return x.transpose(0, 1)
 
     def connections(self, layer: Layer) -> list[tuple[str, int]]:
@@ -254,129 +219,4 @@ class SpikingNetwork(nn.Module):
         if self.config.training.loss == "regression" and not bool((self.target_reach > 0).all()):
             raise BadInput(f"{where}: target_reach: expected positive numbers")
         for layer in self.stack:
-            place = f"{where}: layer {layer.config.name}"
-            if not bool((layer.unit_start * layer.unit_gain > 0).all()):
-                raise BadInput(f"{place}: scale: expected positive numbers")
-            if layer.threshold is not None and not bool((layer.threshold > 0).all()):
-                raise BadInput(f"{place}: threshold: expected positive numbers")
-            for name, tensor in layer.state_dict().items():
-                if name.endswith(("reach_start", "reach_gain", "reach")) and not bool((tensor > 0).all()):
-                    raise BadInput(f"{place}: {name}: expected positive numbers")
-                if name == "reach" and not bool((tensor == tensor.round()).all()):
-                    raise BadInput(f"{place}: {name}: expected an integer")
-                if name in ("norm.variance", "psp.moment") and bool((tensor < 0).any()):
-                    raise BadInput(f"{place}: {name}: expected no negative number")
-                if name == "quantizer.borders" and not bool((tensor.diff() > 0).all()):
-                    raise BadInput(f"{place}: {name}: expected ascending numbers")
-                if name == "quantizer.width" and int(tensor) not in Learned.widths:
-                    raise BadInput(f"{place}: {name}: expected one of {Learned.widths}, got {int(tensor)}")
-            shifts = [*layer.shifts.tolist(), int(layer.added_shift)]
-            if min(shifts) < 0 or max(shifts) > 31:
-                raise BadInput(f"{place}: shifts: expected 0 to 31")
-
-
-class Flow:
-    """One pass over a network: what its layers have said so far of x (batch, steps, inputs), node by node.
-
-    record and carried: see SpikingNetwork.forward.
-    """
-
-    def __init__(
-        self,
-        network: SpikingNetwork,
-        x: Tensor,
-        record: dict[str, Tensor] | None = None,
-        carried: dict[str, dict[str, Tensor]] | None = None,
-    ):
-        self.network, self.record, self.carried = network, record, {} if carried is None else carried
-        x = network.entering(x, record is None)
-        self.values = {"input": x}
-        self.currents = {
-            layer.add: x for layer in network.config.layers if layer.add
-        }  # until that layer leaves its own
-        self._delay("input")
-
-    def seen(self, node: SpikingLayer | Pool) -> Tensor:
-        """What the node sees (steps, batch, inputs): outputs of others, one beside the other."""
-        parts = [self.values[relay(*connection)] for connection in self.network.connections(node.config)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-
-    def output(
-        self,
-        node: SpikingLayer | Pool,
-        record: dict[str, Tensor] | None = None,
-        carried: dict[str, Tensor] | None = None,
-    ) -> Tensor:
-        """What the node says (steps, batch, size), from the states that are carried, or the first; nobody sees it."""
-        seen = self.seen(node)
-        if isinstance(node, Pool):
-            return node(seen, record)  # type: ignore[no-any-return]
-        return node(seen, self.network.ops, record, carried, self.currents)  # type: ignore[no-any-return]
-
-    def run(self, node: SpikingLayer | Pool, record: dict[str, Tensor] | None = None) -> Tensor:
-        """What the node says, kept for those that see it; `record`: for this node alone."""
-        name = node.config.name
-        value = self.output(node, self.record if record is None else record, self.carried.setdefault(name, {}))
-        self.values[name] = value
-        self._delay(name)
-        return value
-
-    def _delay(self, source: str) -> None:
-        """Keeps what is seen of the source some steps late too: 0 before there was any."""
-        before = 0
-        for delay in self.network.delays(source):
-            value, name = self.values[relay(source, before)], relay(source, delay)
-            held = self.carried.setdefault(name, {})
-            line = held.get("line", value.new_zeros(delay - before, *value.shape[1:]))
-            both = torch.cat([line, value])
-            self.values[name], held["line"] = both[: len(value)], both[len(value) :].detach()
-            if self.record is not None:
-                if delay - before == 1:
-                    self.record[f"{name}.line"] = value
-                self.record[f"{name}.value"] = self.values[name]
-            before = delay
-
-
-def _whole(x: Tensor, most: int) -> bool:
-    """Whether x holds integers 0 … most alone; on the CPU a few samples at a time."""
-    some = len(x) if x.is_cuda else _CHECKED // max(1, x.shape[1] * x.shape[2])
-    # NaN does not equal itself
-    return all(torch.equal(part.clamp(0, most).floor_(), part) for part in torch.split(x, max(1, some)))
-
-
-def read_tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors in `path`, which must have the names, shapes and types of `expected` and be finite."""
-    with damaged(path, "an intact safetensors file"):
-        found = load_file(path)
-    if set(found) != set(expected):
-        odd = sorted(set(found) ^ set(expected))[0]
-        raise BadInput(f"{path}: {named(odd)}: {'not a tensor of this network' if odd in found else 'missing'}")
-    for name, tensor in expected.items():
-        if found[name].shape != tensor.shape or found[name].dtype != tensor.dtype:
-            raise BadInput(
-                f"{path}: {name}: expected {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}, "
-                f"got {str(found[name].dtype).removeprefix('torch.')} {shown(tuple(found[name].shape))}"
-            )
-        if not bool(torch.isfinite(found[name]).all()):
-            raise BadInput(f"{path}: {name}: holds NaN or infinity")
-    return found
-
-
-def hard_trace(network: SpikingNetwork, x: np.ndarray, dtype: torch.dtype) -> dict[str, np.ndarray]:
-    """The hard forward on x (samples, steps, inputs): every record and "output", each (samples, steps, neurons).
-
-    These are the golden vectors. `dtype` must be exact for the network (see lower.exact_dtype).
-    """
-    record: dict[str, Tensor] = {}
-    device = next(network.parameters()).device
-    with torch.no_grad():
-        record["output"] = network(torch.as_tensor(np.ascontiguousarray(x)).to(device, dtype), record)
-    order = [name for name in record if name != "output"] + ["output"]
-    return {name: _integers(record[name], name) for name in order}
-
-
-def _integers(values: Tensor, name: str) -> np.ndarray:
-    whole = values.cpu().numpy().astype(np.int64)
-    if not bool((values.cpu() == torch.as_tensor(whole)).all()):
-        raise BadInput(f"{name}: the forward is not an integer one: full precision cannot be exported")
-    return whole
+            check_layer(layer, f"{where}: layer {layer.config.name}")

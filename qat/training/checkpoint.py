@@ -7,7 +7,8 @@ from quantal.export.base import reading
 from quantal.export.base.errors import BadInput, shown
 from quantal.qat.config.parts.network import Config
 from quantal.qat.data.encoding import LIMIT, encoded_channels
-from quantal.qat.network.network import SpikingNetwork, read_tensors
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.network.tensors import read_tensors
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor

@@ -11,8 +11,9 @@ import torch
 from quantal.export.base.errors import BadInput
 from quantal.qat.config.parts.fields import kinds, known
 from quantal.qat.config.parts.layers import Layer, Pool, Reservoir
+from quantal.qat.network.flow import Flow
 from quantal.qat.network.layer import SpikingLayer
-from quantal.qat.network.network import Flow, SpikingNetwork
+from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.quantizers import calibration
 from quantal.qat.quantizers.calibration import InHindsight
 from quantal.qat.quantizers.weights import Lsq

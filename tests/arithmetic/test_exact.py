@@ -26,7 +26,8 @@ from quantal.qat.arithmetic.torch_ops import TorchOps
 from quantal.qat.config import schema
 from quantal.qat.lower import exact_dtype, lower, record
 from quantal.qat.network.layer import SpikingLayer
-from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.network.trace import hard_trace
 from quantal.qat.quantizers.states import STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import standardized
 from support.digest import digest_of_networks

@@ -24,7 +24,8 @@ from quantal.qat.arithmetic.neurons import RESETTING
 from quantal.qat.cli.commands import export, train
 from quantal.qat.config import config_file, rules, schema
 from quantal.qat.lower import exact_dtype, lower
-from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.network.trace import hard_trace
 from quantal.qat.training.warm_start import warm_start
 from support.graphs import GRAPHS, HEAD, INPUTS, MOST, OUT, READOUTS, STEPS, graph, made
 from support.messages import one_line

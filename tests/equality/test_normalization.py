@@ -145,7 +145,9 @@ def test_batch_norm_is_torchs_own() -> None:
     kept = torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
     rows = z.flatten(0, 1)
     for training in (True, False):
-        sign, factor, offset = norm.affine(z if training else None)
+        moments = norm.moments(z) if training else {}
+        norm.keep(moments)
+        sign, factor, offset = norm.affine(moments or None)
         expected = functional.batch_norm(rows, *kept, norm.gain, training=training, momentum=0.1, eps=EPSILON)
         torch.testing.assert_close(sign * factor * rows + offset * sign.abs(), expected)
         biased = 0.9 + 0.1 * rows.var(0, correction=0)
@@ -156,7 +158,7 @@ def test_batch_norm_is_torchs_own() -> None:
 def test_a_layer_batch_norm_has_the_moments_of_all_its_neurons() -> None:
     z = torch.randn(7, 5, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 2.0, 3.0, 4.0])
     norm = CurrentNorm(4, "layer-batch")
-    _, factor, offset = norm.affine(z)
+    _, factor, offset = norm.affine(norm.moments(z))
     y = factor * z + offset
     assert abs(float(y.detach().mean())) < 1e-6
     torch.testing.assert_close(y.var(correction=0), torch.ones(()), rtol=1e-4, atol=0)
@@ -169,7 +171,9 @@ def test_a_psp_norm_divides_by_the_root_of_the_mean_square_and_nothing_else() ->
         norm.gain.copy_(torch.tensor([1.0, -2.0, 0.5]))
     x = torch.tensor([[[0.0, 1.0, 2.0]], [[0.0, 0.0, 2.0]], [[0.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]]])  # (steps, batch, 3)
     expected = norm.gain / torch.sqrt(torch.tensor([0.0, 0.5, 2.0]) + 0.01 * 2.0**2)
-    torch.testing.assert_close(norm.columns(x), expected)
+    torch.testing.assert_close(norm.columns(norm.moments(x)), expected)
+    assert (norm.moment == 1).all()  # what is asked of it changes nothing
+    norm.keep(norm.moments(x))
     torch.testing.assert_close(norm.moment, 0.9 + 0.1 * torch.tensor([0.0, 0.5, 2.0]))
 
 
@@ -188,6 +192,9 @@ def test_kept_moments_are_the_average_of_the_batches(norm: str) -> None:
         x = torch.from_numpy(random_input(9, 7, 6, 4, seed)).float()
         network.train()
         codes = layer.integers(x.transpose(0, 1)).codes.detach()
+        torch.testing.assert_close(moments(network), kept)  # what is asked of a layer changes nothing
+        with torch.no_grad():
+            network(x)
         network.eval()
         if layer.psp is not None:
             found = {"moment": x.square().mean((0, 1))}

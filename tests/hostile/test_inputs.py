@@ -12,7 +12,8 @@ from quantal.export.base.errors import BadInput
 from quantal.export.ir import interpret
 from quantal.qat.config.schema import Layer
 from quantal.qat.engine import cpu, cuda
-from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.network.trace import hard_trace
 from quantal.qat.training import saf
 from quantal.qat.training.warm_start import warm_start
 from support.messages import one_line

@@ -77,7 +77,10 @@ PACKAGES = {
 }
 
 # Modules of rooms that torch may enter, which run without it all the same.
-NO_TORCH = {"qat.arithmetic.grids", "qat.arithmetic.neurons", "qat.engine.adjoint", "qat.data"}
+NO_TORCH = {
+    *(f"qat.arithmetic.{name}" for name in ("grids", "neurons", "ops", "wiring")),
+    *("qat.engine.adjoint", "qat.data"),
+}
 IMPORTS = {module: imports(path) for module, path in PATHS.items()}
 
 
@@ -132,9 +135,10 @@ def test_rooms_take_from_outside_what_the_table_says() -> None:
 
 
 def test_neurons_know_their_grids_alone_and_data_needs_no_torch() -> None:
-    for module, known in (("grids", set()), ("neurons", {"qat.arithmetic.grids"})):
+    for module, known in (("grids", set()), ("ops", set()), ("neurons", {"grids"}), ("wiring", {"neurons", "ops"})):
         names = IMPORTS[f"qat.arithmetic.{module}"]
-        assert {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names} == known
+        others = {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names}
+        assert others == {f"qat.arithmetic.{name}" for name in known}
     without = {module for module in PATHS if any(f"{module}.".startswith(f"{name}.") for name in NO_TORCH)}
     assert {module for module in without if "torch" in {name.partition(".")[0] for name in all_of(module)}} == {
         "qat.data.augmentation"  # its configuration's schema knows the names of quantizers

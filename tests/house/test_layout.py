@@ -19,7 +19,6 @@ LONGER = {
     "benchmarks/train_step.py": 416,
     "export/emit/c/header.py": 453,
     "qat/engine/adjoint.py": 406,
-    "qat/network/layer.py": 537,
     "templates/engine/cpu.c.j2": 595,
 }
 

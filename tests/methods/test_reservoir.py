@@ -16,8 +16,9 @@ from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
 from quantal.qat.data.registry import Dataset, Split, load
 from quantal.qat.engine import cpu
 from quantal.qat.lower import exact_dtype, lower
-from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.network.reservoir import TOLERANCE
+from quantal.qat.network.trace import hard_trace
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from quantal.qat.training.batches import calibration_sample
 from quantal.qat.training.measure import accuracy_of, spike_rates

@@ -11,7 +11,8 @@ import torch
 from quantal.qat.config.schema import Layer
 from quantal.qat.engine import cpu
 from quantal.qat.network.layer import SpikingLayer
-from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.network.trace import hard_trace
 from quantal.qat.training.run import Run
 from quantal.qat.training.warm_start import METHODS, warm_start
 from support.commands import NETWORK, contents, refused, succeed

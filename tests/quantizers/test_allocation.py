@@ -15,7 +15,8 @@ from quantal.export.ir import interpret
 from quantal.export.ir.network import Network
 from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
 from quantal.qat.lower import exact_dtype, lower
-from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.network.trace import hard_trace
 from quantal.qat.quantizers.weights import Learned
 from quantal.qat.training.bit_widths import allocate, weight_bytes
 from quantal.qat.training.epochs import train_until

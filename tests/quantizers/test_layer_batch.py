@@ -7,7 +7,8 @@ import pytest
 import torch
 from quantal.qat.config.schema import Layer
 from quantal.qat.lower import exact_dtype, lower
-from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.network.trace import hard_trace
 from support.quantizers import uniform
 from support.torch_networks import random_input, small_config
 

@@ -11,7 +11,8 @@ from quantal.export.ir import interpret
 from quantal.qat.config.schema import Layer
 from quantal.qat.engine import cpu
 from quantal.qat.lower import exact_dtype, lower
-from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.network.trace import hard_trace
 from quantal.qat.quantizers.states import STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from quantal.qat.training.diagnosis import SATURATED, _of_membranes, findings

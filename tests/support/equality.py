@@ -14,7 +14,8 @@ from quantal.qat.arithmetic.grids import TableGrid
 from quantal.qat.arithmetic.neurons import NEURONS
 from quantal.qat.config.schema import Layer
 from quantal.qat.lower import exact_dtype, lower
-from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.network.trace import hard_trace
 from quantal.qat.quantizers.normalization import NORMS
 from quantal.qat.quantizers.states import STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS

@@ -11,7 +11,7 @@ import pytest
 import torch
 from quantal.qat.engine import cuda
 from quantal.qat.engine.adjoint import Plan
-from quantal.qat.network import layer
+from quantal.qat.network import fused
 from support.engines import layer_of
 from torch import Tensor
 
@@ -33,7 +33,7 @@ def use_kernels(monkeypatch: pytest.MonkeyPatch, kind: str) -> list[Plan]:
 
     kernels = SimpleNamespace(available=lambda: True, fits=lambda *_: True, time_loop=time_loop)
     for name in ("cpu", "cuda"):
-        monkeypatch.setattr(layer, name, kernels)
+        monkeypatch.setattr(fused, name, kernels)
     return plans
 
 

@@ -15,7 +15,8 @@ from quantal.export.ir.network import Layer, Network
 from quantal.export.ir.ops import Op
 from quantal.export.proof.intervals import Interval, evaluate
 from quantal.qat.lower import exact_dtype, lower
-from quantal.qat.network.network import SpikingNetwork, hard_trace
+from quantal.qat.network.network import SpikingNetwork
+from quantal.qat.network.trace import hard_trace
 
 
 def write(network: SpikingNetwork | Network, path: Path, name: str, x: Ints) -> Build:

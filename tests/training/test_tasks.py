@@ -19,7 +19,7 @@ from quantal.qat.config import config_file, rules
 from quantal.qat.config.schema import LOSSES, Config, Encoder, Layer, Task, Training
 from quantal.qat.data.registry import Dataset, Split, load
 from quantal.qat.lower import exact_dtype, lower
-from quantal.qat.network.network import hard_trace
+from quantal.qat.network.trace import hard_trace
 from quantal.qat.training import objectives
 from quantal.qat.training.epochs import batch_gradients, train_until
 from quantal.qat.training.measure import measure

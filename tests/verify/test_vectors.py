@@ -16,7 +16,7 @@ from quantal.export.verify import vectors
 from quantal.export.verify.vectors import Comparison, check_input, dumps, load, record_sizes
 from quantal.qat.config.schema import Layer
 from quantal.qat.lower import exact_dtype, lower
-from quantal.qat.network.network import hard_trace
+from quantal.qat.network.trace import hard_trace
 from support.messages import one_line
 from support.torch_networks import random_input, random_network
 
