@@ -2,6 +2,8 @@
 
 import re
 import tomllib
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,14 @@ def load(path: Path) -> Config:
     return loads(reading.text(path, reading.SMALL_TEXT), str(path))
 
 
+def made(document: Mapping[str, Any], where: str) -> Config:
+    """The configuration of a document of plain values, each as it stands in a network file. Raises BadInput as loads."""
+    config, problems = _checked(document)
+    problems.refuse(where)
+    assert config is not None
+    return config
+
+
 def complaints(text: str, where: str) -> list[str]:
     """All that is wrong with the text, a line each, as far as it is looked for."""
     problems = _read(text, where)[1]
@@ -44,14 +54,16 @@ def complaints(text: str, where: str) -> list[str]:
 
 def _read(text: str, where: str) -> tuple[Config | None, Problems]:
     """The configuration, unless there are problems. Raises BadInput where the text is not TOML."""
-    document, problems, config = _document(text, where), Problems(), None
-    try:
+    return _checked(_document(text, where))
+
+
+def _checked(document: Mapping[str, Any]) -> tuple[Config | None, Problems]:
+    problems, config = Problems(), None
+    with suppress(Enough):
         config = read_config(document, problems)
         config = None if config is None else placed(config, problems)
         if config is not None:
             check(config, problems)
-    except Enough:
-        pass
     return config, problems
 
 

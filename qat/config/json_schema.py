@@ -1,6 +1,10 @@
-"""The JSON Schema of network files, for editors: made from the structs, with the short forms that the reader takes."""
+"""The JSON Schema of network files, for editors: made from the structs, with the short forms that the reader takes.
+
+python -m quantal.qat.config.json_schema > docs/reference/network.schema.json
+"""
 
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,3 +62,7 @@ def _given(schema: dict[str, Any]) -> dict[str, Any]:
     """A value that may be left out, as it is where it is given: TOML has no null."""
     forms = [form for form in schema["anyOf"] if form != {"type": "null"}]
     return {"description": schema.get("description", "")} | forms[0] if len(forms) == 1 else {"anyOf": forms}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json_schema())

@@ -9,16 +9,10 @@ from quantal.export.base.typed import default, expected
 from quantal.qat.config.parts.fields import Part, help_of, kinds, known, listed_kinds, tag, tag_field, words
 from quantal.qat.config.parts.network import Config
 
-_HEAD = """# The network file
-
-Every table and every field, made from the structs in `qat/config/`. A field without a default must be there. A part
-is a table, or a word or a number that stands for one: `neuron = "li"`, `weights = 4`, `norm = "psp"`.
-"""
-
 
 def reference() -> str:
-    """The page, as Markdown."""
-    return "\n".join([_HEAD, *_sections()]) + "\n"
+    """Each table, its kinds and their fields, as Markdown."""
+    return "\n".join(_sections()).rstrip()
 
 
 def _sections() -> Iterator[str]:

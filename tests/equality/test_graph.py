@@ -1,7 +1,6 @@
 """A graph of layers, with convolutions, delays and added currents, is what is trained, exported and counted."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,14 @@ from quantal.export.run import EXECUTORS
 from quantal.qat.arithmetic import planes
 from quantal.qat.arithmetic.neurons import RESETTING
 from quantal.qat.cli.commands import export, train
-from quantal.qat.config import config_file, rules, schema
+from quantal.qat.config import config_file, rules
+from quantal.qat.config.precision import with_precision
 from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.network.trace import hard_trace
 from quantal.qat.training.warm_start import warm_start
 from support.graphs import GRAPHS, HEAD, INPUTS, MOST, OUT, READOUTS, STEPS, graph, made
+from support.layers import replace
 from support.messages import one_line
 from support.networks import write
 from support.neurons import KINDS as NEURON_KINDS
@@ -86,7 +87,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def test_every_neuron_is_equal_in_every_kind_of_layer(name: str, kind: str) -> None:
     options = KINDS[kind]
 
-    def changed(layer: schema.Layer) -> schema.Layer:
+    def changed(layer: Layer) -> Layer:
         tabled = "state_quantizer" in options and ("residual" in name)
         spared = layer.connection == "pool" or layer.neuron == "li" or tabled
         if options.get("neuron") == "step":
@@ -95,7 +96,7 @@ def test_every_neuron_is_equal_in_every_kind_of_layer(name: str, kind: str) -> N
 
     settings = graph(name)
     settings = replace(settings, layers=tuple(map(changed, settings.layers)))
-    rules.check(settings, name)
+    rules.refuse(settings, name)
     moved = set()
     for seed in range(3):
         network, x = made(settings, seed)
@@ -114,7 +115,7 @@ def test_a_count_of_spikes_is_equal_in_every_kind_of_readout(kind: str, reset: s
     *layers, out = settings.layers
     out = replace(out, neuron="count", state_range=2.0, reset=reset, timing=timing, gain=8.0)
     settings = replace(settings, layers=(*layers, out))
-    rules.check(settings, kind)
+    rules.refuse(settings, kind)
     network, x = made(settings)
     lowered = lower(network, "network")
     trace, reference = interpret.run(lowered, x), hard_trace(network, x, exact_dtype(lowered))
@@ -231,7 +232,7 @@ def test_a_pooled_average_is_a_sum_whose_scale_the_weights_take_up() -> None:
 # ---- what is refused
 
 WINDOWED = '[[layer]]\nname = "a"\nconnection = "conv"\nchannels = 2\n'
-POOL = '[[layer]]\nname = "a"\nconnection = "pool"\nneuron = "none"\nkernel = [2]\n'
+POOL = '[[layer]]\nname = "a"\nconnection = "pool"\nkernel = [2]\n'
 
 
 @pytest.mark.parametrize(
@@ -245,8 +246,8 @@ POOL = '[[layer]]\nname = "a"\nconnection = "pool"\nneuron = "none"\nkernel = [2
         ('[[layer]]\nname = "a"\nsize = 4\ndelays = [0.5]\n' + OUT, ("layer[0]: delays", "list of integers")),
         ('[[layer]]\nname = "a"\nsize = 4\n' + OUT + 'inputs = ["input"]\n', ("layer[0]: name", "no layer sees 'a'")),
         ('[[layer]]\nname = "a"\nsize = 4\nkernel = [3]\n' + OUT, ("layer[0]: kernel", "no effect on a dense")),
-        ('[[layer]]\nname = "a"\nsize = 4\nrecurrence = "diagonal"\n' + OUT, ("layer[0]: recurrence", "no effect")),
-        ('[[layer]]\nname = "a"\nsize = 4\nneuron = "none"\n' + OUT, ("layer[0]: neuron", "pool")),
+        ('[[layer]]\nname = "a"\nsize = 4\n' + OUT, ("layer[0]: recurrence", "no effect")),
+        ('[[layer]]\nname = "a"\nsize = 4\n' + OUT, ("layer[0]: neuron", "pool")),
         ('[[layer]]\nname = "a"\n' + OUT, ("layer[0]: size", "missing")),
         (WINDOWED + 'kernel = [3]\n' + OUT, ("layer[0]: shape", "missing")),
         (
@@ -327,7 +328,7 @@ def test_a_graph_trains_and_takes_over_a_run(tmp_path: Path) -> None:
 
 def test_gpfq_fits_kernels(tmp_path: Path) -> None:
     settings = graph("residual", lambda text: text.replace('norm = "psp"', ""))
-    source, x = made(settings.with_layers(weights="float", states="float"))
+    source, x = with_precision(made(settings, weights="float", states="float"))
     network = SpikingNetwork(settings, INPUTS, MOST)
     warm_start(network, source, torch.as_tensor(x, dtype=torch.float32), "gpfq", final=True)
     pairs = zip(network.stack, source.stack, strict=True)

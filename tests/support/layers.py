@@ -1,7 +1,9 @@
 """Layers written in one line: every field of every part by a name of its own, wherever it stands in a network file."""
 
+import dataclasses
 from typing import Any
 
+import msgspec
 from quantal.qat.config.parts.fields import Part, kinds, known, tag
 from quantal.qat.config.parts.layers import Dense, Reservoir
 from quantal.qat.config.parts.neurons import Adaptation, Neuron, Synapse
@@ -29,9 +31,13 @@ def a_layer(name: str, size: int = 0, **flat: Any) -> Any:
     return kind(**own | {"name": name, "size": size}, **{part: _part(part, flat) for part in _PARTS})
 
 
-def changed(layer: Any, **flat: Any) -> Any:
-    """The layer with other fields, named as in `a_layer`."""
-    return a_layer(**{**fields_of(layer), **flat})
+def replace(value: Any, **changes: Any) -> Any:
+    """The dataclass or the part with other fields; of a layer's they are named as in `a_layer`."""
+    if isinstance(value, Dense | Reservoir):
+        return a_layer(**{**fields_of(value), **changes})
+    return (
+        msgspec.structs.replace(value, **changes) if isinstance(value, Part) else dataclasses.replace(value, **changes)
+    )
 
 
 def fields_of(layer: Any) -> dict[str, Any]:

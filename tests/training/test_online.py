@@ -7,10 +7,10 @@ import pytest
 import torch
 from quantal.qat.arithmetic import neurons
 from quantal.qat.arithmetic.torch_ops import TorchMaths
-from quantal.qat.config.schema import Layer
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import LOGIT_RANGE, SpikingNetwork
 from quantal.qat.training import saf
+from support.layers import a_layer
 from support.torch_networks import random_network
 from torch import Tensor
 from torch.nn import functional
@@ -32,9 +32,9 @@ def network_of(
 ) -> SpikingNetwork:
     """Two layers of neurons and a readout, in float64; each with a decay of its own, which it keeps."""
     layers = (
-        Layer("first", 9, decay=decays[0], gain=8.0, **options | of_all),
-        Layer("second", 8, decay=decays[1], gain=8.0, **options | of_all),
-        Layer("out", CLASSES, neuron="li", decay=decays[2], **{"state_range": STATE_RANGE} | of_all),
+        a_layer("first", 9, decay=decays[0], gain=8.0, **options | of_all),
+        a_layer("second", 8, decay=decays[1], gain=8.0, **options | of_all),
+        a_layer("out", CLASSES, neuron="li", decay=decays[2], **{"state_range": STATE_RANGE} | of_all),
     )
     network = random_network(*layers, channels=CHANNELS, maximum=MAXIMUM, seed=seed).double()
     for layer in network.stack:

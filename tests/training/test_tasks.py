@@ -2,9 +2,8 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,7 +15,8 @@ from quantal.export.cli.main import verify
 from quantal.export.ir.interpret import run as interpreted
 from quantal.qat.cli.commands import export, train
 from quantal.qat.config import config_file, rules
-from quantal.qat.config.schema import LOSSES, Config, Encoder, Layer, Task, Training
+from quantal.qat.config.parts.network import Config, Direct, Task
+from quantal.qat.config.parts.training import Bptt, Loss
 from quantal.qat.data.registry import Dataset, Split, load
 from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.trace import hard_trace
@@ -26,20 +26,22 @@ from quantal.qat.training.measure import measure
 from quantal.qat.training.run import Run, twin
 from quantal.qat.training.start import new_run
 from rich.progress import Progress
+from support.layers import a_layer, replace
 from support.messages import one_line
 
+LOSSES = get_args(Loss)
 SILENT = Progress(disable=True)
 STEPS, SAMPLES = 12, 60
 
 
 def configured(loss: str, outputs: int, **training: Any) -> Config:
     layers = (
-        Layer("hidden", 24, recurrent=True, gain=2.0, adaptation=0.2),
-        Layer("readout", outputs, neuron="li", state_range=16.0, states=12),
+        a_layer("hidden", 24, recurrent=True, gain=2.0, adaptation=0.2),
+        a_layer("readout", outputs, neuron="li", state_range=16.0, states=12),
     )
-    chosen = Training(**{"loss": loss, "epochs": 3, "batch": 20, "rate": 1e-2, **training})
-    config = Config(Task("npz"), Encoder("direct", steps=STEPS), layers, chosen)
-    rules.check(config, "test")
+    chosen = Bptt(**{"loss": loss, "epochs": 3, "batch": 20, "rate": 1e-2, **training})
+    config = Config(task=Task(name="npz"), encoder=Direct(steps=STEPS), layers=layers, training=chosen)
+    rules.refuse(config, "test")
     return config
 
 

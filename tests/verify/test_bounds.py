@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from quantal.export.build import Build
 from quantal.export.run import EXECUTORS, python
 from quantal.export.run.bounds import Bounds
 from support.commands import Done, quantal
+from support.layers import replace
 from support.networks import lively, write
 from support.torch_networks import three_layers
 from support.verifying import rows_of, sign
