@@ -49,7 +49,7 @@ def _table(possible: tuple[type[Part], ...], value: Any, path: Path, problems: P
         problems.add(path if short else (*path, field), f"{hint}expected one of {', '.join(tags)}, got {shown(chosen)}")
         return BAD
     kind = tags[chosen]
-    rest = {name: entry for name, entry in value.items() if name != field}
+    rest = {name: entry for name, entry in value.items() if name != field or not field}
     if kind is Task:
         rest = _with_options(rest, path, problems)
     fields, values = known(kind), {}

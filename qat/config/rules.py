@@ -262,8 +262,8 @@ NETWORK = (
     ),
     Rule(
         "training.loss",
-        lambda it: it.training.loss == "regression" and not isinstance(it.layers[-1].neuron, Li),
-        "regression reads an li readout, not a {it.layers[-1].neuron.kind}",
+        lambda it: it.training.loss == "regression" and not isinstance(it.readout.neuron, Li),
+        "regression reads an li readout, not a {it.readout.neuron.kind}",
     ),
     Rule(
         "training.penalty",

@@ -137,7 +137,7 @@ def largest_of_step(layer: Layer, proven: list[Interval], claims: dict[str, Inte
     )
     products = [Pair(i, spread(proven[i], layer.size, i)) for i, op in enumerate(layer.ops) if type(op) is MatVec]
     fan_in, *back = products
-    if module.recurrent is not None and module.config.recurrence == "diagonal":
+    if module.recurrent is not None and module.config.recurrent == "diagonal":
         codes = integers.recurrent.flatten()
         value = ops.builder.mul(ops.builder.table(codes.tolist(), "recurrent"), ops.builder.state("spike"))
         back = [ops.held(Pair(value, state["spike"].tensor * codes))]

@@ -45,7 +45,9 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
             return values(kind)
         least = limits.ge if limits.gt is None else limits.gt
         return (
-            st.integers(least, limits.le) if kind is int else st.floats(least, limits.le, exclude_min=bool(limits.gt))
+            st.integers(least, limits.le)
+            if kind is int
+            else st.floats(least, limits.le, exclude_min=limits.gt is not None)
         )
     return {bool: st.booleans(), str: st.just("")}[annotation]
 
@@ -65,25 +67,16 @@ def parts(kind: type[Part], **fixed: Any) -> st.SearchStrategy[Any]:
 @st.composite
 def configs(draw: st.DrawFn) -> Config:
     """Any valid chain of dense layers; what a rule refuses is as where nothing is said."""
-    names = draw(
-        st.lists(
-            st.from_regex(r"l[a-z0-9]{0,4}(_[a-z0-9]{1,3}){1,2}", fullmatch=True), min_size=1, max_size=3, unique=True
-        )
-    )
-    exact, layers = draw(st.booleans()), []
+    words = st.from_regex(r"l[a-z0-9]{0,4}(_[a-z0-9]{1,3}){1,2}", fullmatch=True)
+    names = draw(st.lists(words, min_size=1, max_size=3, unique=True))
+    late = st.lists(st.integers(0, 40), min_size=1, max_size=3, unique=True).map(sorted).map(tuple)
+    weighted = [FloatWeights] if draw(st.booleans()) else [kind for kind in kinds(Weights) if kind != FloatWeights]
+    layers = []
     for name in names:
         neurons = (Li, Count) if name == names[-1] else (Lif, Alpha, Step)
-        weights = (
-            FloatWeights if exact else draw(st.sampled_from([kind for kind in kinds(Weights) if kind != FloatWeights]))
-        )
-        layers.append(
-            draw(
-                parts(
-                    Dense, name=name, size=draw(st.integers(1, 4000)), inputs=(), add="", delays=draw(late),
-                    weights=draw(st.one_of(*map(parts, weighted))), neuron=draw(st.one_of(*map(parts, neurons))),
-                )
-            )
-        )  # fmt: skip
+        fixed = {"name": name, "size": draw(st.integers(1, 4000)), "inputs": (), "add": "", "delays": draw(late)}
+        fixed |= {"weights": draw(st.one_of(*map(parts, weighted))), "neuron": draw(st.one_of(*map(parts, neurons)))}
+        layers.append(draw(parts(Dense, **fixed)))
     text = st.text(st.characters(exclude_categories=["Cs"]))
     option = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.booleans() | text
     options = draw(st.dictionaries(text.filter(lambda key: key != "name"), option, max_size=3))
@@ -117,7 +110,8 @@ def without(value: Any, path: tuple[str | int, ...]) -> Any:
         return (*value[:at], without(value[at], path[1:]), *value[at + 1 :])
     field = known(type(value))[str(path[0])]
     inner = getattr(value, field.name)
-    changed = default(field) if len(path) == 1 else without(inner, path[1:])
+    whole = len(path) == 1 or (isinstance(inner, Part) and path[1] not in known(type(inner)))  # its kind is blamed
+    changed = default(field) if whole else without(inner, path[1:])
     return msgspec.structs.replace(value, **{field.name: changed})
 
 

@@ -192,7 +192,7 @@ def test_what_makes_no_sense_is_refused(
 
 
 def test_a_field_out_of_range_is_refused() -> None:
-    text = configured(**ALL).dumps()
+    text = config_file.dumps(configured(**ALL))
     assert config_file.loads(text, "net") == configured(**ALL)
     for old, new, words in (
         ("drop = 0.1", "drop = 1.5", ("drop", "[0, 1]")),

@@ -155,7 +155,7 @@ def test_parts_are_the_whole_bit_for_bit(name: str) -> None:
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_configuration_reads_back(name: str) -> None:
-    assert config_file.loads(graph(name).dumps(), name) == graph(name)
+    assert config_file.loads(config_file.dumps(graph(name)), name) == graph(name)
 
 
 # ---- the penalty's count
@@ -196,7 +196,7 @@ def test_operations_are_the_additions_of_a_simulation_also_at_the_edges_of_plane
     counted = float(network.operations(sent).sum())
     diagonal = 0.0  # each spike to its own neuron alone
     for layer in network.stack:
-        if layer.config.recurrence == "diagonal":
+        if layer.config.recurrent == "diagonal":
             diagonal += float(trace[f"{layer.config.name}.spike"][:, :-1].sum())
     assert counted == sum(additions(lowered, layer, trace, x) for layer in lowered.layers) + diagonal > 0
 
@@ -224,7 +224,9 @@ def test_a_pooled_average_is_a_sum_whose_scale_the_weights_take_up() -> None:
     """Weights begin as many times smaller as the window has places: an average pool, folded."""
     network, _ = made(graph("planes"))
     image, grouped = network.stack[0], network.stack[1]
-    assert float(grouped.weight.detach().abs().max()) <= grouped.config.gain / (4 * np.sqrt(grouped.weight.shape[1]))
+    assert float(grouped.weight.detach().abs().max()) <= grouped.config.weights.gain / (
+        4 * np.sqrt(grouped.weight.shape[1])
+    )
     assert any(isinstance(op, SumPool) for op in lower(network, "network").layers[1].ops)
     assert image.rows == 4
 

@@ -8,11 +8,13 @@ import torch
 from click.testing import CliRunner
 from quantal.export.base.errors import BadInput
 from quantal.qat.cli.commands import train
+from quantal.qat.config import config_file
 from quantal.qat.config.parts.network import Config, Direct, Task
 from quantal.qat.config.parts.training import Bptt
+from quantal.qat.config.precision import full_precision
 from quantal.qat.data.registry import Dataset, Split
 from quantal.qat.training.epochs import batch_gradients, train_until
-from quantal.qat.training.run import Run, load_data, twin
+from quantal.qat.training.run import Run, load_data
 from quantal.qat.training.start import new_run
 from rich.progress import Progress
 from support.layers import a_layer, replace
@@ -34,7 +36,7 @@ def data() -> Dataset:
 
 @pytest.fixture(scope="module")
 def teacher(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = new_run(tmp_path_factory.mktemp("runs") / "teacher", twin(configured()), data)
+    run = new_run(tmp_path_factory.mktemp("runs") / "teacher", full_precision(configured()), data)
     train_until(run, data, 2, SILENT)
     return run
 
@@ -82,7 +84,7 @@ def test_what_a_teacher_cannot_be_is_refused(data: Dataset, teacher: Run, tmp_pa
 
 
 def test_the_command_takes_a_teacher(teacher: Run, tmp_path: Path) -> None:
-    (tmp_path / "net.toml").write_text(configured().dumps())
+    (tmp_path / "net.toml").write_text(config_file.dumps(configured()))
     given = ["--network", str(tmp_path / "net.toml"), "--teacher", str(teacher.path), "--epochs", "1"]
     done = CliRunner().invoke(train, [*given, "--out", str(tmp_path / "run")], catch_exceptions=False)
     assert done.exit_code == 0

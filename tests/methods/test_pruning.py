@@ -84,7 +84,7 @@ def lively(options: dict[str, Any], silent: bool = False) -> tuple[SpikingNetwor
             with torch.no_grad():
                 for weights in layer.matrices:
                     weights[[1, 4]] = 0.0
-                layer.bias[[1, 4]] = 0.0 if layer.config.neuron == "alpha" else -50.0
+                layer.bias[[1, 4]] = 0.0 if layer.config.neuron.kind == "alpha" else -50.0
         x = input_for(network, 8, 9, seed)
         if all(float(values.min()) < float(values.max()) for values in trace(network, x).values()):
             return network, x

@@ -400,7 +400,7 @@ def test_only_reservoirs_stand_before_one() -> None:
 
 def test_a_configuration_of_reservoirs_is_read_back() -> None:
     config = config_of(replace(HIDDEN, density=0.3, inhibitory=0.0), READOUT, ridge=2.5)
-    assert config_file.loads(config.dumps(), "net.toml") == config
+    assert config_file.loads(config_file.dumps(config), "net.toml") == config
 
 
 def test_it_takes_nothing_from_another_run(here: Path) -> None:

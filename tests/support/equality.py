@@ -152,7 +152,7 @@ def plain_steps(network: SpikingNetwork, x: list[list[int]]) -> list[dict[str, l
         return rest.get(p.reset, 0) if count else level
 
     def neuron(j: int, current: int, old: dict[str, int]) -> dict[str, int]:
-        if config.neuron == "step":
+        if config.neuron.kind == "step":
             return old | {"spike": fired(current, theta[j])}
         new, before = dict(old), decode(old["u"])
         if alpha:
@@ -166,8 +166,8 @@ def plain_steps(network: SpikingNetwork, x: list[list[int]]) -> list[dict[str, l
         raised = leaked(old["a"] << p.trace.shift, "adaptation_decay", j) + old["spike"] * adaptation[j]
         new["a"] = trace(raised) if config.adaptation else 0
         passed, threshold = (theta[j] + (code << p.trace.shift) for code in (old["a"], new["a"]))
-        new["rest"] = config.refractory if old["spike"] else max(old["rest"] - 1, 0)
-        sent = old["spike"] if config.adaptation or config.refractory else fired(before, passed)
+        new["rest"] = config.neuron.refractory if old["spike"] else max(old["rest"] - 1, 0)
+        sent = old["spike"] if config.adaptation or config.neuron.refractory else fired(before, passed)
         if p.reset == "zero-before":
             before = reset(before, passed, sent)
         level = leaked(before, "decay", j) + current

@@ -28,7 +28,10 @@ def a_layer(name: str, size: int = 0, **flat: Any) -> Any:
     kind = Reservoir if flat.get("reservoir") else Dense
     own = {field: flat[field] for field in known(kind) if field in flat and field not in _PARTS}
     flat = _with_traces(flat)
-    return kind(**own | {"name": name, "size": size}, **{part: _part(part, flat) for part in _PARTS})
+    parts = {part: _part(part, flat) for part in _PARTS}
+    if parts["neuron"].stateless:
+        del parts["states"]
+    return kind(**own | {"name": name, "size": size} | parts)
 
 
 def replace(value: Any, **changes: Any) -> Any:
@@ -62,7 +65,7 @@ def _with_traces(flat: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _part(name: str, flat: dict[str, Any]) -> Part:
+def _part(name: str, flat: dict[str, Any]) -> Any:
     union, kind, called = _PARTS[name]
     possible = {tag(one): one for one in kinds(union)}
     chosen = "float" if flat.get(name) == "float" else flat.get(kind, next(iter(possible)))

@@ -74,7 +74,7 @@ def random_network(*layers: Layer, channels: int, maximum: int, seed: int, budge
             if layer.adaptation is not None:
                 layer.adaptation *= uniform(layer.adaptation, 0, 2)
             if layer.bias is not None:
-                layer.bias += uniform(layer.bias, -0.3, 0.3) * layer.config.threshold
+                layer.bias += uniform(layer.bias, -0.3, 0.3) * layer.config.neuron.threshold
             if layer.ranges is not None:
                 layer.ranges += uniform(layer.ranges, -0.5, 0.5) * layer.ranges.abs()
             if layer.norm is not None:  # a negative gain negates a row, and its sign ends in the codes

@@ -130,4 +130,4 @@ def test_another_method_is_refused_with_the_methods_that_there_are() -> None:
 def test_a_configuration_keeps_its_method(method: str) -> None:
     config = config_file.loads(NETWORK + f'method = "{method}"', "net")
     assert config.training.method == method
-    assert config_file.loads(config.dumps(), "net") == config
+    assert config_file.loads(config_file.dumps(config), "net") == config

@@ -80,6 +80,11 @@ class Config(Part, kw_only=True):
         return tuple(layer for layer in self.layers if not isinstance(layer, Pool))
 
     @property
+    def readout(self) -> Weighted:
+        """The last layer that has weights."""
+        return self.weighted[-1]
+
+    @property
     def sources(self) -> tuple[tuple[str, ...], ...]:
         """What each layer sees, by name."""
         before = ("input", *(layer.name for layer in self.layers))
