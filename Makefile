@@ -7,6 +7,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+FACE := $(wildcard quantal/*.py quantal/py.typed)
 DEMO ?= build/demo
 DATA ?= data
 SUITE := $(BIN)/python -m pytest -n 2 --durations 10
@@ -41,10 +42,10 @@ proof: .venv/ready-dev frama-c
 
 # As root with apt it is installed. Elsewhere `make test` goes on, and says which tests were skipped without it.
 frama-c:
-	@command -v frama-c >/dev/null || \
+	@command -v frama-c >/dev/null && command -v cppcheck >/dev/null || \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -q && apt-get install -qy --no-install-recommends frama-c-base; \
-	  else echo "No frama-c here; install your system's frama-c-base"; fi
+	    apt-get update -q && apt-get install -qy --no-install-recommends frama-c-base cppcheck; \
+	  else echo "frama-c or cppcheck is missing; install your system's frama-c-base and cppcheck"; fi
 
 bench: .venv/ready-verify
 	$(BIN)/python benchmarks/presets.py --data $(DATA) --out build/bench
@@ -69,10 +70,10 @@ clean:
 	rm -rf build .venv
 
 # The rooms under the name that they are installed by, for tools that read source: mypy here, and editors.
-build/names:
+build/names: $(FACE)
 	mkdir -p $@/quantal
-	ln -sfn ../../../qat ../../../export ../../../templates ../../../quantal/__init__.py ../../../quantal/__main__.py \
-	  ../../../quantal/py.typed $@/quantal/
+	ln -sfn $(addprefix ../../../,qat export templates $(FACE)) $@/quantal/
+	@touch $@
 
 .venv/ready-%: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -13,9 +13,9 @@ from pathlib import Path
 import matplotlib
 import torch
 from msgspec.structs import replace
-from quantal.qat.cli.commands import preset
 from quantal.qat.config.parts.states import DqStates
 from quantal.qat.config.precision import with_precision
+from quantal.qat.config.preset import preset
 from quantal.qat.data.registry import Dataset
 from quantal.qat.quantizers.weights import sum_of_sigmoids
 from quantal.qat.training.epochs import train_until

@@ -10,10 +10,10 @@ from pathlib import Path
 from msgspec.structs import replace
 from presets import quantal
 from quantal.export.base import files
-from quantal.qat.cli.commands import preset
 from quantal.qat.config import config_file
 from quantal.qat.config.parts.network import Config
 from quantal.qat.config.parts.training import Bptt
+from quantal.qat.config.preset import preset
 
 MEANS = ("damping", "decay_rate", "clip", "adaptation_spread")
 

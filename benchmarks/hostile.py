@@ -129,7 +129,7 @@ def _made(folder: Path, text: str, name: str) -> tuple[Run, Build]:
 
 def _build(built: Build) -> Build:
     """The build, opened again; its network, which another reader is for, is there already."""
-    with mock.patch("quantal.export.build.network_file.load", return_value=built.network):
+    with mock.patch("quantal.export.build.network_file.load", return_value=built.proven):
         return Build.open(built.path)
 
 

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from deployment import deploy, instructions, size
 from msgspec.structs import replace
-from quantal.qat.cli.commands import preset
 from quantal.qat.config import config_file
 from quantal.qat.config.parts.network import Config
 from quantal.qat.config.parts.states import Aligned
 from quantal.qat.config.precision import full_precision, with_precision
+from quantal.qat.config.preset import preset
 from quantal.qat.data.registry import Split
 from quantal.qat.training.batches import batches_of
 from quantal.qat.training.epochs import train_until

@@ -29,13 +29,13 @@ from unittest import mock
 import torch
 from msgspec.structs import replace
 from quantal.export.base import portable
-from quantal.qat.cli.commands import preset, train_run
 from quantal.qat.config import config_file
 from quantal.qat.config.parts.training import Bptt, SafE, SafF
+from quantal.qat.config.preset import preset
 from quantal.qat.data.registry import load
 from quantal.qat.engine import cpu
 from quantal.qat.network.network import SpikingNetwork
-from quantal.qat.training import saf
+from quantal.qat.training import saf, sitting
 from quantal.qat.training.start import new_run
 from rich.progress import Progress
 from torch import Tensor
@@ -124,7 +124,8 @@ def digits(method: str, seed: int) -> float:
     chosen = replace(chosen, training=kind(epochs=given.epochs, halving=given.halving, seed=seed))
     data = load("digits", None)
     with tempfile.TemporaryDirectory() as folder:
-        return 100 * train_run(new_run(Path(folder) / "run", chosen, data), data, chosen.training.epochs)["accuracy"]
+        run = new_run(Path(folder) / "run", chosen, data)
+        return 100 * sitting.train(run, data, chosen.training.epochs, Progress(disable=True))["accuracy"]
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from quantal.export.base.fixed import Ints
 from quantal.export.build import Build, write_build
 from quantal.export.ir import interpret
 from quantal.export.ir.interpret import Trace
-from quantal.export.ir.network import Network
+from quantal.export.proof.intervals import Proven
 from quantal.export.run import EXECUTORS
 from quantal.qat.config import config_file
 from quantal.qat.lower import lower
@@ -38,7 +38,7 @@ INPUTS, HIDDEN, OUTPUTS = 700, 256, 20
 GAIN = 2.8
 
 
-def drawn(steps: int) -> Network:
+def drawn(steps: int) -> Proven:
     """The network, random and always the same."""
     torch.manual_seed(0)
     hidden = {"name": "hidden", "size": HIDDEN, "recurrent": True, "weights": {"bits": 4, "gain": GAIN}, "states": 8}
@@ -78,7 +78,7 @@ def main() -> None:
     inputs = {name: x[: AT_MOST.get(name, len(x))] for name in names}
     with threadpool_limits(1), tempfile.TemporaryDirectory() as folder, ExitStack() as opened:
         network = drawn(chosen.steps)
-        write_build(Path(folder) / "build", network, x[:1], interpret.run(network, x[:1]))
+        write_build(Path(folder) / "build", network, x[:1], interpret.run(network.network, x[:1]))
         build = Build.open(Path(folder) / "build")
         run, ready_after = {}, {}
         for name in names:

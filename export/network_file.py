@@ -7,6 +7,7 @@ A weight matrix is a list of its rows, a row one string of integers: the weights
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import reduce
 from operator import or_
@@ -22,7 +23,7 @@ from quantal.export.base.names import MOST_MADE, check_identifier
 from quantal.export.ir.check import MOST_DELAY, check
 from quantal.export.ir.network import Layer, Network, StateVar
 from quantal.export.ir.ops import ARITHMETIC, OPS, Op, op_name
-from quantal.export.proof.intervals import Interval, prove
+from quantal.export.proof.intervals import Interval, Proven, prove
 
 FORMAT = "quantal integer network, version 1"
 _WORDS = re.compile(r"[A-Za-z0-9_ ,.>-]{1,80}")
@@ -31,20 +32,21 @@ _WORDS = re.compile(r"[A-Za-z0-9_ ,.>-]{1,80}")
 # ---- writing
 
 
-def digest(network: Network) -> str:
+def digest(proven: Proven) -> str:
     """The sha256 of the network's canonical text: what the header's banner and every later check refer to."""
-    text = json.dumps(_to_json(network, prove(network)), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(_to_json(proven), sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def dumps(network: Network) -> str:
+def dumps(proven: Proven) -> str:
     """The text of network.json. Raises BadInput for a network that the checks refuse."""
-    check(network, "network")
-    document = _to_json(network, prove(network)) | {"digest": digest(network)}
+    check(proven.network, "network")
+    document = _to_json(proven) | {"digest": digest(proven)}
     return json.dumps(document, sort_keys=True, indent=1, ensure_ascii=True) + "\n"
 
 
-def _to_json(network: Network, intervals: list[list[Interval]]) -> dict[str, Any]:
+def _to_json(proven: Proven) -> dict[str, Any]:
+    network = proven.network
     return {
         "format": FORMAT,
         "arithmetic": ARITHMETIC,
@@ -56,16 +58,19 @@ def _to_json(network: Network, intervals: list[list[Interval]]) -> dict[str, Any
             "dtype": fixed.dtype_name(network.input_lo, network.input_hi),
             "encoding": dict(network.encoding),
         },
-        "layers": [_layer_to_json(*pair) for pair in zip(network.layers, intervals, strict=True)],
+        "layers": [_layer_to_json(*pair) for pair in proven.layers],
     }
 
 
-def _layer_to_json(layer: Layer, intervals: list[Interval]) -> dict[str, Any]:
+def _layer_to_json(layer: Layer, intervals: Sequence[Interval]) -> dict[str, Any]:
     return {
         "name": layer.name,
         "size": layer.size,
         "semantics": dict(layer.semantics),
-        "ops": [_op_to_json(*pair) for pair in zip(layer.ops, intervals, strict=True)],
+        "ops": [
+            _op_to_json(op, interval) | ({"label": layer.labels[index]} if index in layer.labels else {})
+            for index, (op, interval) in enumerate(zip(layer.ops, intervals, strict=True))
+        ],
         "states": [
             {f.name: getattr(s, f.name) for f in fields(StateVar) if f.name != "delay" or s.delay > 1}
             | {"dtype": fixed.dtype_name(s.lo, s.hi, s.fraction)}
@@ -120,20 +125,27 @@ _IN_FILE: dict[Any, Any] = {int: _Word, str: str, tuple[int, ...]: str}
 
 
 def _op_table(kind: type[Op]) -> type[Struct]:
-    """The table of an op of that kind: its fields, where what is empty is left out, and its interval."""
+    """The table of an op of that kind: its fields, where what is empty is left out, its interval, and maybe a label."""
     types = get_type_hints(kind)
     own = [
         (f.name, _IN_FILE[types[f.name]] | None, None) if f.default == () else (f.name, _IN_FILE[types[f.name]])
         for f in fields(kind)
     ]
     return defstruct(
-        kind.__name__, [*own, ("interval", list[int])], bases=(_Table,), kw_only=True, tag_field="op",
+        kind.__name__,
+        [*own, ("interval", list[int]), ("label", str | None, None)],
+        bases=(_Table,),
+        kw_only=True,
+        tag_field="op",
         tag=kind.__name__.upper(),
-    )  # fmt: skip
+    )
 
 
 if TYPE_CHECKING:
-    _OpTable = _Table
+
+    class _OpTable(_Table):
+        label: str | None = None
+
 else:
     _OpTable = reduce(or_, map(_op_table, OPS.values()))
 
@@ -166,7 +178,7 @@ class _Document(_Table):
     digest: str
 
 
-def loads(text: str, where: str, *, trust_digest: bool = False) -> Network:
+def loads(text: str, where: str, *, trust_digest: bool = False) -> Proven:
     """The network in `text`. Raises BadInput, naming the field, unless it is well formed, proven and unchanged.
 
     `trust_digest` is for `verify`, which rather shows what a changed network does wrong.
@@ -178,15 +190,15 @@ def loads(text: str, where: str, *, trust_digest: bool = False) -> Network:
     network = _network(typed.converted(_Document, document, where), where)
     check(network, where)
     try:
-        intervals = prove(network)
+        proven = prove(network)
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from None
     if not trust_digest:
-        _check_derived(document, _to_json(network, intervals) | {"digest": digest(network)}, (), where)
-    return network
+        _check_derived(document, _to_json(proven) | {"digest": digest(proven)}, (), where)
+    return proven
 
 
-def load(path: Path, *, trust_digest: bool = False) -> Network:
+def load(path: Path, *, trust_digest: bool = False) -> Proven:
     """The network in the file `path`; see `loads`."""
     return loads(reading.text(path, reading.LARGE_TEXT), str(path), trust_digest=trust_digest)
 
@@ -251,6 +263,11 @@ def _layer(layer: _Layer, where: str) -> Layer:
         },
         output=layer.output,
         output_name=check_identifier(layer.output_name, f"{where}: output_name", MOST_MADE),
+        labels={
+            i: check_identifier(op.label, f"{where}: ops[{i}]: label", MOST_MADE)
+            for i, op in enumerate(layer.ops)
+            if op.label is not None
+        },
     )
 
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from quantal.qat.cli.commands import export_run
+from quantal.qat.reference import export_run
 from quantal.qat.training.run import Run
 
 FOLDER = Path(__file__).resolve().parent

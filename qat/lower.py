@@ -5,7 +5,7 @@ computes, value by value; it is folded afterwards.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from quantal.export.ir.builder import Builder
 from quantal.export.ir.fold import folded
 from quantal.export.ir.network import Layer, Network, StateVar
 from quantal.export.ir.ops import Shr
-from quantal.export.proof.intervals import Interval, claims_of, evaluate, find_invariants, prove, rounded
+from quantal.export.proof.intervals import Interval, Proven, claims_of, evaluate, find_invariants, prove, rounded
 from quantal.qat.arithmetic.neurons import NEURONS
 from quantal.qat.arithmetic.wiring import Wires, fan_in, layer_step
 from quantal.qat.config.parts.layers import Conv
@@ -31,7 +31,7 @@ FLOAT32_BITS, FLOAT64_BITS = 24, 53
 
 
 @dataclass(frozen=True)
-class Lowered(Network):
+class Lowered(Proven):
     """A trained network as integers, proven. largest: the most that torch computes on the way is, whatever comes in."""
 
     largest: int
@@ -43,9 +43,8 @@ def lower(network: SpikingNetwork, name: str) -> Lowered:
     Raises BadInput where a layer is in full precision, or where the proof fails, naming layer and neuron.
     """
     recorded = record(network, name)
-    lowered = find_invariants(replace(recorded, layers=tuple(map(folded, recorded.layers))))
-    parts = {field.name: getattr(lowered, field.name) for field in fields(lowered)}
-    return Lowered(**parts, largest=_largest(recorded, lowered))
+    proven = prove(find_invariants(replace(recorded, layers=tuple(map(folded, recorded.layers)))))
+    return Lowered(proven.network, proven.intervals, _largest(recorded, proven))
 
 
 def exact_dtype(lowered: Lowered) -> torch.dtype:
@@ -53,14 +52,14 @@ def exact_dtype(lowered: Lowered) -> torch.dtype:
     return torch.float32 if lowered.largest < 1 << FLOAT32_BITS else torch.float64
 
 
-def _largest(recorded: Network, lowered: Network) -> int:
+def _largest(recorded: Network, lowered: Proven) -> int:
     """The largest magnitude of a recorded value, of states and outputs as they are proven of the lowered network.
 
     Sums are counted in every order, and right shifts with the half that they round by. Borders and the ends of clamps
     are compared with such values alone: one beyond them all stays beyond them when it is rounded.
     """
-    inputs, largest = {"input": Interval.of(lowered.input_lo, lowered.input_hi)}, 0
-    for layer, folded_layer, proven in zip(recorded.layers, lowered.layers, prove(lowered), strict=True):
+    inputs, largest = {"input": Interval.of(recorded.input_lo, recorded.input_hi)}, 0
+    for layer, (folded_layer, proven) in zip(recorded.layers, lowered.layers, strict=True):
         values = evaluate(layer, inputs, claims_of(folded_layer), FLOAT64_BITS + 1)
         sums = [rounded(op, values) for op in layer.ops if isinstance(op, Shr)]
         largest = max(largest, *(abs(end) for interval in (*values, *sums) for end in interval.hull))
@@ -133,7 +132,7 @@ def _lower_layer(layer: SpikingLayer, network: SpikingNetwork, current_wanted: b
     if current_wanted:
         name = names.current(config.name)
         said = {"neuron": "none", "current": f"of {config.name}"} | _semantics_of_weights(layer)
-        made.append(Layer(name, config.size, said, tuple(ops.ops), (), weights, product, "current"))
+        made.append(Layer(name, config.size, said, tuple(ops.ops), (), weights, product, "current", ops.labels))
         ops, weights = Builder(), {}
         product = ops.input(name)
         wires = replace(_wires(ops, layer)[1], shifts=wires.shifts, bias=None)
@@ -151,6 +150,7 @@ def _lower_layer(layer: SpikingLayer, network: SpikingNetwork, current_wanted: b
             weights=weights | fed_back,
             output=output,
             output_name=layer.neuron.output_name,
+            labels=ops.labels,
         )
     )
     return made

@@ -21,7 +21,7 @@ _KEYWORDS = frozenset(
     """
     alignas alignof and and_eq asm auto bitand bitor bool break case catch char class co_await co_return co_yield compl
     concept const const_cast consteval constexpr constinit continue decltype default delete do double dynamic_cast else
-    enum explicit export extern false float for friend goto if inline int long main mutable namespace new noexcept not
+    enum explicit export extern false float for friend goto if inline int long mutable namespace new noexcept not
     not_eq nullptr operator or or_eq private protected public register reinterpret_cast requires restrict return short
     signed sizeof static static_assert static_cast struct switch template this thread_local throw true try typedef
     typeid typename typeof typeof_unqual union unsigned using virtual void volatile while xor xor_eq
@@ -119,8 +119,13 @@ def field(record: str) -> str:
     return record.replace(".", "_")
 
 
+def ring(record: str) -> str:
+    """All that is kept of a state whose values of several steps are kept."""
+    return f"{record} of all steps"
+
+
 def ring_index(field: str) -> str:
-    """The field that says where in a ring of delayed values the oldest are."""
+    """The field that says where in such a ring the oldest are."""
     return f"{field}_at"
 
 
@@ -141,18 +146,18 @@ def constant(number: int, layer: str) -> str:
 
 @dataclass(frozen=True)
 class Fields:
-    """What a layer has in the C struct: records, and among its states the delayed ones, each "layer.state"."""
+    """What a layer has in the C struct, each "layer.state": `records`, and `rings` of what is kept of several steps."""
 
     records: tuple[str, ...]
-    delayed: tuple[str, ...]
+    rings: tuple[str, ...]
 
 
 def check_fields(layers: Iterable[Fields], where: str) -> None:
     """Raises BadInput where two fields of the struct would have one name, or one that C keeps for itself."""
     taken: dict[str, str] = {}
     for layer in layers:
-        found = [(field(name), f"state {name}") for name in (*layer.records, *layer.delayed)]
-        found += [(ring_index(field(name)), f"the place in {name}") for name in layer.delayed]
+        found = [(field(name), f"state {name}") for name in (*layer.records, *layer.rings)]
+        found += [(ring_index(field(name)), f"the place in {name}") for name in layer.rings]
         for name, what in found:
             if name in _KEYWORDS or name.endswith("_t"):
                 raise BadInput(f"{where}: {what}: C keeps the name {name} for itself; choose another")

@@ -7,9 +7,11 @@ import signal
 import stat
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from types import FrameType
+from typing import IO, Any, NoReturn
 
 
 def peak_memory() -> int:
@@ -60,6 +62,48 @@ def end(process: subprocess.Popen[bytes]) -> None:
         subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True, check=False)
         process.kill()
     process.wait()
+
+
+@contextmanager
+def guarded(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """In the block, a process of OWN_GROUP ends with this one, however this one ends; on POSIX systems with a shell.
+
+    Another process waits for the end of a pipe that this one alone holds open, and then ends the group.
+    """
+    try:
+        guard = subprocess.Popen(
+            ["/bin/sh", "-c", 'read -r _; kill -s KILL -- "-$1"', "sh", str(process.pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            **OWN_GROUP,
+        )
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:  # before the number of the process may become another's
+        guard.kill()
+        guard.communicate()
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """In the block, SIGTERM ends what runs as Ctrl-C does, by SystemExit: what was begun is ended and taken away."""
+
+    def end(number: int, _: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # this is not the main thread, which alone gets signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def lock(file: IO[bytes], shared: bool) -> None:

@@ -1,4 +1,7 @@
-"""Runs a program within bounds of time and of what it writes. Where it leaves them it is ended, with all it started."""
+"""Runs a program within bounds of time and of what it writes. Where it leaves them it is ended, with all it started.
+
+It ends with this process, too, whatever ends that.
+"""
 
 import os
 import subprocess
@@ -65,6 +68,12 @@ def run(
             env=environment,
             **portable.OWN_GROUP,
         )
+    with portable.guarded(process):
+        return _finished(process, deadline, seconds, most)
+
+
+def _finished(process: subprocess.Popen[bytes], deadline: float, seconds: int, most: int | None) -> Done:
+    """What the process leaves when it has ended. Raises Stopped where it leaves its bounds first, and still runs."""
     assert process.stdout is not None
     assert process.stderr is not None
     err = _Reader(process.stderr, _MOST_SAID, drained=True)
@@ -82,7 +91,7 @@ def run(
             raise Stopped(f"stopped after {seconds:,} s without an answer") from None
         return Done(code, out.content, err.content)
     except BaseException:
-        portable.end(process)
+        portable.end(process)  # before its pipes are closed
         raise
     finally:
         for reader in (out, err):

@@ -51,6 +51,10 @@ class CompileError(Exception):
         self.stderr = stderr
 
 
+class CompilerStopped(CompileError):
+    """A compiler did not come to its end in time: another try would take as long."""
+
+
 @dataclass(frozen=True)
 class Core:
     """A processor that C is cross-compiled for and that `emulator.Machine` can be."""
@@ -123,23 +127,34 @@ def target() -> str:
     return os.environ.get("QUANTAL_TARGET") or "native"
 
 
-def host_compiler() -> list[str]:
+def host_compiler(seconds: int | None = None) -> list[str]:
     """The command of this machine's C compiler: `CC`, else `cc` where it works, else zig's. Raises BadInput."""
-    return _host_command("CC", "cc", "C compiler")
+    return _host_command("CC", "cc", "C compiler", seconds)
 
 
 def host_cxx_compiler() -> list[str]:
     """The command of this machine's C++ compiler: `CXX`, else `c++` where it works, else zig's. Raises BadInput."""
-    return _host_command("CXX", "c++", "C++ compiler")
+    return _host_command("CXX", "c++", "C++ compiler", None)
 
 
-def compile_host(sources: Sequence[Path], out: Path, *, flags: Sequence[str] = ()) -> None:
-    """Makes the program `out` for this machine, C99 at -O2; `flags` come last. Raises CompileError, BadInput."""
-    invoke([*host_compiler(), "-std=c99", "-O2", *map(str, sources), "-o", str(out), *flags])
+def compile_host(sources: Sequence[Path], out: Path, *, flags: Sequence[str] = (), seconds: int | None = None) -> None:
+    """Makes the program `out` for this machine, C99 at -O2; `flags` come last. Raises CompileError, BadInput.
+
+    seconds: how long that may take; SECONDS unless given, here and below.
+    """
+    command = host_compiler(seconds)
+    invoke([*command, "-std=c99", "-O2", *map(str, sources), "-o", str(out), *flags], seconds)
 
 
 def compile_core(
-    core: Core, sources: Sequence[Path], out: Path, *, include: Path, keep: Sequence[str], defines: Sequence[str] = ()
+    core: Core,
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    include: Path,
+    keep: Sequence[str],
+    defines: Sequence[str] = (),
+    seconds: int | None = None,
 ) -> None:
     """Links `sources` into a static ELF program that holds the external symbols `keep` and all that they reach.
 
@@ -149,7 +164,8 @@ def compile_core(
     # Without -nostdlib on purpose: there is no libc to leave out on these targets, and the flag would also leave out
     # zig's runtime library, which has the division, memcpy and memset that the compiler calls by itself.
     roots = [f"-Wl,-u,{symbol}" for symbol in keep] + [f"-Wl,-e,{symbol}" for symbol in keep[:1]]
-    invoke([*_cross_command(core, include, defines), "-static", "-Wl,--gc-sections", *roots, *_paths(sources, out)])
+    command = [*_cross_command(core, include, defines), "-static", "-Wl,--gc-sections", *roots, *_paths(sources, out)]
+    invoke(command, seconds)
 
 
 def compile_object(core: Core, source: Path, out: Path, *, include: Path, defines: Sequence[str] = ()) -> None:
@@ -176,30 +192,30 @@ def section_sizes(path: Path) -> Sizes:
     return Sizes(**total)
 
 
-def invoke(command: Sequence[str]) -> None:
-    """Runs a compiler. Raises CompileError where it fails."""
+def invoke(command: Sequence[str], seconds: int | None = None) -> None:
+    """Runs a compiler. Raises CompileError where it fails, CompilerStopped where it does not end."""
     environment = os.environ | {"LC_ALL": "C"}  # messages in English, for CompileError to find "error:" in them
     if "ziglang" in command:
         cache = str(cache_folder("zig"))
         environment |= {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
     try:
-        done = process.run(command, seconds=SECONDS, environment=environment)
+        done = process.run(command, seconds=seconds or SECONDS, environment=environment)
     except process.Stopped as error:
-        raise CompileError(str(error)) from None
+        raise CompilerStopped(str(error)) from None
     except OSError as error:  # it is no program of this machine
         raise CompileError(f"{command[0]}: cannot be run ({error.strerror})") from None
     if done.code:
         raise CompileError(done.err.decode(errors="replace"))
 
 
-def _host_command(variable: str, name: str, what: str) -> list[str]:
+def _host_command(variable: str, name: str, what: str, seconds: int | None) -> list[str]:
     if chosen := os.environ.get(variable, "").strip():
         command = _words(chosen, variable)
-        if fault := _fault(tuple(command), name):
+        if fault := _fault(tuple(command), name, seconds):
             raise BadInput(f"{variable}: {chosen!r} does not compile ({fault}); unset it to use `{name}`, or zig's")
         return command
     found = shutil.which(name)
-    fault = None if found is None else _fault((found,), name)
+    fault = None if found is None else _fault((found,), name, seconds)
     if found and fault is None:
         return [found]
     if importlib.util.find_spec("ziglang"):
@@ -219,14 +235,14 @@ def _words(command: str, variable: str) -> list[str]:
 
 
 @functools.cache
-def _fault(command: tuple[str, ...], name: str) -> str | None:
+def _fault(command: tuple[str, ...], name: str, seconds: int | None) -> str | None:
     """What the compiler complains of in a program that is known to be good, if anything: of its own headers, mostly."""
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         source = Path(folder) / ("good.c" if name == "cc" else "good.cpp")
         scratch(source, '#include <stdio.h>\nint main(void) { return puts("") < 0; }\n')
         made = Path(folder) / "good.exe"  # Windows wants the ending
         try:
-            invoke([*command, *_paths([source], made)])
+            invoke([*command, *_paths([source], made)], seconds)
         except CompileError as error:
             return str(error)
         return None if made.exists() else "it makes no program"

@@ -44,8 +44,8 @@ def check(network: Network, where: str) -> None:
 
 
 def _fields(layer: Layer) -> names.Fields:
-    delayed = (names.record(layer.name, state.name) for state in layer.states if state.delay > 1)
-    return names.Fields(tuple(name for name, _ in layer.records()), tuple(delayed))
+    rings = [names.record(layer.name, state.name) for state in layer.rings]
+    return names.Fields(tuple(name for name, _ in layer.records() if name not in rings), tuple(rings))
 
 
 # What each encoder's formula needs, with the range in which its products fit uint32_t (see the header's encoder).
@@ -95,6 +95,10 @@ def _check_layer(layer: Layer, sizes: dict[str, int], where: str) -> None:
     for value in (layer.output, *(state.next for state in layer.states)):
         if not 0 <= value < len(layer.ops) or widths[value] != layer.size or not varies[value]:
             raise BadInput(f"{where}: output or state is value {value}: expected one computed for each neuron")
+    for value, label in layer.labels.items():
+        names.check_identifier(label, f"{where}: ops[{value}]: label", names.MOST_MADE)
+    if len(set(layer.labels.values())) != len(layer.labels):
+        raise BadInput(f"{where}: ops: two share a label")
     tables: dict[str, set[tuple[int, ...]]] = {name: set() for name in layer.weights}
     for op in layer.ops:
         if isinstance(op, Weighted):

@@ -1,6 +1,6 @@
 """Folding: the same values by fewer and cheaper ops. What was recorded is written again, op by op; see `folded`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -122,7 +122,9 @@ def folded(layer: Layer) -> Layer:
     for value, op in enumerate(layer.ops):
         new[value] = _said_again(ops, with_operands(op, new))
     states = tuple(replace(state, next=new[state.next]) for state in layer.states)
-    return without(replace(layer, ops=tuple(ops.ops), output=new[layer.output], states=states), {})
+    for value, label in layer.labels.items():
+        ops.called(label, new[value])
+    return without(replace(layer, ops=tuple(ops.ops), output=new[layer.output], states=states, labels=ops.labels), {})
 
 
 def _said_again(ops: Folder, op: Op) -> int:
@@ -137,6 +139,27 @@ def _said_again(ops: Folder, op: Op) -> int:
             return ops.record(op)
 
 
+def needed(layer: Layer, target: Callable[[int], int] = lambda value: value) -> set[int]:
+    """The values that an output or a state comes from, where target(v) is read in place of v."""
+    found: set[int] = set()
+    pending = [target(v) for v in (layer.output, *(state.next for state in layer.states))]
+    while pending:
+        value = pending.pop()
+        if value not in found:
+            found.add(value)
+            pending += [target(v) for v in operands(layer.ops[value])]
+    return found
+
+
+def _relabelled(labels: Mapping[int, str], new: Mapping[int, int]) -> dict[int, str]:
+    """The labels of the values that are left; of two that became one, the first."""
+    found: dict[int, str] = {}
+    for value, label in labels.items():
+        if value in new:
+            found.setdefault(new[value], label)
+    return found
+
+
 def without(layer: Layer, identities: Mapping[int, int]) -> Layer:
     """The layer, reading identities[v] in place of v, and without the ops and weights that nothing needs any more."""
 
@@ -145,16 +168,9 @@ def without(layer: Layer, identities: Mapping[int, int]) -> Layer:
             value = identities[value]
         return value
 
-    needed: set[int] = set()
-    pending = [target(v) for v in (layer.output, *(state.next for state in layer.states))]
-    while pending:
-        value = pending.pop()
-        if value not in needed:
-            needed.add(value)
-            pending += [target(v) for v in operands(layer.ops[value])]
     new: dict[int, int] = {}
     ops: list[Op] = []
-    for value in sorted(needed):
+    for value in sorted(needed(layer, target)):
         new[value] = len(ops)
         ops.append(with_operands(layer.ops[value], {v: new[target(v)] for v in operands(layer.ops[value])}))
     return replace(
@@ -162,5 +178,6 @@ def without(layer: Layer, identities: Mapping[int, int]) -> Layer:
         ops=tuple(ops),
         output=new[target(layer.output)],
         states=tuple(replace(state, next=new[target(state.next)]) for state in layer.states),
+        labels=_relabelled(layer.labels, {v: new[target(v)] for v in layer.labels if target(v) in new}),
         weights={op.weights: layer.weights[op.weights] for op in ops if isinstance(op, Weighted)},
     )

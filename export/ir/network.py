@@ -1,13 +1,13 @@
 """The integer network: its layers, their states and their weights. ops.py has what a layer consists of."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from quantal.export.base import names
 from quantal.export.base.fixed import Ints
-from quantal.export.ir.ops import Add, Op, Shr, Sub, Table, Weighted
+from quantal.export.ir.ops import Add, Op, Shr, State, Sub, Table, Weighted
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,10 @@ class StateVar:
 
 @dataclass(frozen=True)
 class Layer:
-    """`size` neurons: ops in order, states, weight matrices (neurons × inputs) of codes, and the output value."""
+    """`size` neurons: ops in order, states, weight matrices (neurons × inputs) of codes, and the output value.
+
+    labels: what values are called, by their index, for readers of what is emitted.
+    """
 
     name: str
     size: int
@@ -39,6 +42,19 @@ class Layer:
     weights: Mapping[str, NDArray[np.integer]]
     output: int
     output_name: str
+    labels: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def passed_on(self) -> StateVar | None:
+        """The state that is read and sent on as it is, if that is all that the layer's output is."""
+        op = self.ops[self.output]
+        return self.state(op.name) if isinstance(op, State) else None
+
+    @property
+    def rings(self) -> tuple[StateVar, ...]:
+        """The states of which the values of several steps are kept: delayed ones, and what is passed on."""
+        passed_on = self.passed_on
+        return tuple(state for state in self.states if state.delay > 1 or state is passed_on)
 
     def records(self) -> Iterator[tuple[str, int]]:
         """(name, value) of all that a step leaves to be compared: each state, and the output where it is no state.

@@ -4,7 +4,7 @@ A state carries a claim [lo, hi]. The claim is an invariant when it holds before
 starts inside it ends inside it. `prove` checks that in one pass; `find_invariants` searches for small claims.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import assert_never
 
@@ -131,7 +131,7 @@ def evaluate(
     return values
 
 
-def rounded(op: ops.Shr, values: list[Interval]) -> Interval:
+def rounded(op: ops.Shr, values: Sequence[Interval]) -> Interval:
     """What a right shift shifts: its operand, and half a step that is added to it first."""
     return Interval(values[op.a].lo, values[op.a].hi + ((1 << op.shift) >> 1))
 
@@ -154,8 +154,21 @@ def claims_of(layer: Layer) -> dict[str, Interval]:
     return {state.name: Interval.of(state.lo, state.hi) for state in layer.states}
 
 
-def prove(network: Network) -> list[list[Interval]]:
-    """The interval of every value of every layer. Raises BadInput where a state's claim is no invariant."""
+@dataclass(frozen=True)
+class Proven:
+    """A network, and the interval of every value of every layer, whatever comes in. `prove` makes it, once."""
+
+    network: Network
+    intervals: tuple[tuple[Interval, ...], ...]
+
+    @property
+    def layers(self) -> Iterator[tuple[Layer, tuple[Interval, ...]]]:
+        """Each layer, and the intervals of its values."""
+        return zip(self.network.layers, self.intervals, strict=True)
+
+
+def prove(network: Network) -> Proven:
+    """The network, proven. Raises BadInput where a value does not fit in a word, or a state's claim is no invariant."""
     inputs = {"input": Interval.of(network.input_lo, network.input_hi)}
     proven = []
     for layer in network.layers:
@@ -170,8 +183,8 @@ def prove(network: Network) -> list[list[Interval]]:
                     f"in [{lo}, {hi}], outside its claimed interval [{state.lo}, {state.hi}]"
                 )
         inputs[layer.name] = values[layer.output]
-        proven.append(values)
-    return proven
+        proven.append(tuple(values))
+    return Proven(network, tuple(proven))
 
 
 def find_invariants(network: Network) -> Network:

@@ -14,7 +14,7 @@ from quantal.export.base.files import scratch
 from quantal.export.base.fixed import Ints
 from quantal.export.base.toolchain import CORES, CompileError, Sizes, compile_object, section_sizes
 from quantal.export.build import Build
-from quantal.export.emit.c.header import input_dtype
+from quantal.export.emit.c.memory import input_word
 from quantal.export.run.bounds import GENEROUS
 from quantal.export.run.core import machine_for
 from quantal.export.run.emulator import EmulationError
@@ -62,7 +62,7 @@ def measure(build: Build, core_name: str, x: Ints, advance: Callable[[int], None
     with machine_for(build, core) as machine:
         place = machine.symbol("harness_input")
         try:
-            for sample in x.astype(input_dtype(build.network)):
+            for sample in x.astype(input_word(build.network).dtype):
                 machine.call("harness_reset", most=most)
                 for step in sample:
                     machine.write(place, step.tobytes())

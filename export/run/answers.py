@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from quantal.export.emit.c.header import Columns, array_columns, input_dtype, ring_columns, sample_dtype
+from quantal.export.emit.c.memory import Columns, input_word, record_columns, ring_columns, sample_word
 from quantal.export.ir.interpret import Trace
-from quantal.export.verify.probes import FILLINGS, Probe
+from quantal.export.proof.intervals import Proven
+from quantal.export.verify.probes import FILLINGS, Probe, length_of, macro
 
 
 @dataclass(frozen=True)
@@ -30,23 +31,24 @@ class Answer:
         return found
 
 
-def answers(probe: Probe) -> dict[str, Answer]:
+def answers(probe: Probe, proven: Proven) -> dict[str, Answer]:
     """How each function of a header is asked, and in which columns it answers; names are those of Probe.of_header."""
     network = probe.network
-    arrays = array_columns(network)
+    arrays = record_columns(proven)
     kept = _after("reset", [*arrays, *ring_columns(network)])
     left = [_number("classify"), *_after("classify", arrays)]
-    read = probe.x.astype(input_dtype(network), order="C").tobytes()
+    read = probe.x.astype(input_word(network).dtype, order="C").tobytes()
     found = {
         "reset": Answer(b"", ((kept, len(FILLINGS)),)),
         "argmax": Answer(probe.outputs.astype("<i4").tobytes(), (([_number("argmax")], len(probe.outputs)),)),
         "classify": Answer(read, ((left, len(probe.x)), ([_number("classify of no steps")], 1))),
         "self_test": Answer(b"", (([_number("self_test")], 1),)),
+        "macros": Answer(b"", ((_of_macros(probe), 1),)),
     }
     if probe.calls is not None:
-        code = sample_dtype(network).str
+        code = sample_word(network).dtype.str
         channels = (probe.calls.values.shape[1],)
-        coded: Columns = [("encode", input_dtype(network).str, (network.inputs + 1,))]
+        coded: Columns = [("encode", input_word(network).dtype.str, (network.inputs + 1,))]
         begun: tuple[tuple[Columns, int], ...] = ()
         if probe.calls.sent is not None:
             begun = (([("encoder_reset", code, (channels[0] + 1,))], len(FILLINGS)),)
@@ -59,6 +61,16 @@ def answers(probe: Probe) -> dict[str, Answer]:
 
 def _number(name: str) -> tuple[str, str, tuple[int]]:
     return (name, "<u4", (1,))
+
+
+def _of_macros(probe: Probe) -> Columns:
+    columns: Columns = []
+    for name, value in probe.macros.items():
+        if isinstance(value, int):
+            columns.append((macro(name), "<i4", (1,)))
+        else:
+            columns += [_number(length_of(macro(name))), (macro(name), "u1", (len(value),))]
+    return columns
 
 
 def _after(function: str, columns: Columns) -> Columns:

@@ -36,7 +36,7 @@ def _work_of_layer(layer: Layer) -> int:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of each executor. seconds: how long each process may take; None: as long as its work may take."""
+    """Of each executor. seconds: how long each process may take, compilers included; None: as long as its work may."""
 
     seconds: int | None = None
 

@@ -12,7 +12,8 @@ from quantal.export.base.fixed import Ints
 from quantal.export.base.names import FUNCTIONS
 from quantal.export.base.toolchain import CompileError, Core, compile_core
 from quantal.export.build import Build
-from quantal.export.emit.c.header import SELF_TEST_STEPS, input_dtype, record_dtype
+from quantal.export.emit.c.header import SELF_TEST_STEPS
+from quantal.export.emit.c.memory import input_word, record_dtype
 from quantal.export.ir.interpret import Trace
 from quantal.export.run.answers import Answer, answers
 from quantal.export.run.bounds import GENEROUS, Bounds
@@ -23,18 +24,22 @@ from quantal.export.verify.probes import FILLINGS, GUARD, Probe
 
 HARNESS = (
     "harness_step", "harness_reset", "harness_write", "harness_write_rings", "harness_fill", "harness_self_test",
-    "harness_state", "harness_input", "harness_output", "harness_record", "harness_rings",
+    "harness_macros", "harness_state", "harness_input", "harness_output", "harness_record", "harness_rings",
+    "harness_of_macros",
 )  # fmt: skip
 
 
 @contextmanager
-def machine_for(build: Build, core: Core) -> Iterator[Machine]:
-    """The test program on an emulated core. Raises ExecutorError where it does not compile."""
+def machine_for(build: Build, core: Core, seconds: int | None = None) -> Iterator[Machine]:
+    """The test program on an emulated core. Raises ExecutorError where it does not compile, in so many seconds."""
     keep = (*HARNESS, *(f"{build.network.name}_{function}" for function in FUNCTIONS))
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         elf = Path(folder) / "test.elf"
         try:
-            compile_core(core, [build.test_program], elf, include=build.path, keep=keep, defines=("QUANTAL_BARE",))
+            defines = ("QUANTAL_BARE",)
+            compile_core(
+                core, [build.test_program], elf, include=build.path, keep=keep, defines=defines, seconds=seconds
+            )
         except CompileError as error:
             raise ExecutorError(f"{build.header}: does not compile for {core.name} ({error})") from None
         yield Machine(core, elf)
@@ -45,7 +50,7 @@ def on_core(core: Core) -> Callable[..., AbstractContextManager[Runner]]:
 
     @contextmanager
     def executor(build: Build, bounds: Bounds = GENEROUS) -> Iterator[Runner]:
-        with machine_for(build, core) as machine:
+        with machine_for(build, core, bounds.seconds) as machine:
             caller = _Caller(machine, build, bounds)
 
             def told(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,9 +71,9 @@ class _Caller:
     """Calls the harness, and the network's functions themselves, as a program on the core would."""
 
     def __init__(self, machine: Machine, build: Build, bounds: Bounds) -> None:
-        self.machine, self.network = machine, build.network
+        self.machine, self.proven, self.network = machine, build.proven, build.network
         self.bounds = bounds
-        self.records, self.inputs = record_dtype(build.network), input_dtype(build.network)
+        self.records, self.inputs = record_dtype(build.proven), input_word(build.network).dtype
         self.source, self.record = machine.symbol("harness_input"), machine.symbol("harness_record")
         self.most = bounds.of_call(build.network)
 
@@ -87,7 +92,7 @@ class _Caller:
     def ask(self, probe: Probe) -> tuple[Trace, Trace]:
         """What the functions must answer, and what they do."""
         got: Trace = {}
-        for function, answer in answers(probe).items():
+        for function, answer in answers(probe, self.proven).items():
             got |= answer.split(b"".join(getattr(self, f"_{function}")(probe, answer)))
         return probe.of_header(), got
 
@@ -131,6 +136,10 @@ class _Caller:
             yield self._number("classify", state, source, steps, steps=steps)
             yield self._arrays()
         yield self._number("classify", state, source, 0)
+
+    def _macros(self, probe: Probe, answer: Answer) -> Iterator[bytes]:
+        self._harness("macros")
+        yield self.machine.read(self.machine.symbol("harness_of_macros"), answer.size)
 
     def _self_test(self, probe: Probe, answer: Answer) -> Iterator[bytes]:
         self._harness("fill", FILLINGS[0])

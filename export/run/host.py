@@ -11,9 +11,9 @@ from quantal.export.base import process
 from quantal.export.base.errors import BadInput, ExecutorError
 from quantal.export.base.files import scratch
 from quantal.export.base.fixed import Ints
-from quantal.export.base.toolchain import CompileError, compile_host, target
+from quantal.export.base.toolchain import CompileError, CompilerStopped, compile_host, target
 from quantal.export.build import Build
-from quantal.export.emit.c.header import input_dtype, record_dtype
+from quantal.export.emit.c.memory import input_word, record_dtype
 from quantal.export.ir.interpret import Trace
 from quantal.export.run.answers import answers
 from quantal.export.run.bounds import GENEROUS, Bounds
@@ -30,13 +30,15 @@ def split_records(content: bytes, records: np.dtype[np.void], samples: int, step
     return {name: table[name] for name in records.names or ()}
 
 
-def _compile(build: Build, program: Path) -> None:
+def _compile(build: Build, program: Path, seconds: int | None) -> None:
     """Compiles for speed: integers mean the same in whatever instructions the compiler takes. Raises ExecutorError."""
     try:
         try:
-            compile_host([build.test_program], program, flags=["-O3", f"-march={target()}"])
+            compile_host([build.test_program], program, flags=["-O3", f"-march={target()}"], seconds=seconds)
+        except CompilerStopped:
+            raise
         except CompileError:  # some compilers have no -march
-            compile_host([build.test_program], program)
+            compile_host([build.test_program], program, seconds=seconds)
     except CompileError as error:
         raise ExecutorError(f"{build.header}: does not compile ({error})") from None
 
@@ -44,10 +46,10 @@ def _compile(build: Build, program: Path) -> None:
 @contextmanager
 def on_host(build: Build, bounds: Bounds = GENEROUS) -> Iterator[Runner]:
     """NAME_test.c, streaming samples through standard input and records through standard output."""
-    records, inputs = record_dtype(build.network), input_dtype(build.network)
+    records, inputs = record_dtype(build.proven), input_word(build.network).dtype
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         program, read = Path(folder) / "test.exe", Path(folder) / "inputs"  # Windows wants the ending
-        _compile(build, program)
+        _compile(build, program, bounds.seconds)
 
         def call(arguments: list[str], stdin: bytes, most: int, seconds: int, of: Path = program) -> bytes:
             scratch(read, stdin)  # a file, not a pipe, which would have to be fed while the other is read
@@ -70,10 +72,10 @@ def on_host(build: Build, bounds: Bounds = GENEROUS) -> Iterator[Runner]:
         def ask(probe: Probe) -> tuple[Trace, Trace]:
             seconds = bounds.of_process(build.network, *probe.x.shape[:2])
             got: Trace = {}
-            for function, answer in answers(probe).items():
+            for function, answer in answers(probe, build.proven).items():
                 arguments = [function, str(probe.x.shape[1])]
                 got |= answer.split(call(arguments, answer.asked, answer.size, seconds))
-            steps, wrong = _with_a_wrong_hash(build, Path(folder) / "wrong")
+            steps, wrong = _with_a_wrong_hash(build, Path(folder) / "wrong", bounds.seconds)
             number = call(["self_test"], b"", 4, seconds, of=wrong)
             expected = probe.of_header() | {WRONG: np.full((1, 1, 1), steps)}
             return expected, got | {WRONG: np.frombuffer(number, "<u4").reshape(1, 1, 1)}
@@ -84,7 +86,7 @@ def on_host(build: Build, bounds: Bounds = GENEROUS) -> Iterator[Runner]:
 WRONG = "self_test of a wrong hash"
 
 
-def _with_a_wrong_hash(build: Build, folder: Path) -> tuple[int, Path]:
+def _with_a_wrong_hash(build: Build, folder: Path, seconds: int | None) -> tuple[int, Path]:
     """(how many steps the self test has, the test program of a header in which the hash of the last is another)."""
     text = build.header.read_text(encoding="utf-8")
     table = _HASHES.search(text)
@@ -96,7 +98,7 @@ def _with_a_wrong_hash(build: Build, folder: Path) -> tuple[int, Path]:
     scratch(folder / build.header.name, changed)
     scratch(folder / build.test_program.name, build.test_program.read_bytes())
     try:
-        compile_host([folder / build.test_program.name], folder / "test.exe", flags=["-O0"])
+        compile_host([folder / build.test_program.name], folder / "test.exe", flags=["-O0"], seconds=seconds)
     except CompileError as error:
         raise ExecutorError(f"{build.header}: does not compile ({error})") from None
     return int(table[1]), folder / "test.exe"

@@ -16,7 +16,7 @@ from quantal.export.base.files import scratch
 from quantal.export.base.fixed import Ints
 from quantal.export.base.toolchain import INSTALL
 from quantal.export.build import Build
-from quantal.export.emit.c.header import input_dtype
+from quantal.export.emit.c.memory import input_word
 from quantal.export.ir import interpret
 from quantal.export.ir.interpret import Trace
 from quantal.export.run.bounds import GENEROUS, Bounds
@@ -67,7 +67,7 @@ def on_onnx(build: Build, bounds: Bounds = GENEROUS) -> Iterator[Runner]:
 
 
 def _typed(build: Build, x: Ints) -> np.ndarray:
-    return x.astype(input_dtype(build.network))
+    return x.astype(input_word(build.network).dtype)
 
 
 def _run_bounds(build: Build, bounds: Bounds, x: Ints) -> tuple[int, int]:

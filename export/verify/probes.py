@@ -10,8 +10,8 @@ from functools import cached_property
 
 import numpy as np
 from quantal.export.base.fixed import Ints
-from quantal.export.base.names import record, ring_index
-from quantal.export.base.render import word_bits
+from quantal.export.base.names import record, ring, ring_index
+from quantal.export.base.word import Word
 from quantal.export.encoders import ENCODERS, hash32
 from quantal.export.ir.interpret import Trace, classify, initial_states
 from quantal.export.ir.network import Network
@@ -20,6 +20,8 @@ FILLINGS = (0xA5, 0x5A)
 """What every byte of a state is before it is reset, in turn: no first value is both."""
 GUARD = FILLINGS[1]
 """What the byte after an encoded step must still be."""
+ENCODED = ("latency", "rate", "delta")
+"""The encoders that a header has."""
 _SAMPLES = 4  # that are classified, and encoded
 _CALLS = 4096  # of an encoder, at most
 _VALUES = 1 << 20  # that it reads in all, at most
@@ -43,7 +45,7 @@ def encoder_calls(network: Network) -> Calls | None:
     """The calls of the encoder in the network's header, None where it has none."""
     encoding = network.encoding
     kind = str(encoding.get("kind"))
-    if kind not in ("latency", "rate", "delta"):
+    if kind not in ENCODED:
         return None
     steps, channels, maximum = (int(encoding[name]) for name in ("steps", "channels", "maximum"))
     seed, delta = int(encoding.get("seed", 0)), int(encoding.get("delta", 0))
@@ -83,11 +85,15 @@ def _with_silence(calls: Calls, seed: int) -> Calls:
 
 @dataclass(frozen=True)
 class Probe:
-    """What is asked of one network. x (samples, steps, inputs) is classified; `after`: the reference's trace of it."""
+    """What is asked of one network. x (samples, steps, inputs) is classified; `after`: the reference's trace of it.
+
+    macros: what those of the header must stand for, by their names without the network's.
+    """
 
     network: Network
     x: Ints
     after: Mapping[str, Ints]
+    macros: Mapping[str, int | str]
 
     @cached_property
     def outputs(self) -> Ints:
@@ -135,19 +141,33 @@ class Probe:
             "classify of no steps": _column(np.zeros(1, np.int64)),
             "self_test": _column(np.zeros(1, np.int64)),
             **self.encoded(),
+            **self.macro_values(),
         }
+
+    def macro_values(self) -> Trace:
+        """What each macro stands for: a number, or the length of a text, and its bytes."""
+        answers: Trace = {}
+        for name, value in self.macros.items():
+            if isinstance(value, int):
+                answers[macro(name)] = _column(np.array([value]))
+            else:
+                answers[length_of(macro(name))] = _column(np.array([len(value)]))
+                answers[macro(name)] = np.frombuffer(value.encode(), np.uint8).astype(np.int64).reshape(1, 1, -1)
+        return answers
 
     def after_reset(self) -> Trace:
         """Every array of the state that is kept from step to step."""
-        answers = {}
+        answers: Trace = {}
         for layer in self.network.layers:
             states = {record(layer.name, state.name): state for state in layer.states}
-            firsts = [(name, 1, states[name].init if name in states else 0) for name, _ in layer.records()]
-            firsts += [(name, state.delay, state.init) for name, state in states.items() if state.delay > 1]
-            for name, delay, first in firsts:
-                answers[f"{name} after reset"] = np.full((len(FILLINGS), 1, delay * layer.size), first)
-                if delay > 1:
-                    answers[f"{ring_index(name)} after reset"] = np.zeros((len(FILLINGS), 1, 1), np.int64)
+            passed_on = layer.passed_on
+            sent = 0 if passed_on is None else passed_on.init
+            firsts = [(name, layer.size, states[name].init if name in states else sent) for name, _ in layer.records()]
+            for state in layer.rings:
+                name = record(layer.name, state.name)
+                firsts.append((ring(name), (state.delay + (state is passed_on)) * layer.size, state.init))
+                firsts.append((ring_index(name), 1, 0))
+            answers |= {f"{name} after reset": np.full((len(FILLINGS), 1, size), first) for name, size, first in firsts}
         return answers
 
     def encoded(self) -> Trace:
@@ -157,7 +177,7 @@ class Probe:
         guarded = np.concatenate([codes, np.full_like(codes[..., :1], GUARD)], axis=2)
         if sent is None:
             return {"encode": guarded}
-        width = word_bits(0, int(self.network.encoding["maximum"])) // 8
+        width = Word.holding(0, int(self.network.encoding["maximum"])).bytes
         begun = np.zeros((len(FILLINGS), 1, sent.shape[1] + 1), np.int64)
         begun[:, 0, -1] = np.repeat(FILLINGS, width).astype(np.uint8).view(f"<u{width}")  # what stands behind them
         return {"encoder_reset": begun, "encode": guarded, "reference after encode": sent[:, None]}
@@ -167,6 +187,27 @@ def _column(values: Ints) -> Ints:
     return values.reshape(-1, 1, 1)
 
 
-def probe(network: Network, x: Ints, reference: Mapping[str, Ints]) -> Probe:
+def macro(name: str) -> str:
+    """What a macro is called among the answers."""
+    return f"macro {name}"
+
+
+def length_of(name: str) -> str:
+    """What the length of a text is called there."""
+    return f"length of {name}"
+
+
+def macros(network: Network, digest: str, generator: str) -> dict[str, int | str]:
+    """What each macro of the network's header stands for."""
+    known: dict[str, int | str] = {"GENERATOR": generator, "DIGEST": digest, "INPUTS": network.inputs}
+    known |= {"INPUT_MIN": network.input_lo, "INPUT_MAX": network.input_hi, "OUTPUTS": network.outputs}
+    if network.encoding:
+        known["STEPS"] = network.encoding["steps"]
+    if network.encoding.get("kind") in ENCODED:
+        known["CHANNELS"] = network.encoding["channels"]
+    return known
+
+
+def probe(network: Network, x: Ints, reference: Mapping[str, Ints], known: Mapping[str, int | str]) -> Probe:
     """What is asked of a network that gives the trace `reference` on x: about its first samples, and other cases."""
-    return Probe(network, x[:_SAMPLES], {name: values[:_SAMPLES] for name, values in reference.items()})
+    return Probe(network, x[:_SAMPLES], {name: values[:_SAMPLES] for name, values in reference.items()}, known)

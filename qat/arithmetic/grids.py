@@ -25,7 +25,7 @@ class ShiftGrid:
 
     def encode(self, ops: Any, level: Any) -> Any:
         """The code of a level."""
-        return ops.clamp(ops.shr(level, self.shift), self.lo, self.hi)
+        return ops.clamp(ops.called("rounded", ops.shr(level, self.shift)), self.lo, self.hi)
 
     def decode(self, ops: Any, code: Any) -> Any:
         """The level of a code."""

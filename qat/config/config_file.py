@@ -38,7 +38,7 @@ def load(path: Path) -> Config:
 
 
 def made(document: Mapping[str, Any], where: str) -> Config:
-    """The configuration of a document of plain values, each as it stands in a network file. Raises BadInput as loads."""
+    """The configuration of a document of plain values, each as in a network file. Raises BadInput as `loads` does."""
     config, problems = _checked(document)
     problems.refuse(where)
     assert config is not None

@@ -96,22 +96,24 @@ class Kernel:
         ]
         return render(
             "engine/cpu.c.j2",
-            inputs=plan.inputs,
-            size=plan.size,
-            dense_rate=DENSE_RATE,
-            recurrent=plan.recurrent,
-            given=plan.given,
-            spike=[name for name, _ in plan.states].index("spike") if plan.recurrent else None,
+            sizes={
+                "INPUTS": plan.inputs,
+                "SIZE": plan.size,
+                "STATES": len(plan.states),
+                "TABLES": len(plan.tables),
+                "LEVELS": plan.levels,
+                "RECURRENT": int(plan.recurrent),
+                "SPIKE": [name for name, _ in plan.states].index("spike") if plan.recurrent else 0,
+                "GIVEN": int(plan.given),
+                "TRUNCATE": plan.truncate,
+                "DENSE_RATE": DENSE_RATE,
+            },
             tables=plan.tables,
             levels=plan.levels,
             ranges=plan.ranges,
-            soft=plan.soft,
-            exponential=plan.soft or any("exp_of" in line for line in backward),
-            double=plan.double,
             states=states,
             forward=forward_lines(recorded, C),
             output=f"v{recorded.output}",
-            truncate=plan.truncate,
             adjoints=adjoints,
             backward=backward,
         )
@@ -165,7 +167,7 @@ def whole(x: Tensor, most: int) -> bool:
     """Whether x (samples, steps, inputs) holds integers 0 … most alone: one pass, where torch would take three."""
     if x.stride(2) != 1 or x.stride(1) != x.shape[2]:  # a sample's steps lie one after the other
         x = x.contiguous()
-    check = _compiled(render("engine/whole.c.j2"), x.dtype == torch.float64).whole
+    check = _compiled(render("engine/whole.c"), x.dtype == torch.float64).whole
     count, width, stride = len(x), x.shape[1] * x.shape[2], x.stride(0)
     size = max(GROUP_SAMPLES, -(-count // GROUPS))
     right: list[bool] = []

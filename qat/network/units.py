@@ -1,5 +1,6 @@
 """From real scales to shifts: the unit in which a layer counts, and by how many bits all else is aligned with it."""
 
+import math
 from dataclasses import dataclass
 
 from quantal.qat.arithmetic.exact import nearest_exponent
@@ -77,4 +78,4 @@ def largest_unit(config: Weighted, reach: float) -> float:
 
     reach: see state_step.
     """
-    return float("inf") if isinstance(config.states, Shared) else reach / THRESHOLD_UNITS
+    return math.inf if isinstance(config.states, Shared) else reach / THRESHOLD_UNITS

@@ -19,7 +19,7 @@ from quantal.export.ir.builder import Builder
 from quantal.export.ir.network import Layer
 from quantal.export.ir.ops import MatVec
 from quantal.export.proof import intervals
-from quantal.export.proof.intervals import Interval, claims_of, evaluate, find_invariants, prove
+from quantal.export.proof.intervals import Interval, claims_of, evaluate, find_invariants
 from quantal.qat.arithmetic import exact, neurons
 from quantal.qat.arithmetic.neurons import RESETTING
 from quantal.qat.arithmetic.torch_ops import TorchOps
@@ -114,8 +114,8 @@ def largest_of_steps(network: SpikingNetwork) -> int:
     Checks on the way that every value of torch lies in the interval of the recorded op that stands for it.
     """
     recorded, lowered = record(network, "n"), lower(network, "n")
-    inputs, largest = {"input": Interval.of(lowered.input_lo, lowered.input_hi)}, 0
-    for layer, kept, proven, module in zip(recorded.layers, lowered.layers, prove(lowered), network.stack, strict=True):
+    inputs, largest = {"input": Interval.of(recorded.input_lo, recorded.input_hi)}, 0
+    for layer, (kept, proven), module in zip(recorded.layers, lowered.layers, network.stack, strict=True):
         claims = claims_of(kept)
         largest = max(largest, largest_of_step(layer, evaluate(layer, inputs, claims, 54), claims, module))
         inputs[layer.name] = proven[kept.output]
@@ -184,7 +184,7 @@ def test_a_table_of_states_that_decays_needs_float64_though_nothing_is_left_that
         network.stack[0].decay.fill_(63 / 64)
         network.stack[0].ranges.copy_(torch.tensor([4.0, 0.98, 4.0]))
     lowered = lower(network, "n")
-    left = max(abs(end) for interval in prove(lowered)[0] for end in interval.hull)
+    left = max(abs(end) for interval in lowered.intervals[0] for end in interval.hull)
     assert largest_of_steps(network) >= 2**24 > left
     assert exact_dtype(lowered) is torch.float64
 
@@ -221,7 +221,7 @@ def test_folding_a_network_changes_no_value(seed: int) -> None:
     layer = Layer("hidden", 5, **{"gain": 3.0} | options)
     network = random_network(layer, Layer("o", 3, neuron="li"), channels=4, maximum=9, seed=int(seed % 1000))
     x = random_input(4, 12, 4, 9, int(seed % 1000))
-    plain, folded = interpret.run(record(network, "n"), x), interpret.run(lower(network, "n"), x)
+    plain, folded = interpret.run(record(network, "n"), x), interpret.run(lower(network, "n").network, x)
     assert list(plain) == list(folded)
     assert all(np.array_equal(plain[name], folded[name]) for name in plain)
 
@@ -231,7 +231,7 @@ def test_the_record_is_what_the_proof_of_the_folded_network_holds_for() -> None:
     layer = Layer("hidden", 5, recurrent=True, gain=3.0)
     network = random_network(layer, Layer("o", 3, neuron="li"), channels=4, maximum=9, seed=1)
     recorded, lowered = find_invariants(record(network, "n")), lower(network, "n")
-    claims = [[(s.name, s.lo, s.hi) for s in layer.states] for layer in lowered.layers]
+    claims = [[(s.name, s.lo, s.hi) for s in layer.states] for layer in lowered.network.layers]
     assert claims == [[(s.name, s.lo, s.hi) for s in layer.states] for layer in recorded.layers]
 
 
@@ -259,7 +259,7 @@ def same(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
 @pytest.mark.parametrize("asked", ["medium", "high"])
 def test_products_are_exact_whatever_precision_is_asked_of_others(network: SpikingNetwork, asked: str) -> None:
     x = random_input(20, 10, 64, 4095, 0)
-    expected = interpret.run(lower(network, "n"), x)
+    expected = interpret.run(lower(network, "n").network, x)
     torch.set_float32_matmul_precision(asked)
     before, seen = exact.precision(), []
 

@@ -54,7 +54,7 @@ def test_only_what_needs_torch_asks_for_it(trained: Path, tmp_path: Path) -> Non
     done = program("verify", trained / "build", "--on", "interpreter", "--on", "simulator", main=WITHOUT_TORCH)
     assert (done.code, done.err) == (0, "")
     done = program("train", "--task", "digits", "--out", tmp_path / "run", main=WITHOUT_TORCH)
-    assert (done.code, done.err) == (2, "quantal: this command needs torch, which is not installed here\n")
+    assert (done.code, done.err) == (2, "quantal: this needs torch, which is not installed here: pip install quantal\n")
 
 
 def test_export_lists_what_it_wrote(place: Path) -> None:
@@ -175,7 +175,7 @@ def test_verify_fails_on_a_simulator_that_does_something_else(place: Path, lines
 
 
 def test_what_does_not_run_is_a_failed_check(place: Path) -> None:
-    with mock.patch("quantal.export.cli.main.run_executors", side_effect=ExecutorError("it stopped")):
+    with mock.patch("quantal.export.cli.verify.run_executors", side_effect=ExecutorError("it stopped")):
         assert quantal("verify", "build") == Done(1, "", "quantal: it stopped\n")
 
 
@@ -188,3 +188,20 @@ def test_ctrl_c_is_an_interruption(place: Path) -> None:
 def test_a_file_that_fails_is_named(place: Path) -> None:
     with mock.patch("quantal.export.build.Build.open", side_effect=OSError(28, "No space left on device", "build/x")):
         assert quantal("verify", "build") == Done(2, "", "quantal: build/x: No space left on device\n")
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "80"])
+def test_a_table_is_whole_however_wide_the_terminal_is(
+    columns: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    (place / "build" / "digits_sim.py").write_text(f"raise ValueError('{'a long story, ' * 20}')")
+    done = quantal("verify", "build", "--on", "interpreter", "--on", "simulator")
+    titles, first, second = done.out.splitlines()
+    assert titles == "executor     samples  steps  values  mismatches"
+    assert first == "interpreter       32    128   5,632           0"
+    assert second.startswith(
+        "simulator          0      0       0           0  build/digits_sim.py: does not load (ValueError: "
+    )
+    assert second.endswith("a long story, )")
+    assert second.partition("  build/")[2] in done.err

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from quantal.qat.cli.commands import PRESETS, preset
 from quantal.qat.config import config_file, rules
 from quantal.qat.config.parts.fields import Part, default, kinds, known
 from quantal.qat.config.parts.layers import Dense
@@ -16,6 +15,7 @@ from quantal.qat.config.parts.network import Config, Encoder, Task
 from quantal.qat.config.parts.neurons import Alpha, Count, Li, Lif, Step
 from quantal.qat.config.parts.training import Augmentation, Bptt
 from quantal.qat.config.parts.weights import FloatWeights, Weights
+from quantal.qat.config.preset import PRESETS, preset
 from quantal.qat.config.problems import Enough, Problems
 
 

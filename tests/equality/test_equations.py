@@ -65,7 +65,7 @@ def test_the_readouts_pool_what_they_say(neuron: str) -> None:
         readout = a_layer("readout", 3, neuron=neuron, pool=pool, gain=3.0)
         network = random_network(readout, channels=3, maximum=2, seed=3)
         x = random_input(4, STEPS, 3, 2, 3)
-        trace = interpret.run(lower(network, "network"), x)
+        trace = interpret.run(lower(network, "network").network, x)
         if neuron == "count":
             spikes = np.array([[step["spike"] for step in plain_steps(network, sample.tolist())] for sample in x])
             assert spikes.any()

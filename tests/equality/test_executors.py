@@ -20,7 +20,6 @@ from quantal.export.ir import interpret
 from quantal.export.ir.interpret import Trace
 from quantal.export.ir.network import Network
 from quantal.export.ir.ops import OPS, MatVec, op_name
-from quantal.export.proof.intervals import prove
 from quantal.export.run import EXECUTORS
 from quantal.export.verify import vectors
 from quantal.qat.arithmetic.neurons import NEURONS, RESETTING
@@ -363,7 +362,7 @@ def test_onnx_adds_no_two_products_that_leave_16_bits_in_8_bit_arithmetic(
     build = built(case)
     nodes = [n.op_type for n in onnx.load(build.onnx).graph.node if n.op_type.startswith("MatMul")]
     narrow = []
-    for layer, intervals in zip(build.network.layers, prove(build.network), strict=True):
+    for layer, intervals in build.proven.layers:
         for op in layer.ops:
             if isinstance(op, MatVec):
                 lo, hi = intervals[op.x].hull

@@ -20,7 +20,8 @@ from quantal.export.ir.ops import Conv, MatVec, SumPool
 from quantal.export.run import EXECUTORS
 from quantal.qat.arithmetic import planes
 from quantal.qat.arithmetic.neurons import RESETTING
-from quantal.qat.cli.commands import export, train
+from quantal.qat.cli.export import export
+from quantal.qat.cli.train import train
 from quantal.qat.config import config_file, rules
 from quantal.qat.config.precision import with_precision
 from quantal.qat.lower import exact_dtype, lower
@@ -49,7 +50,7 @@ def lively(name: str) -> tuple[SpikingNetwork, Ints]:
 def test_the_interpreter_gives_what_torch_gives(name: str) -> None:
     network, x = lively(name)
     lowered = lower(network, "network")
-    trace, reference = interpret.run(lowered, x), hard_trace(network, x, exact_dtype(lowered))
+    trace, reference = interpret.run(lowered.network, x), hard_trace(network, x, exact_dtype(lowered))
     assert list(trace) == list(reference)
     for record, values in reference.items():
         assert np.array_equal(trace[record], values), record
@@ -101,7 +102,7 @@ def test_every_neuron_is_equal_in_every_kind_of_layer(name: str, kind: str) -> N
     for seed in range(3):
         network, x = made(settings, seed)
         lowered = lower(network, "network")
-        trace, reference = interpret.run(lowered, x), hard_trace(network, x, exact_dtype(lowered))
+        trace, reference = interpret.run(lowered.network, x), hard_trace(network, x, exact_dtype(lowered))
         for record, values in reference.items():
             assert np.array_equal(trace[record], values), record
             moved |= {record} if np.ptp(values) else set()
@@ -118,7 +119,7 @@ def test_a_count_of_spikes_is_equal_in_every_kind_of_readout(kind: str, reset: s
     rules.refuse(settings, kind)
     network, x = made(settings)
     lowered = lower(network, "network")
-    trace, reference = interpret.run(lowered, x), hard_trace(network, x, exact_dtype(lowered))
+    trace, reference = interpret.run(lowered.network, x), hard_trace(network, x, exact_dtype(lowered))
     assert all(np.array_equal(trace[record], values) for record, values in reference.items())
     assert np.ptp(reference["out.count"]) > 0
 
@@ -189,7 +190,7 @@ def additions(network: Network, layer: Layer, trace: interpret.Trace, x: Ints) -
 @pytest.mark.parametrize("name", ["delays", "residual", "normalized"])
 def test_operations_are_the_additions_of_a_simulation_also_at_the_edges_of_planes(name: str) -> None:
     network, x = lively(name)
-    lowered = lower(network, "network")
+    lowered = lower(network, "network").network
     trace, sent = interpret.run(lowered, x), []
     with torch.no_grad():
         network(torch.as_tensor(x, dtype=torch.float64), sent=sent)
@@ -224,10 +225,9 @@ def test_a_pooled_average_is_a_sum_whose_scale_the_weights_take_up() -> None:
     """Weights begin as many times smaller as the window has places: an average pool, folded."""
     network, _ = made(graph("planes"))
     image, grouped = network.stack[0], network.stack[1]
-    assert float(grouped.weight.detach().abs().max()) <= grouped.config.weights.gain / (
-        4 * np.sqrt(grouped.weight.shape[1])
-    )
-    assert any(isinstance(op, SumPool) for op in lower(network, "network").layers[1].ops)
+    bound = grouped.config.weights.gain / (4 * np.sqrt(grouped.weight.shape[1]))
+    assert float(grouped.weight.detach().abs().max()) <= bound
+    assert any(isinstance(op, SumPool) for op in lower(network, "network").network.layers[1].ops)
     assert image.rows == 4
 
 
@@ -336,6 +336,6 @@ def test_gpfq_fits_kernels(tmp_path: Path) -> None:
     pairs = zip(network.stack, source.stack, strict=True)
     moved = [float((ours.weight - theirs.weight).detach().abs().max()) for ours, theirs in pairs]
     assert min(moved) > 0
-    trace = interpret.run(lower(network, "network"), x)
+    trace = interpret.run(lower(network, "network").network, x)
     reference = hard_trace(network, x, torch.float64)
     assert all(np.array_equal(trace[record], values) for record, values in reference.items())

@@ -115,7 +115,7 @@ def test_the_unfolded_network_emits_the_spikes_of_the_folded_one(fold: str, recu
         network = random_network(*hidden, a_layer("readout", 3, neuron="li"), channels=12, maximum=1, seed=seed)
         x = random_input(6, 200, 12, 1, seed)
         network.begin_norms(torch.from_numpy(x).float())
-        trace = interpret.run(lower(network, "network"), x)
+        trace = interpret.run(lower(network, "network").network, x)
         spikes = x.astype(float)
         for layer in network.stack[:-1]:
             spikes = unfolded(layer, spikes)
@@ -347,7 +347,7 @@ STEPLESS = STEPLESS.replace("steps = 4", "steps = 1").replace("epochs = 1", 'epo
 def test_a_single_step_network_learns_and_runs_without_a_state() -> None:
     # 0.95 to 0.97 with seeds 0 to 19; chance gives 0.1
     assert verified(STEPLESS, "interpreter", "simulator", "onnx", "c-host")[-1] > 0.6
-    network = network_file.load(Path("build/network.json"))
+    network = network_file.load(Path("build/network.json")).network
     hidden = network.layers[0]
     assert (network.encoding["steps"], hidden.states, hidden.semantics["states"]) == (1, (), "none")
     header = Path("build/net.h").read_text()
@@ -366,6 +366,6 @@ def test_how_states_are_kept_says_nothing_of_a_neuron_without_any(states: dict[s
         )
         for options in ({"spikes": states.get("spikes", 1)}, states)
     ]  # fmt: skip
-    first, second = (lower(network, "network").layers[0] for network in networks)
+    first, second = (lower(network, "network").network.layers[0] for network in networks)
     assert first.ops == second.ops
     assert np.array_equal(first.weights["fan_in"], second.weights["fan_in"])

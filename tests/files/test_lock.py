@@ -15,8 +15,7 @@ from unittest import mock
 import pytest
 from quantal.export.base import portable
 from quantal.export.base.errors import BadInput
-from quantal.qat.cli import commands
-from quantal.qat.training import checkpoint, epochs, lock, parallel
+from quantal.qat.training import checkpoint, epochs, lock, parallel, sitting
 from quantal.qat.training.run import Run
 from support.commands import contents, quantal, succeed
 from support.messages import one_line
@@ -89,7 +88,7 @@ def test_a_run_is_locked_from_before_it_is_read_until_the_command_ends(place: Pa
 
         return mock.patch.object(module, name, noted)
 
-    with noting(checkpoint, "restore"), noting(epochs, "_keep"), noting(commands, "measure"):
+    with noting(checkpoint, "restore"), noting(epochs, "_keep"), noting(sitting, "measure"):
         succeed(*RESUME.split(), "--compare")
     assert set(seen) == {(name, False) for name in ("restore", "_keep", "measure")}
     assert free(Path("run/network.toml"))
@@ -97,13 +96,13 @@ def test_a_run_is_locked_from_before_it_is_read_until_the_command_ends(place: Pa
 
 def test_a_new_run_is_locked_while_it_and_its_twin_are_trained(place: Path) -> None:
     seen = []
-    ordinary = commands.measure
+    ordinary = sitting.measure
 
     def noted(run: Run, *given: Any) -> Any:
         seen.append((str(run.path), free(Path("new/network.toml"))))
         return ordinary(run, *given)
 
-    with mock.patch.object(commands, "measure", noted):
+    with mock.patch.object(sitting, "measure", noted):
         succeed("train", "--network", "net.toml", "--compare", "--out", "new")
     assert seen == [("new", False), ("new/full_precision", False)]
 

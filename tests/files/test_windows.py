@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from quantal.export.base.toolchain import compile_host
-from quantal.export.emit.c.header import input_dtype, record_dtype
+from quantal.export.emit.c.memory import input_word, record_dtype
 from quantal.export.ir import interpret
 from quantal.export.run.host import split_records
 from support.commands import contents, succeed
@@ -129,11 +129,11 @@ def test_the_test_program_reads_and_writes_bytes_on_windows(tmp_path: Path) -> N
         (tmp_path / name).write_text(text, encoding="ascii")
     flags = [f"-I{tmp_path}", "-include", str(tmp_path / "windows_streams.h"), "-D_WIN32"]
     compile_host([build.test_program], tmp_path / "model.exe", flags=flags)
-    given = x.astype(input_dtype(build.network)).tobytes()
+    given = x.astype(input_word(build.network).dtype).tobytes()
     assert {10, 26} <= set(given)
     done = subprocess.run([tmp_path / "model.exe", str(x.shape[1])], input=given, capture_output=True, check=True)
     assert {10, 26} <= set(done.stdout)
-    trace = split_records(done.stdout, record_dtype(build.network), *x.shape[:2])
+    trace = split_records(done.stdout, record_dtype(build.proven), *x.shape[:2])
     for name, values in interpret.run(build.network, x).items():
         np.testing.assert_array_equal(trace[name], values, err_msg=name)
 

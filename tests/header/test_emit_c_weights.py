@@ -10,16 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quantal.export.base.fixed import Ints
 from quantal.export.base.toolchain import CORES, compile_host, compile_object, section_sizes
-from quantal.export.emit.c.header import emit_header
 from quantal.export.emit.c.packing import code_bits, packed
 from quantal.export.emit.c.weights import _powers, _product, synapses
-from quantal.export.ir import interpret
 from quantal.export.ir.network import Layer, Network, StateVar
 from quantal.export.ir.ops import Add, Clamp, Input, MatVec, State
 from quantal.export.run import EXECUTORS
 from support.headers import IN_C, implementation
 from support.networks import input_for, write
-from support.programs import TWO_POWERS, coded
+from support.programs import TWO_POWERS, coded, header_of
 
 LEVEL = st.integers(-(2**15), 2**15 - 1)
 
@@ -120,13 +118,13 @@ def test_synapses_are_reached_in_the_cheapest_way(
     assert way(codes, levels, (-(2**15), 2**15 - 1) if len(levels) == 2 and levels[0] > 1 else (-5, 3)) == integers
 
 
-def header_of(network: Network) -> str:
+def header_for(network: Network) -> str:
     x = input_for(network, 6, 3)
-    return emit_header(network, x, interpret.run(network, x))
+    return header_of(network, x)
 
 
 def test_the_header_says_whether_products_are_multiplications() -> None:
-    text = header_of(coded((2,), -5, 3))
+    text = header_for(coded((2,), -5, 3))
     blocks = re.findall(r"by (shifts and adds|multiplications) of words.*?products\[4\] = \{(.*?)\};", text, re.DOTALL)
     assert {how for how, _ in blocks} == {"shifts and adds", "multiplications"}
     for how, block in blocks:
@@ -138,7 +136,7 @@ def test_two_products_of_one_matrix_share_it() -> None:
     levels = 5, 4, -7, 9
     ops = Input("input"), State("spike"), MatVec("w", 0, levels), MatVec("w", 1, levels), Add(2, 3), Clamp(4, 0, 1)
     layer = Layer("l", 2, {}, ops, (StateVar("spike", 0, 0, 1, 5),), {"w": codes}, 4, "out")
-    text = header_of(Network("n", 2, 0, 1, {}, (layer,)))
+    text = header_for(Network("n", 2, 0, 1, {}, (layer,)))
     assert (text.count("n_priv_1_l_w[2][1] = {"), text.count("= n_priv_1_l_w[e];")) == (1, 2)
 
 
@@ -191,7 +189,7 @@ def test_edges_compile_clean_and_equal_the_interpreter(edge: str, tmp_path: Path
 def test_flash_holds_codes_in_their_bits(bits: int, share: int, tmp_path: Path) -> None:
     codes = np.random.default_rng(0).integers(0, 1 << bits, (64, 40))
     network = one_layer(codes, tuple(range(1, 1 + (1 << bits))), 0, 1)
-    (tmp_path / "edge.h").write_text(header_of(network))
+    (tmp_path / "edge.h").write_text(header_for(network))
     (tmp_path / "model.c").write_text('#define EDGE_IMPLEMENTATION\n#include "edge.h"\n')
     compile_object(CORES["cortex-m4"], tmp_path / "model.c", tmp_path / "model.o", include=tmp_path)
     weights = 64 * 40 // share

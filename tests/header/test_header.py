@@ -18,7 +18,7 @@ from quantal.export.base.toolchain import (
     section_sizes,
 )
 from quantal.export.build import Build
-from quantal.export.emit.c.header import input_dtype, record_dtype
+from quantal.export.emit.c.memory import input_word, record_dtype
 from quantal.export.run.host import split_records
 from support.headers import BOTH, HEADERS, IN_C, STRICT, implementation, output, program
 
@@ -124,8 +124,8 @@ def test_all_vectors_pass_under_the_sanitizers(
     build = headers(name)
     x, reference = build.vectors()
     compile_host([build.test_program], tmp_path / "test", flags=sanitizers)
-    content = output(tmp_path / "test", str(x.shape[1]), stdin=x.astype(input_dtype(build.network)).tobytes())
-    got = split_records(content, record_dtype(build.network), *x.shape[:2])
+    content = output(tmp_path / "test", str(x.shape[1]), stdin=x.astype(input_word(build.network).dtype).tobytes())
+    got = split_records(content, record_dtype(build.proven), *x.shape[:2])
     for record, values in reference.items():
         assert np.array_equal(got[record], values), record
 

@@ -12,12 +12,12 @@ from quantal.export import network_file
 from quantal.export.base.errors import BadInput
 from quantal.export.base.toolchain import CORES, compile_host, compile_object, host_cxx_compiler, invoke
 from quantal.export.build import Build, write_build
-from quantal.export.emit.c.header import emit_header
 from quantal.export.ir import interpret
 from quantal.export.ir.network import Layer, Network, StateVar
 from quantal.export.ir.ops import Add, Clamp, Input, MatVec, Mul, State, Sub, Table
 from support.headers import HEADERS, STRICT, implementation, output, self_test
 from support.networks import input_for, write
+from support.programs import header_of
 
 # ---- the text
 
@@ -129,7 +129,7 @@ def test_a_layer_of_all_the_neurons_that_may_be_ends_on_a_core(size: int, codes:
     whole = Layer("all", size, {}, ops, (), {"w": matrix}, 1, "sum")
     network = Network("large", 1, 0, 1, {}, (whole,))
     x = np.ones((1, 1, 1), np.int64)
-    (tmp_path / "large.h").write_text(emit_header(network, x, interpret.run(network, x)), encoding="utf-8")
+    (tmp_path / "large.h").write_text(header_of(network, x), encoding="utf-8")
     strict = '#pragma clang diagnostic error "-Wtautological-constant-out-of-range-compare"\n'
     (tmp_path / "model.c").write_text(strict + implementation("large"))
     compile_object(CORES["cortex-m0"], tmp_path / "model.c", tmp_path / "model.o", include=tmp_path)

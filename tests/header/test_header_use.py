@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from quantal.export.base.toolchain import CORES
 from quantal.export.build import Build
-from quantal.export.emit.c.header import input_dtype
+from quantal.export.emit.c.memory import input_word
 from quantal.export.ir import interpret
 from support.headers import HEADERS, implementation, numbers, output, program, self_test, with_header
 from support.networks import input_for
@@ -85,7 +85,7 @@ def test_classify_is_the_interpreters_decision(name: str, headers: Callable[[str
     assert len(set(expected.tolist())) > 1
     text = implementation(name) + CLASSIFY.format(name=name, NAME=name.upper(), steps=5)
     path = program(tmp_path, headers(name), main=text)
-    stdin = x.astype(input_dtype(network)).tobytes()
+    stdin = x.astype(input_word(network).dtype).tobytes()
     assert output(path, stdin=stdin).decode().split() == [str(k) for k in expected]
 
 

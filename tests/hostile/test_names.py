@@ -14,12 +14,12 @@ from quantal.export import network_file
 from quantal.export.base import names
 from quantal.export.base.errors import BadInput
 from quantal.export.base.toolchain import compile_host, host_cxx_compiler, invoke
-from quantal.export.emit.c.header import emit_header, emit_test
+from quantal.export.emit.c.program import emit_test
 from quantal.export.emit.onnx.model import emit_onnx
 from quantal.export.emit.python.simulator import emit_simulator
-from quantal.export.ir import interpret
 from quantal.export.ir.network import Layer, Network, StateVar
 from quantal.export.ir.ops import Conv, Input, State
+from quantal.export.proof.intervals import prove
 from quantal.export.run import EXECUTORS
 from quantal.qat.config import config_file
 from quantal.qat.config.parts.network import Config
@@ -27,6 +27,7 @@ from quantal.qat.lower import lower
 from quantal.qat.network.network import SpikingNetwork
 from support.messages import one_line
 from support.networks import write
+from support.programs import header_of
 
 LONG = "l" * 32
 HEAD = '[task]\nname = "npz"\n[encoder]\nsteps = 4\n'
@@ -44,7 +45,7 @@ def configured(a: str, b: str, c: str) -> Config:
 
 
 def lowered(config: Config, name: str) -> Network:
-    return lower(SpikingNetwork(config, 2, 1), name)
+    return lower(SpikingNetwork(config, 2, 1), name).network
 
 
 # ---- what is emitted, by its text
@@ -83,15 +84,16 @@ def in_onnx(content: bytes) -> Iterator[str]:
 def check_emitted(network: Network) -> tuple[str, str]:
     """(header, test program), in all of which no name stands for two things, nor is one that C++ reserves."""
     x = np.zeros((1, 3, network.inputs), np.int64)
-    header, simulator = emit_header(network, x, interpret.run(network, x)), emit_simulator(network)
+    proven = prove(network)
+    header, simulator = header_of(network, x), emit_simulator(proven, "")
     assert repeated(in_header(header)) == []
     assert repeated(in_simulator(simulator)) == []
-    assert repeated(in_onnx(emit_onnx(network))) == []
+    assert repeated(in_onnx(emit_onnx(proven, ""))) == []
     made = {name.rpartition(" ")[2] for name in in_header(header)}
     assert {f"{network.name}_{verb}" for verb in ("reset", "step", "argmax", "classify")} <= made
     assert [name for name in made if "__" in name or name.startswith("_") or name.endswith("__")] == []
     assert [name for name in made if name in names._KEYWORDS] == []
-    return header, emit_test(network)
+    return header, emit_test(proven, "")
 
 
 def compile_all(folder: Path, name: str, header: str, program: str) -> None:
@@ -126,6 +128,7 @@ NAMES = st.sampled_from(
 @example("a", "b", "a_delay1", "net")
 @example("a", "b", "a_delay2", "net")
 @example("a", "input_delay1", "c", "net")
+@example("main", "b", "c", "main")
 @example(LONG, "l" * 31, "l" * 30, LONG)
 @example("a", "a_u", "a_line", "a_priv_1")
 @example("a", "b", "c", "net_encoder")
@@ -138,7 +141,7 @@ def test_a_configuration_that_is_taken_can_be_exported(a: str, b: str, c: str, n
         check_refusal(str(error), r"(net\.toml: layer\[\d\]|--name): ")
         return
     network = lowered(config, name)
-    assert network_file.loads(network_file.dumps(network), "network.json").name == name
+    assert network_file.loads(network_file.dumps(prove(network)), "network.json").network.name == name
     check_emitted(network)
 
 
@@ -238,11 +241,11 @@ IDENTIFIERS = st.sampled_from(
 def test_an_integer_network_that_is_taken_can_be_emitted(layers: list[tuple[str, list[tuple[str, int]]]]) -> None:
     network = Network("net", 2, 0, 1, {}, tuple(delayed(name, *states) for name, states in layers))
     try:
-        text = network_file.dumps(network)
+        text = network_file.dumps(prove(network))
     except BadInput as error:
         check_refusal(str(error), "network: ")
         return
-    check_emitted(network_file.loads(text, "network.json"))
+    check_emitted(network_file.loads(text, "network.json").network)
 
 
 @pytest.mark.parametrize(
@@ -256,12 +259,12 @@ def test_an_integer_network_that_is_taken_can_be_emitted(layers: list[tuple[str,
 )
 def test_fields_that_c_would_not_take_are_refused(layers: tuple[Layer, ...], words: tuple[str, ...]) -> None:
     with pytest.raises(BadInput) as error:
-        network_file.dumps(Network("net", 2, 0, 1, {}, layers))
+        network_file.dumps(prove(Network("net", 2, 0, 1, {}, layers)))
     one_line(error, *words)
 
 
 def test_a_network_file_under_the_name_of_a_header_is_refused() -> None:
-    text = network_file.dumps(Network("net", 2, 0, 1, {}, (delayed("x", ("line", 3)),)))
+    text = network_file.dumps(prove(Network("net", 2, 0, 1, {}, (delayed("x", ("line", 3)),))))
     with pytest.raises(BadInput) as error:
         network_file.loads(text.replace('"net"', '"stdint"'), "network.json", trust_digest=True)
     one_line(error, "network.json: name", "'stdint'", "choose another name")

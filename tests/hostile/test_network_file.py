@@ -12,6 +12,7 @@ from quantal.export.ir import interpret
 from quantal.export.ir.network import Layer, Network
 from quantal.export.ir.ops import OPS, Input, MatVec, op_name
 from quantal.export.network_file import digest, dumps, load, loads
+from quantal.export.proof.intervals import prove
 from support.messages import one_line
 from support.network_text import (
     CODES,
@@ -46,9 +47,9 @@ def test_the_example_holds_every_op() -> None:
 def test_a_network_reads_back_to_the_same_bytes_and_the_same_trace() -> None:
     again = loads(TEXT, WHERE)
     assert dumps(again) == TEXT
-    assert digest(again) == digest(NETWORK) == json.loads(TEXT)["digest"]
+    assert digest(again) == digest(prove(NETWORK)) == json.loads(TEXT)["digest"]
     x = np.random.default_rng(0).integers(-3, 9, (4, 30, 2), endpoint=True)
-    before, after = interpret.run(NETWORK, x), interpret.run(again, x)
+    before, after = interpret.run(NETWORK, x), interpret.run(again.network, x)
     assert list(before) == list(after) == ["hidden.u", "hidden.spike", "readout.membrane", "plane.sum", "output"]
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
@@ -89,15 +90,15 @@ def test_levels_are_written_where_there_are_any() -> None:
     assert readout["levels"] == "300 -7 0 -32768"
     assert "levels" not in fan_in
     refused(changed(("layers", 0, "ops", 1, "levels"), ""), "ops[1]: levels", "at least one integer")
-    (product,) = (op for op in loads(TEXT, WHERE).layers[1].ops if isinstance(op, MatVec))
-    assert loads(TEXT, WHERE).layers[1].matrix(product).tolist() == [[300, 0, -7], [-7, -32768, -32768]]
+    (product,) = (op for op in loads(TEXT, WHERE).network.layers[1].ops if isinstance(op, MatVec))
+    assert loads(TEXT, WHERE).network.layers[1].matrix(product).tolist() == [[300, 0, -7], [-7, -32768, -32768]]
 
 
 def test_codes_beyond_127_are_read_back() -> None:
     levels = tuple(range(-400, 0, 2))
     codes = np.arange(0, 200, 5, np.uint8).reshape(2, 20)
     layer = Layer("readout", 2, {}, (Input("input"), MatVec("w", 0, levels)), (), {"w": codes}, 1, "sum")
-    again = loads(dumps(Network("n", 20, 0, 1, {}, (layer,))), WHERE).layers[0]
+    again = loads(dumps(prove(Network("n", 20, 0, 1, {}, (layer,)))), WHERE).network.layers[0]
     assert np.array_equal(again.weights["w"], codes)
     assert np.array_equal(again.matrix(MatVec("w", 0, levels)), 2 * codes.astype(int) - 400)
 
@@ -109,24 +110,24 @@ def test_one_matrix_read_with_two_tables_or_with_none_is_refused() -> None:
     ):
         layer = replace(READOUT, ops=(*READOUT.ops, extra))
         with pytest.raises(BadInput) as error:
-            dumps(replace(NETWORK, layers=(HIDDEN, layer, PLANE)))
+            dumps(prove(replace(NETWORK, layers=(HIDDEN, layer, PLANE))))
         one_line(error, "layer readout: weights: fan_in", words)
     layer = replace(READOUT, weights={**READOUT.weights, "unread": CODES})
     with pytest.raises(BadInput) as error:
-        dumps(replace(NETWORK, layers=(HIDDEN, layer, PLANE)))
+        dumps(prove(replace(NETWORK, layers=(HIDDEN, layer, PLANE))))
     one_line(error, "layer readout: weights: unread", "one op that reads it")
 
 
 def test_the_digest_changes_with_one_level() -> None:
     ops = (READOUT.ops[0], MatVec("fan_in", 0, (300, -7, 1, -(2**15))))
-    assert digest(replace(NETWORK, layers=(HIDDEN, replace(READOUT, ops=ops), PLANE))) != digest(NETWORK)
+    assert digest(prove(replace(NETWORK, layers=(HIDDEN, replace(READOUT, ops=ops), PLANE)))) != digest(prove(NETWORK))
 
 
 def test_the_digest_changes_with_one_weight_and_with_nothing_but_the_network() -> None:
-    assert digest(with_weight(0)) == digest(NETWORK)
-    assert digest(with_weight(1)) != digest(NETWORK)
-    assert digest(NETWORK.renamed("other")) != digest(NETWORK)
-    assert digest(replace(NETWORK, encoding=ENCODING | {"steps": 9})) != digest(NETWORK)
+    assert digest(prove(with_weight(0))) == digest(prove(NETWORK))
+    assert digest(prove(with_weight(1))) != digest(prove(NETWORK))
+    assert digest(prove(NETWORK.renamed("other"))) != digest(prove(NETWORK))
+    assert digest(prove(replace(NETWORK, encoding=ENCODING | {"steps": 9}))) != digest(prove(NETWORK))
 
 
 def test_a_changed_weight_is_refused_unless_the_digest_is_trusted() -> None:
@@ -134,8 +135,8 @@ def test_a_changed_weight_is_refused_unless_the_digest_is_trusted() -> None:
     assert value_at(path) == "0 0 1"
     text = changed(path, "0 1 1")
     refused(text)
-    network = loads(text, WHERE, trust_digest=True)
-    assert digest(network) == digest(with_weight(1))
+    proven = loads(text, WHERE, trust_digest=True)
+    assert digest(proven) == digest(prove(with_weight(1)))
 
 
 # ---- refusals

@@ -15,6 +15,7 @@ from quantal.export.ir import interpret
 from quantal.export.ir.network import Layer, Network, StateVar
 from quantal.export.ir.ops import OPS, Clamp, Input, MatVec
 from quantal.export.network_file import dumps, loads
+from quantal.export.proof.intervals import prove
 from support.messages import one_line
 from support.network_text import (
     LAYER,
@@ -169,13 +170,13 @@ def test_records_that_collide_in_c_are_refused() -> None:
         return Layer(name, 3, {}, ops, (StateVar(state, 0, 0, 1, 2),), {"w": WEIGHTS}, 2, "out")
 
     apart = Network("n", 2, 0, 1, {}, (one("a", "b_c"), one("a_c", "b")))
-    assert dumps(loads(dumps(apart), WHERE)) == dumps(apart)
+    assert dumps(loads(dumps(prove(apart)), WHERE)) == dumps(prove(apart))
     for network in (
         replace(apart, layers=(one("a", "b_c"), one("a_b", "c"))),  # both a_b_c
         replace(apart, layers=(one("a", "b"), one("a", "b"))),
     ):
         with pytest.raises(BadInput) as error:
-            dumps(network)
+            dumps(prove(network))
         one_line(error)
 
 
@@ -234,11 +235,12 @@ def test_any_change_is_refused_in_one_line_or_gives_a_network_that_runs(
             pass  # an earlier change took the place away
     text = json.dumps(document)
     try:
-        network = loads(text, WHERE, trust_digest=trust_digest)
+        proven = loads(text, WHERE, trust_digest=trust_digest)
     except BadInput:
         refused(text, trust_digest=trust_digest)
         return
-    assert loads(dumps(network), WHERE).name == network.name
+    network = proven.network
+    assert loads(dumps(proven), WHERE).network.name == network.name
     x = np.full((1, 3, network.inputs), network.input_hi, np.int64)
     assert interpret.run(network, x)["output"].shape == (1, 3, network.outputs)
     assert trust_digest or document == json.loads(TEXT)

@@ -43,7 +43,7 @@ def test_a_build_whose_text_has_other_ends_says_so_and_runs(build: Build, tmp_pa
         raw = file.read_bytes()
         (tmp_path / file.name).write_bytes(raw if file.suffix in (".npz", ".onnx") else ENDS[ends](raw))
     opened = Build.open(tmp_path)
-    assert network_file.digest(opened.network) == network_file.digest(build.network)
+    assert network_file.digest(opened.proven) == network_file.digest(build.proven)
     how = {"mark": "only a byte order mark was added", "CR": "changed since the export"}
     for name in ("network.json", "model.h", "model_sim.py", "model_test.c"):
         (line,) = (line for line in opened.complaints if line.startswith(f"{tmp_path / name}: "))

@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 from quantal.export.build import Build
-from quantal.export.cli.main import COMMANDS, REFERENCE
+from quantal.export.cli.commands import COMMANDS, REFERENCE
 from support.networks import input_for, write
 from support.programs import random_program
 from support.sources import PATHS, ROOT, imports
@@ -19,14 +19,14 @@ EXPORT = {
     "export.proof": {"export.base", "export.ir"},
     "export.network_file": {"export.base", "export.ir", "export.proof"},
     "export.verify": {"export.base", "export.encoders", "export.ir"},
-    "export.emit.c": {"export.base", "export.ir", "export.network_file", "export.proof", "export.verify"},
-    "export.emit.onnx": {"export.base", "export.ir", "export.network_file", "export.proof"},
-    "export.emit.python": {"export.base", "export.ir", "export.network_file", "export.proof"},
+    "export.emit.c": {"export.base", "export.ir", "export.proof", "export.verify"},
+    "export.emit.onnx": {"export.base", "export.ir", "export.proof"},
+    "export.emit.python": {"export.base", "export.ir", "export.proof"},
     "export.build": {
         *("export.base", "export.emit.c", "export.emit.onnx", "export.emit.python", "export.ir"),
-        *("export.network_file", "export.verify"),
+        *("export.network_file", "export.proof", "export.verify"),
     },
-    "export.run": {"export.base", "export.build", "export.emit.c", "export.ir", "export.verify"},
+    "export.run": {"export.base", "export.build", "export.emit.c", "export.ir", "export.proof", "export.verify"},
     "export.report": {"export.base", "export.build", "export.emit.c", "export.run"},
     "export.cli": {"export.base", "export.build", "export.report", "export.run"},
 }
@@ -39,14 +39,17 @@ QAT = {
     "qat.network": {"export.base", "qat.arithmetic", "qat.config", "qat.data", "qat.engine", "qat.quantizers"},
     "qat.lower": {"export.base", "export.ir", "export.proof", "qat.arithmetic", "qat.network"},
     "qat.training": {
-        *("export.base", "export.emit.c", "qat.arithmetic", "qat.config", "qat.data", "qat.lower", "qat.network"),
-        "qat.quantizers",
+        *("export.base", "export.emit.c", "qat.arithmetic", "qat.config", "qat.data", "qat.engine", "qat.lower"),
+        *("qat.network", "qat.quantizers"),
     },
     "qat.methods": {"export.base", "qat.config", "qat.data", "qat.network", "qat.training"},
+    "qat.reference": {
+        *("export.base", "export.build", "export.network_file", "export.run", "export.verify"),
+        *("qat.data", "qat.lower", "qat.network", "qat.training"),
+    },
     "qat.cli": {
-        *("export.base", "export.build", "export.cli", "export.network_file", "export.run", "export.verify"),
-        *("qat.config", "qat.data", "qat.engine", "qat.lower", "qat.methods", "qat.network", "qat.quantizers"),
-        "qat.training",
+        *("export.base", "export.build", "export.cli", "export.report", "export.run"),
+        *("qat.config", "qat.data", "qat.methods", "qat.quantizers", "qat.reference", "qat.training"),
     },
 }
 ROOMS = EXPORT | QAT
@@ -61,7 +64,7 @@ PACKAGES = {
     "numpy": {
         *("export.base", "export.build", "export.emit.c", "export.emit.onnx", "export.encoders", "export.ir"),
         *("export.network_file", "export.proof", "export.run", "export.verify"),
-        *("qat.data", "qat.lower", "qat.network", "qat.training"),
+        *("qat.data", "qat.lower", "qat.network", "qat.reference", "qat.training"),
     },
     "onnx": {"export.emit.onnx"},
     "onnxruntime": {"export.run"},
@@ -121,9 +124,14 @@ def test_only_the_lazy_commands_of_the_entry_point_name_qat() -> None:
     names = {
         module for module, path in PATHS.items() if module.startswith("export") and "qat." in path.read_text("utf-8")
     }
-    assert names == {"export.cli.main"}
+    assert names == {"export.cli.commands"}
     for where in (*(where for where, _ in COMMANDS.values()), REFERENCE):
-        assert room(where.partition(":")[0].removeprefix("quantal.")) in {"export.cli", "qat.cli"}
+        assert room(where.partition(":")[0].removeprefix("quantal.")) in {"export.cli", "qat.cli", "qat.reference"}
+
+
+def test_nothing_takes_from_the_face() -> None:
+    face = {"quantal", "quantal._builds", "quantal._runs", "_builds", "_runs"}
+    assert {module for module, names in IMPORTS.items() if names & face} == set()
 
 
 def test_rooms_take_from_outside_what_the_table_says() -> None:
@@ -198,5 +206,5 @@ def test_verify_and_cost_need_neither_torch_nor_qat(build: Build) -> None:
 @pytest.mark.parametrize("arguments", [["train", "--out", "x"], ["demo"], ["export", "x", "--out", "y"]])
 def test_what_needs_torch_says_so_in_one_line(arguments: list[str]) -> None:
     done = without_torch_and_qat(*arguments)
-    line = "quantal: this command needs torch, which is not installed here\n"
+    line = "quantal: this needs torch, which is not installed here: pip install quantal\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line)

@@ -8,7 +8,7 @@ import numpy as np
 from quantal.export.base.toolchain import compile_host
 from quantal.export.build import Build
 from quantal.export.ir import interpret
-from quantal.qat.cli.commands import export_run
+from quantal.qat.reference import export_run
 from quantal.qat.training.run import Run
 from support.sources import ROOT
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from quantal.export.base.errors import BadInput
-from quantal.qat.cli.commands import train
+from quantal.qat.cli.train import train
 from quantal.qat.config import config_file
 from quantal.qat.config.parts.network import Config, Direct, Task
 from quantal.qat.config.parts.training import Bptt

@@ -114,7 +114,7 @@ def test_signs_obey_dale_and_the_density_is_that_asked_for(bits: int | str, dens
     if bits == "float":
         fan_in, recurrent = (matrix.numpy() for matrix in network.stack[0].matrices)
     else:
-        weights = lower(network, "network").layers[0].weights
+        weights = lower(network, "network").network.layers[0].weights
         fan_in, recurrent = weights["fan_in"], weights["recurrent"]
         assert np.abs(fan_in).max() == np.abs(recurrent).max() == 2 ** (int(bits) - 1) - 1
     assert (fan_in != 0).all()
@@ -157,8 +157,8 @@ def test_every_reservoir_of_a_chain_has_its_own(tmp_path: Path, data: Dataset) -
 
 def test_control_leaves_the_codes_as_they_were_drawn(tmp_path: Path, data: Dataset) -> None:
     config = config_of(HIDDEN, READOUT)
-    drawn = lower(SpikingNetwork(config, 64, data.maximum), "network").layers[0].weights
-    set_up = lower(new_run(tmp_path / "run", config, data).network, "network").layers[0].weights
+    drawn = lower(SpikingNetwork(config, 64, data.maximum), "network").network.layers[0].weights
+    set_up = lower(new_run(tmp_path / "run", config, data).network, "network").network.layers[0].weights
     assert all((set_up[name] == drawn[name]).all() for name in ("fan_in", "recurrent"))
 
 
@@ -174,7 +174,7 @@ def test_every_kind_of_neuron_makes_a_reservoir_of_integers(tmp_path: Path, data
     assert abs(spike_rates(run, calibration_sample(data.train))["hidden"] / 0.05 - 1) <= TOLERANCE
     lowered, x = lower(run.network, "digits"), run.samples().x
     expected = hard_trace(run.network, x, exact_dtype(lowered))
-    assert all((interpret.run(lowered, x)[name] == values).all() for name, values in expected.items())
+    assert all((interpret.run(lowered.network, x)[name] == values).all() for name, values in expected.items())
 
 
 # ---- the readout
@@ -300,7 +300,7 @@ def test_it_trains_exports_and_verifies(here: Path) -> None:
     rows = json.loads(succeed("verify", "build", *options, "--run", "run", "--samples", 355).out)
     assert [(row["samples"], row["mismatches"]) for row in rows] == 3 * [(355, 0)]
     run, test = Run.open(Path("run")), load("digits", None).test
-    classes = interpret.classify(interpret.run(lower(run.network, "digits"), run.encoded(test).x)["output"])
+    classes = interpret.classify(interpret.run(lower(run.network, "digits").network, run.encoded(test).x)["output"])
     assert f"{100 * np.mean(classes == test.y):.2f}" == found[2]
 
 

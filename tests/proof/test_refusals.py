@@ -45,7 +45,7 @@ def test_a_value_beyond_32_bits_is_refused_naming_layer_and_neuron(ops: tuple[Op
 
 def test_the_last_values_that_fit_32_bits_are_accepted() -> None:
     ops = (Input("input"), Table((LARGE - 1,)), Add(0, 1), Table((LARGE - 8,)), Shr(3, 4), Sub(0, 2))
-    values = prove(Network("n", 3, 0, 1, {}, (layer_of(*ops),)))[0]
+    values = prove(Network("n", 3, 0, 1, {}, (layer_of(*ops),))).intervals[0]
     assert values[2].hull == (LARGE - 1, LARGE)
 
 
@@ -88,7 +88,7 @@ def test_a_code_outside_its_levels_is_refused_naming_the_layer() -> None:
     code = (Input("input"), Step(0, (1, 2, 3)))
     refused(layer_of(*code, Lookup(1, (5, 6, 7))), "LOOKUP has 3 levels", "[0, 3]", hi=9)
     refused(layer_of(Input("input"), Table((1,)), Sub(0, 1), Lookup(2, (5, 6))), "LOOKUP", "[-1, 0]")
-    values = prove(Network("n", 3, 0, 2, {}, (layer_of(*code, Lookup(1, (5, 6, 7))),)))[0]
+    values = prove(Network("n", 3, 0, 2, {}, (layer_of(*code, Lookup(1, (5, 6, 7))),))).intervals[0]
     assert values[2].hull == (5, 7)  # only the levels that the code reaches count
 
 
@@ -97,7 +97,7 @@ def test_planes_pools_and_delays_lie_in_their_proven_intervals(case: str) -> Non
     for seed, (lo, hi) in enumerate([(0, 1), (-5, 3), (0, 255)]):
         network = windowed(case, 4, lo, hi, seed)
         trace = interpret.run(network, input_for(network, 8, 12, seed))
-        for layer, proven in zip(network.layers, prove(network), strict=True):
+        for layer, proven in prove(network).layers:
             for name, value in layer.records():
                 assert (proven[value].lo <= trace[name]).all(), name
                 assert (trace[name] <= proven[value].hi).all(), name

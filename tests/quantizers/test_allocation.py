@@ -9,7 +9,6 @@ import pytest
 import torch
 from quantal.export.base.errors import BadInput
 from quantal.export.base.toolchain import compile_host
-from quantal.export.emit.c.header import emit_header
 from quantal.export.ir import interpret
 from quantal.export.ir.network import Network
 from quantal.qat.config.parts.network import Config, Direct, Task
@@ -26,6 +25,7 @@ from rich.progress import Progress
 from support.graphs import graph
 from support.layers import a_layer, replace
 from support.messages import one_line
+from support.programs import header_of
 from support.torch_networks import random_input, random_network, small_config
 
 LAYERS = (
@@ -76,7 +76,7 @@ def stretched(network: SpikingNetwork) -> SpikingNetwork:
 def compiled_bytes(network: Network, folder: Path) -> int:
     """What the tables of weights, and of the levels that codes stand for, take in the compiled header."""
     x = random_input(2, 3, network.inputs, network.input_hi, 0)
-    header = emit_header(network, x, interpret.run(network, x))
+    header = header_of(network, x)
     names = re.findall(rf"^static const \w+ ({network.name}_priv_\w+(?:fan_in\d*|recurrent|_weights))\[", header, re.M)
     (folder / f"{network.name}.h").write_text(header)
     sizes = " + ".join(f"sizeof {name}" for name in names)
@@ -112,7 +112,7 @@ def test_what_weights_take_is_what_the_compiled_header_has(name: str, width: int
     for layer in network.stack:
         if isinstance(layer.quantizer, Learned):
             layer.quantizer.width.fill_(width)
-    assert weight_bytes(network) == compiled_bytes(lower(network, "net"), tmp_path)
+    assert weight_bytes(network) == compiled_bytes(lower(network, "net").network, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_levels_that_codes_stand_for_are_counted_too(options: dict[str, Any], ch
         a_layer("readout", 3, neuron="li", weights="learned"),
     )
     network = stretched(SpikingNetwork(small_config(*layers, budget=10_000), channels=16, maximum=1))
-    taken = compiled_bytes(lower(network, "net"), tmp_path)
+    taken = compiled_bytes(lower(network, "net").network, tmp_path)
     products = 4 if layers[0].weight_quantizer == "dq-power" or layers[0].weights == 1 else 0
     levels = {"dq-power": 16}.get(layers[0].weight_quantizer, 2)
     assert taken <= weight_bytes(network) <= taken + products * levels
@@ -145,7 +145,7 @@ def test_convolutions_fit_their_budget(groups: int, budget: int, tmp_path: Path)
     )
     network = SpikingNetwork(small_config(*layers, budget=budget), channels=32, maximum=3)
     allocate(network, squares(network, 1, 1), budget)
-    assert compiled_bytes(lower(stretched(network), "net"), tmp_path) == weight_bytes(network) <= budget
+    assert compiled_bytes(lower(stretched(network), "net").network, tmp_path) == weight_bytes(network) <= budget
     assert widths(network)[1] == 8  # of one neuron, a row is a byte, whatever its bits are
 
 
@@ -174,10 +174,10 @@ def test_every_width_is_one_network_in_torch_and_in_integers(width: int) -> None
     network = random_network(*layers, channels=4, maximum=3, seed=2, budget=10_000)
     network.stack[0].quantizer.width.fill_(width)
     lowered, x = lower(network, "network"), random_input(6, 30, 4, 3, 2)
-    codes = lowered.layers[0].weights["fan_in"]
+    codes = lowered.network.layers[0].weights["fan_in"]
     assert abs(codes).max() <= 2 ** (width - 1) - 1
-    assert lowered.layers[0].semantics["weights"] == f"{width} bits, lsq"
-    expected = interpret.run(lowered, x)
+    assert lowered.network.layers[0].semantics["weights"] == f"{width} bits, lsq"
+    expected = interpret.run(lowered.network, x)
     assert all((expected[k] == v).all() for k, v in hard_trace(network, x, exact_dtype(lowered)).items())
 
 
@@ -191,7 +191,8 @@ def test_a_run_settles_its_widths_by_its_gradients(tmp_path: Any) -> None:
     train_until(run, data, 3, Progress(disable=True))
     assert weight_bytes(run.network) <= 700
     assert Run.open(tmp_path / "run").network.stack[0].weight_bits == widths(run.network)[0]
-    assert lower(run.network, "network").layers[0].semantics["weights"].startswith(f"{widths(run.network)[0]} bits")
+    said = lower(run.network, "network").network.layers[0].semantics["weights"]
+    assert said.startswith(f"{widths(run.network)[0]} bits")
 
 
 @pytest.mark.parametrize(("weights", "budget"), [("learned", 0), (4, 1000)])

@@ -59,7 +59,7 @@ def test_any_calibration_takes_a_network_that_is_stuck(how: str, method: str) ->
         warm_start(network, source, x, method, final=True)
         lowered, samples = lower(network, "net"), x.numpy().astype(np.int64)
         for name, values in hard_trace(network, samples, exact_dtype(lowered)).items():
-            assert np.array_equal(values, interpret.run(lowered, samples)[name]), (options, name)
+            assert np.array_equal(values, interpret.run(lowered.network, samples)[name]), (options, name)
 
 
 @pytest.mark.parametrize("scale", ["row", "layer"])

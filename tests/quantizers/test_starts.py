@@ -80,7 +80,7 @@ def test_shared_states_have_the_scale_of_the_weights(scale: str, recurrent: bool
         fan_in_shift, _, state_shift = layer.shifts.tolist()
         assert state_shift == fan_in_shift == layer.integers().params.grid.shift
     lowered = lower(network, "network")
-    assert all(-8 <= state.lo <= state.hi < 8 for state in (layer.state("u") for layer in lowered.layers))
+    assert all(-8 <= state.lo <= state.hi < 8 for state in (layer.state("u") for layer in lowered.network.layers))
 
 
 def fires_and_resets(layer: SpikingLayer) -> bool:

@@ -35,12 +35,12 @@ INTEGER_STATES = [
 def assert_equal(network: SpikingNetwork, x: Ints) -> Network:
     """Torch and the interpreter leave the same records, in the same order, with the same values."""
     lowered = lower(network, "network")
-    expected = interpret.run(lowered, x)
+    expected = interpret.run(lowered.network, x)
     got = hard_trace(network, x, exact_dtype(lowered))
     assert list(got) == list(expected)
     for name, values in expected.items():
         assert np.array_equal(got[name], values), name
-    return lowered
+    return lowered.network
 
 
 def hidden(**options: Any) -> Layer:
@@ -197,7 +197,7 @@ def plain_steps(network: SpikingNetwork, x: list[list[int]]) -> list[dict[str, l
 
 def assert_plain(network: SpikingNetwork, x: Ints) -> interpret.Trace:
     """The interpreter's trace of a network, whose layer `hidden` has the states and spikes of the plain equations."""
-    trace = interpret.run(lower(network, "network"), x)
+    trace = interpret.run(lower(network, "network").network, x)
     records = [name.partition(".")[2] for name in trace if name.startswith("hidden.")]
     assert records[-1] == "spike"
     for sample in range(len(x)):

@@ -114,8 +114,8 @@ def program(network: Network, analysis: str) -> str:
 
 def _claims(network: Network) -> set[int]:
     """The ends of all that a step leaves in the state."""
-    proven = zip(network.layers, prove(network), strict=True)
-    ends = {end for layer, values in proven for _, value in layer.records() for end in values[value].hull}
+    hulls = (values[value].hull for layer, values in prove(network).layers for _, value in layer.records())
+    ends = {end for hull in hulls for end in hull}
     return ends | {end for layer in network.layers for state in layer.states for end in (state.lo, state.hi)}
 
 

@@ -27,6 +27,7 @@ from quantal.export.ir.ops import (
     Table,
 )
 from quantal.export.network_file import dumps, loads
+from quantal.export.proof.intervals import prove
 from support.messages import one_line
 
 WHERE = "some/network.json"
@@ -59,7 +60,7 @@ PLANE = Layer(
 )  # fmt: skip
 ENCODING = {"kind": "rate", "steps": 8, "seed": 2**32 - 1, "delta": 16, "channels": 2, "maximum": 9}
 NETWORK = Network("example", 2, -3, 9, ENCODING, (HIDDEN, READOUT, PLANE))
-TEXT = dumps(NETWORK)
+TEXT = dumps(prove(NETWORK))
 Path_ = tuple[str | int, ...]
 LAYER, TABLED, WINDOWED = ("layers", 0), ("layers", 1), ("layers", 2)
 

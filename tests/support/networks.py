@@ -13,7 +13,7 @@ from quantal.export.build import Build, write_build
 from quantal.export.ir import interpret
 from quantal.export.ir.network import Layer, Network
 from quantal.export.ir.ops import Op
-from quantal.export.proof.intervals import Interval, evaluate
+from quantal.export.proof.intervals import Interval, evaluate, prove
 from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.network.trace import hard_trace
@@ -26,7 +26,7 @@ def write(network: SpikingNetwork | Network, path: Path, name: str, x: Ints) -> 
     """
     if isinstance(network, Network):
         lowered = network.renamed(name)
-        write_build(path, lowered, x, interpret.run(lowered, x))
+        write_build(path, prove(lowered), x, interpret.run(lowered, x))
     else:
         lowered = lower(network, name)
         write_build(path, lowered, x, hard_trace(network, x, exact_dtype(lowered)))

@@ -13,10 +13,9 @@ from unittest import mock
 import numpy as np
 import torch
 from quantal.export.cli import main
-from quantal.qat.cli import commands
 from quantal.qat.config import config_file
 from quantal.qat.data.registry import load
-from quantal.qat.training import epochs, parallel
+from quantal.qat.training import epochs, parallel, sitting
 from quantal.qat.training.epochs import batch_gradients
 from quantal.qat.training.run import Run
 from support.commands import MAIN, NETWORK, Done
@@ -67,13 +66,13 @@ def main_that_is_killed(killed: set[int], after: int) -> None:
 
 def main_that_keeps_what_it_has() -> None:
     """Runs `quantal`; every process writes a checkpoint of its own at the end."""
-    ordinary = commands.measure
+    ordinary = sitting.measure
 
     def keeping(run: Run, *given: Any) -> dict[str, float]:
         Path(f"{parallel.rank()}.safetensors").write_bytes(run.checkpoint())
         return ordinary(run, *given)
 
-    with mock.patch.object(commands, "measure", keeping):
+    with mock.patch.object(sitting, "measure", keeping):
         main.main()
 
 

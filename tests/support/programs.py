@@ -6,6 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 from quantal.export.base.fixed import Ints
+from quantal.export.emit.c.header import emit_header
+from quantal.export.ir import interpret
 from quantal.export.ir.fold import Folder
 from quantal.export.ir.network import Layer, Network, StateVar
 from quantal.export.ir.ops import (
@@ -26,6 +28,7 @@ from quantal.export.ir.ops import (
     Table,
     operands,
 )
+from quantal.export.network_file import digest
 from quantal.export.proof.intervals import Interval, evaluate, find_invariants, prove
 from support.networks import _Draft
 
@@ -59,6 +62,12 @@ RANGES = ((0, 1), (-1, 1), (0, 255), (-128, 127), (-(2**15), 2**15 - 1), (0, 2**
 CLAIMS = ((-128, 127), (0, 1000), (-3_000_000, 70_000), (0, 1), (0, 300_000))
 
 
+def header_of(network: Network, x: Ints) -> str:
+    """The header of an integer network, whose self test is what the interpreter does on x."""
+    proven = prove(network)
+    return emit_header(proven, digest(proven), x, interpret.run(network, x))
+
+
 def random_program(seed: int) -> Network:
     """An integer network that nobody trained, with every op in every layer; equal seeds give equal networks."""
     rng = np.random.default_rng(seed)
@@ -71,7 +80,7 @@ def random_program(seed: int) -> Network:
         source = str(rng.choice(list(known)))
         layer = _random_layer(rng, name, int(rng.choice([1, 2, 3, 7])), known, source, widths[source])
         network = replace(network, layers=(*network.layers, layer))
-        known[name], widths[name] = prove(network)[-1][layer.output], layer.size
+        known[name], widths[name] = prove(network).intervals[-1][layer.output], layer.size
     return network
 
 

@@ -14,11 +14,11 @@ from support.commands import Done
 
 def sign(folder: Path) -> None:
     """Makes every digest right again, as an exporter would that made the fault itself."""
-    network = network_file.load(folder / "network.json", trust_digest=True)
-    (folder / "network.json").write_text(network_file.dumps(network))
+    proven = network_file.load(folder / "network.json", trust_digest=True)
+    (folder / "network.json").write_text(network_file.dumps(proven))
     manifest = json.loads((folder / "MANIFEST.json").read_text())
     digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in manifest["files"]}
-    manifest |= {"network": network_file.digest(network), "files": {n: f"sha256:{d}" for n, d in digests.items()}}
+    manifest |= {"network": network_file.digest(proven), "files": {n: f"sha256:{d}" for n, d in digests.items()}}
     (folder / "MANIFEST.json").write_text(json.dumps(manifest))
 
 

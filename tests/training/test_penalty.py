@@ -25,10 +25,10 @@ from support.torch_networks import random_input, random_network, small_config
 def column_additions(network: SpikingNetwork, x: np.ndarray) -> list[int]:
     """Of each sample: at every step each event of a layer's inputs adds a column of its weights, number by number."""
     lowered = lower(network, "network")
-    trace, counts = interpret.run(lowered, x), []
+    trace, counts = interpret.run(lowered.network, x), []
     for sample in range(len(x)):
         added = 0
-        for before, layer in zip(lowered.layers[:-1], lowered.layers[1:], strict=True):
+        for before, layer in zip(lowered.network.layers[:-1], lowered.network.layers[1:], strict=True):
             spikes = trace[f"{before.name}.spike"][sample]
             for t in range(len(spikes)):
                 for j, count in enumerate(spikes[t]):

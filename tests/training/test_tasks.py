@@ -11,9 +11,10 @@ import torch
 from click.testing import CliRunner
 from quantal.export.base.errors import BadInput
 from quantal.export.build import Build
-from quantal.export.cli.main import verify
+from quantal.export.cli.verify import verify
 from quantal.export.ir.interpret import run as interpreted
-from quantal.qat.cli.commands import export, train
+from quantal.qat.cli.export import export
+from quantal.qat.cli.train import train
 from quantal.qat.config import config_file, rules
 from quantal.qat.config.parts.network import Config, Direct, Task
 from quantal.qat.config.parts.training import Bptt, Loss
@@ -209,7 +210,7 @@ def test_the_integers_of_a_regression_are_those_of_torch(files: dict[str, Path],
     run = new_run(tmp_path / "run", configured("regression", 2), data)
     lowered = lower(run.network, "net")
     trace = hard_trace(run.network, data.test.x, exact_dtype(lowered))
-    for name, values in interpreted(lowered, data.test.x.astype(np.int64)).items():
+    for name, values in interpreted(lowered.network, data.test.x.astype(np.int64)).items():
         np.testing.assert_array_equal(values, trace[name])
 
 

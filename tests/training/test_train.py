@@ -123,7 +123,7 @@ def test_the_printed_accuracy_is_that_of_the_integer_network(encoder: str) -> No
     Path("net.toml").write_text(NETWORK.replace("[encoder]", f'[encoder]\nkind = "{encoder}"'))
     last = train("run", "--epochs", 2).out.splitlines()[-1]
     run, test = Run.open(Path("run")), load("digits", None).test
-    output = interpret.run(lower(run.network, "digits"), run.encoded(test).x)["output"]
+    output = interpret.run(lower(run.network, "digits").network, run.encoded(test).x)["output"]
     accuracy = 100 * np.mean(interpret.classify(output) == test.y)
     assert last == f"test accuracy {accuracy:.2f} %"
 
@@ -162,7 +162,7 @@ def test_the_precision_asked_for_reaches_every_layer(weights: int, states: int) 
     train("run", "--weights", weights, "--states", states)
     assert {(layer.weights, layer.states) for layer in Run.open(Path("run")).config.layers} == {(weights, states)}
     succeed("export", "run", "--out", "build")
-    for layer in network_file.load(Path("build/network.json")).layers:
+    for layer in network_file.load(Path("build/network.json")).network.layers:
         for op in (op for op in layer.ops if isinstance(op, MatVec)):
             codes = np.unique(layer.weights[op.weights]).tolist()
             assert len(codes) > 1
@@ -187,7 +187,7 @@ def test_the_quantizer_asked_for_reaches_every_layer_and_is_shipped(flag: str, n
     layers = Run.open(Path("run")).config.layers
     assert {(getattr(layer, f"{flag}_quantizer"), getattr(layer, f"{flag}s")) for layer in layers} == {(name, bits)}
     succeed("export", "run", "--out", "build")
-    said = {layer.semantics[f"{flag}s"] for layer in network_file.load(Path("build/network.json")).layers}
+    said = {layer.semantics[f"{flag}s"] for layer in network_file.load(Path("build/network.json")).network.layers}
     assert said == {f"{bits} bits, {name}"}
     (row,) = json.loads(succeed("verify", "build", "--run", "run", "--on", "interpreter", "--json").out)
     assert row["mismatches"] == 0

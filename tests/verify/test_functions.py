@@ -110,7 +110,7 @@ def failed(build: Build, executor: str, header: str) -> bool:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """c-host compiles without optimization."""
 
-    def compile_quickly(sources: list[Path], out: Path, *, flags: list[str]) -> None:
+    def compile_quickly(sources: list[Path], out: Path, *, flags: list[str], seconds: int | None) -> None:
         compile_host(sources, out, flags=["-O0"])
 
     monkeypatch.setattr(host, "compile_host", compile_quickly)

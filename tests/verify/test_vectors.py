@@ -22,7 +22,8 @@ from support.torch_networks import random_input, random_network
 
 HIDDEN = a_layer("hidden", 1, recurrent=True)  # one neuron: its arrays are contiguous in more than one order
 TRAINED = random_network(HIDDEN, a_layer("readout", 2, neuron="li", pool="max"), channels=3, maximum=5, seed=1)
-NETWORK = lower(TRAINED, "example")
+LOWERED = lower(TRAINED, "example")
+NETWORK = LOWERED.network
 X = random_input(4, 6, 3, 5, seed=2)
 TRACE = interpret.run(NETWORK, X)
 SIZES = {"hidden.u": 1, "hidden.spike": 1, "readout.u": 2, "readout.best": 2, "output": 2}
@@ -72,7 +73,7 @@ def test_every_32_bit_value_survives(path: Path, a: int, b: int) -> None:
 
 def test_the_bytes_depend_on_the_values_alone(path: Path, tmp_path: Path) -> None:
     path.write_bytes(dumps(X, TRACE))
-    torch_trace = hard_trace(TRAINED, X, exact_dtype(NETWORK))
+    torch_trace = hard_trace(TRAINED, X, exact_dtype(LOWERED))
     other_order = {name: np.asfortranarray(values) for name, values in TRACE.items()}
     small = {name: values.astype(np.int16) for name, values in TRACE.items()}
     for kind, trace in {"torch": torch_trace, "Fortran": other_order, "int16": small}.items():

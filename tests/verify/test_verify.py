@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from quantal.export.base.errors import BadInput
 from quantal.export.build import Build
-from quantal.export.cli import main
+from quantal.export.cli import verify
 from quantal.export.ir.interpret import Trace
 from quantal.export.run import EXECUTORS
+from quantal.export.run.verify import Reference
 from quantal.export.verify import vectors
 from quantal.export.verify.probes import probe
 from support.commands import Done, quantal
@@ -90,7 +91,8 @@ def good_row(build: Build, executor: str, samples: int = 5, *, asked: bool = Tru
 def answers(build: Build, executor: str, samples: int) -> int:
     """How many values the functions give that an executor has beside its run."""
     x, reference = build.vectors()
-    asked = probe(build.network, x[:samples], {name: values[:samples] for name, values in reference.items()})
+    first = {name: values[:samples] for name, values in reference.items()}
+    asked = probe(build.network, x[:samples], first, build.macros)
     if executor in ("interpreter", "onnx"):
         return 0
     expected = asked.of_simulator() if executor == "simulator" else asked.of_header()
@@ -101,7 +103,8 @@ def complaint(row: dict[str, Any]) -> str:
     f = row["first"]
     return (
         f"quantal: {row['executor']}: {row['mismatches']} mismatches; first: sample {f['sample']}, step {f['step']}, "
-        f"layer {f['layer']}, {f['record']} of neuron {f['neuron']}: expected {f['expected']}, got {f['got']}"
+        f"layer {f['layer']}, {f['record']} of neuron {f['neuron']}: expected {f['expected']}, got {f['got']}; "
+        f"by network.json there: {', '.join(f'{label} {value}' for label, value in f['values'].items())}"
     )
 
 
@@ -136,10 +139,17 @@ def test_a_single_fault_is_found_and_its_first_effect_named(
     _, reference = good.vectors()
     got = run(build, executor)
     mismatches = sum(int((got[name] != values).sum()) for name, values in reference.items())
-    found = {"mismatches": mismatches, "first": first_difference(reference, got)}
-    expected = good_row(good, executor, asked=False) | found
+    first = first_difference(reference, got)
     done = quantal("verify", build.path, "--on", executor, "--json")
     assert done.code == 1
+    assert first is not None
+    values = rows_of(done)[0]["first"]["values"]
+    layer = next(layer for layer in good.network.layers if layer.name == first["layer"])
+    label = layer.labels[dict(layer.records())[f"{first['layer']}.{first['record']}"]]
+    assert values[label] == first["got" if executor == "interpreter" else "expected"]  # whose network.json it is
+    assert {"current", "code"} <= set(values)
+    found = {"mismatches": mismatches, "first": first | {"values": values}}
+    expected = good_row(good, executor, asked=False) | found
     assert rows_of(done) == [expected]
     changed = (
         f"quantal: {build.path / FAULTS[executor][0]}: changed since the export (MANIFEST.json has another sha256)"
@@ -181,7 +191,7 @@ def test_the_sample_is_named_whatever_the_batches(
     build = replace(good, path=shutil.copytree(good.path, tmp_path / "build"))
     (build.path / "vectors.npz").write_bytes(vectors.dumps(x, changed))
     sign(build.path)
-    monkeypatch.setattr(main, "BATCH", size)
+    monkeypatch.setattr(verify, "BATCH", size)
     first = {"sample": 3, "step": 2, "layer": "second", "neuron": 1, "record": "u"}
     first |= {"expected": int(changed["second.u"][3, 2, 1]), "got": int(trace["second.u"][3, 2, 1])}
     done = quantal("verify", build.path, "--on", "interpreter", "--json")
@@ -283,7 +293,7 @@ def test_a_program_that_stops_early_fails(spoiled: Build) -> None:
 
 
 def test_an_executor_that_compared_nothing_fails(good: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "reference_for", lambda *_: (lambda: (0, iter(())), ()))
+    monkeypatch.setattr(verify, "reference_for", lambda *_: (Reference(0, lambda _: iter(())), ()))
     done = quantal("verify", good.path, "--on", "interpreter")
     assert (done.code, done.err) == (1, "quantal: interpreter: nothing was compared\n")
 

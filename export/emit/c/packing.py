@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from quantal.export.base.fixed import Ints
-from quantal.export.base.render import word_bits
+from quantal.export.base.word import Word
 
 WIDTHS = (1, 2, 4, 8)
 """The bits of a code that fill a byte without a gap."""
@@ -71,4 +71,4 @@ def table_size(levels: int, bits: int) -> int:
 
 def table_bytes(count: int, lo: int, hi: int) -> int:
     """What `count` constants in [lo, hi] take, in words that hold them; a single one stands in the code instead."""
-    return count * word_bits(lo, hi) // 8 if count > 1 else 0
+    return count * Word.holding(lo, hi).bytes if count > 1 else 0

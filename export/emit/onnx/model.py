@@ -5,6 +5,7 @@ Inputs: "input" and each state, (batch, neurons); outputs: every record of the s
 up by a multiple of 2^s that its interval makes large enough, where truncation and floor agree.
 """
 
+from collections.abc import Sequence
 from typing import Any, assert_never
 
 import numpy as np
@@ -15,9 +16,8 @@ from quantal.export.base.fixed import Ints
 from quantal.export.base.names import record as record_name
 from quantal.export.base.windows import Window
 from quantal.export.ir import ops
-from quantal.export.ir.network import Layer, Network
-from quantal.export.network_file import digest
-from quantal.export.proof.intervals import Interval, prove
+from quantal.export.ir.network import Layer
+from quantal.export.proof.intervals import Interval, Proven
 
 OPSET, IR_VERSION = 17, 8
 
@@ -33,6 +33,13 @@ class _Graph:
         output = name or f"n{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
         return output
+
+    def called(self, name: str | None, result: str) -> str:
+        """The result of the last node, under that name, if there is one."""
+        if name is None:
+            return result
+        self.nodes[-1].output[0] = name
+        return name
 
     def constant(self, values: Ints, dtype: type = np.int32) -> str:
         name = f"c{len(self.constants)}"
@@ -88,8 +95,15 @@ def _convolution(graph: _Graph, op: ops.Conv, x: str, kernels: Ints) -> str:
     return graph.node("Flatten", graph.node("Transpose", products, perm=[0, 1, 3, 2]))
 
 
+def _label(layer: Layer, index: int) -> str | None:
+    """What the value is called in the graph, whose records are "LAYER.STATE"."""
+    label = layer.labels.get(index)
+    made = isinstance(layer.ops[index], ops.Pointwise | ops.Product)
+    return f"{layer.name}/{label}" if made and label is not None else None
+
+
 def _value(
-    graph: _Graph, layer: Layer, index: int, names: list[str], intervals: list[Interval], outputs: dict[str, str]
+    graph: _Graph, layer: Layer, index: int, names: list[str], intervals: Sequence[Interval], outputs: dict[str, str]
 ) -> str:
     op = layer.ops[index]
     match op:
@@ -140,8 +154,9 @@ def _value(
             assert_never(op)
 
 
-def emit_onnx(network: Network) -> bytes:
-    """The serialized model of one step."""
+def emit_onnx(proven: Proven, digest: str) -> bytes:
+    """The serialized model of one step; the network's digest is its documentation."""
+    network = proven.network
     graph = _Graph()
     outputs = {"input": "input"}
     batch = "batch"
@@ -151,13 +166,13 @@ def emit_onnx(network: Network) -> bytes:
 
     graph_inputs = [tensor("input", network.inputs)]
     graph_outputs = []
-    for layer, intervals in zip(network.layers, prove(network), strict=True):
+    for layer, intervals in proven.layers:
         graph_inputs += [
             tensor(record_name(layer.name, state.name), state.delay * layer.size) for state in layer.states
         ]
         names: list[str] = []
         for index in range(len(layer.ops)):
-            names.append(_value(graph, layer, index, names, intervals, outputs))
+            names.append(graph.called(_label(layer, index), _value(graph, layer, index, names, intervals, outputs)))
         for record, value in layer.records():
             name = graph.node("Identity", names[value], name=f"{record}.next")
             graph_outputs.append(tensor(name, layer.size))
@@ -177,7 +192,7 @@ def emit_onnx(network: Network) -> bytes:
         ir_version=IR_VERSION,
         producer_name="quantal",
         producer_version=__version__,
-        doc_string=digest(network),
+        doc_string=digest,
     )
     onnx.checker.check_model(model, full_check=True)
     content: bytes = model.SerializeToString(deterministic=True)
