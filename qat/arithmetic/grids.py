@@ -13,7 +13,8 @@ from typing import Any
 class ShiftGrid:
     """Evenly spaced levels, 2^shift apart: code = CLAMP(SHR(level, shift), lo, hi), level = SHL(code, shift).
 
-    With shift 0 and infinite ends it keeps the level itself: full precision. after_reset: see qat/config/schema.py.
+    With shift 0 and infinite ends it keeps the level itself: full precision.
+    after_reset: see qat/config/parts/layers.py.
     """
 
     shift: int

@@ -37,7 +37,8 @@ class Params:
     """What a step needs beside current and state.
 
     TABLES are `ops` values, one a neuron or one for all, or None; a decay m stands for β = m / 2^decay_bits, and None
-    for 1. grid: how the membrane is kept; trace: how currents and adaptations are. spikes: how many a neuron sends at
+    for 1. grid: how the membrane is kept; current_grid: how a current is, and what an alpha neuron
+    keeps; adaptation_grid: how an adaptation is. spikes: how many a neuron sends at
     once at most. refractory: for how many steps after a spike it sends none.
     """
 
@@ -48,7 +49,8 @@ class Params:
     synapse_decay: Any = None
     adaptation: Any = None
     adaptation_decay: Any = None
-    trace: ShiftGrid = UNQUANTIZED
+    current_grid: ShiftGrid = UNQUANTIZED
+    adaptation_grid: ShiftGrid = UNQUANTIZED
     reset: str = "none"
     timing: str = "delayed"
     pool: str = "last"
@@ -83,18 +85,18 @@ def _leak(ops: Any, level: Any, decay: Any, p: Params) -> Any:
     return level if decay is None else ops.shr(ops.mul(level, decay), p.decay_bits)
 
 
-def _trace(ops: Any, name: str, code: Any, decay: Any, more: Any, p: Params) -> Any:
+def _trace(ops: Any, name: str, grid: ShiftGrid, code: Any, decay: Any, more: Any, p: Params) -> Any:
     # the code of a current or an adaptation that decays, and to which more is added
-    leaked = ops.called(f"{name}_leaked", _leak(ops, p.trace.decode(ops, code), decay, p))
-    return ops.called(f"{name}_code", p.trace.encode(ops, ops.called(f"{name}_level", ops.add(leaked, more))))
+    leaked = ops.called(f"{name}_leaked", _leak(ops, grid.decode(ops, code), decay, p))
+    return ops.called(f"{name}_code", grid.encode(ops, ops.called(f"{name}_level", ops.add(leaked, more))))
 
 
 def _synapse(ops: Any, current: Any, state: State, p: Params) -> tuple[Any, State]:
     # what reaches the membrane, and the state that a synapse keeps of it
     if p.synapse_decay is None:
         return current, {}
-    code = _trace(ops, "synapse", state["i"], p.synapse_decay, current, p)
-    return ops.called("synaptic", p.trace.decode(ops, code)), {"i": code}
+    code = _trace(ops, "synapse", p.current_grid, state["i"], p.synapse_decay, current, p)
+    return ops.called("synaptic", p.current_grid.decode(ops, code)), {"i": code}
 
 
 def _fire(ops: Any, level: Any, threshold: Any, p: Params, label: str = "fires") -> list[Any]:
@@ -135,10 +137,11 @@ def lif(ops: Any, current: Any, state: State, p: Params) -> tuple[Any, State]:
     current, after = _synapse(ops, current, state, p)
     threshold = passed = p.threshold  # that of this step, and of the step before
     if p.adaptation is not None:
-        passed = ops.called("old_threshold", ops.add(threshold, p.trace.decode(ops, state["a"])))
+        grid = p.adaptation_grid
+        passed = ops.called("old_threshold", ops.add(threshold, grid.decode(ops, state["a"])))
         more = ops.mul(state["spike"], p.adaptation)
-        after["a"] = _trace(ops, "adaptation", state["a"], p.adaptation_decay, more, p)
-        threshold = ops.called("threshold_now", ops.add(threshold, p.trace.decode(ops, after["a"])))
+        after["a"] = _trace(ops, "adaptation", grid, state["a"], p.adaptation_decay, more, p)
+        threshold = ops.called("threshold_now", ops.add(threshold, grid.decode(ops, after["a"])))
     if p.refractory:
         left = ops.clamp(ops.sub(state["rest"], ops.const(1)), 0, p.refractory)
         after["rest"] = ops.called("rest", ops.select(ops.detach(state["spike"]), ops.const(p.refractory), left))
@@ -174,14 +177,14 @@ def alpha(ops: Any, current: Any, state: State, p: Params) -> tuple[Any, State]:
     Its factor τ is in the threshold here: θ = θ_snnTorch / τ, τ = ln α / (ln β − ln α) + 1. α is the synapse's decay.
     A reset, to zero, drops E and H with this step's current, one step after the spike.
     """
-    spike, after = state["spike"], {}
+    spike, grid, after = state["spike"], p.current_grid, {}
     for name, decay, more in (("e", p.synapse_decay, current), ("h", p.decay, ops.sub(ops.const(0), current))):
-        leaked = ops.called(f"{name}_leaked", _leak(ops, p.trace.decode(ops, state[name]), decay, p))
+        leaked = ops.called(f"{name}_leaked", _leak(ops, grid.decode(ops, state[name]), decay, p))
         level = ops.called(f"{name}_level", ops.add(leaked, more))
         if p.reset != "none":
             level = _reset(ops, [spike], level, p.threshold, p)
-        after[name] = ops.called(f"{name}_code", p.trace.encode(ops, level))
-    level = ops.called("level", ops.add(p.trace.decode(ops, after["e"]), p.trace.decode(ops, after["h"])))
+        after[name] = ops.called(f"{name}_code", grid.encode(ops, level))
+    level = ops.called("level", ops.add(grid.decode(ops, after["e"]), grid.decode(ops, after["h"])))
     spike = ops.called("spike", ops.gt(level, p.threshold))
     return spike, after | {"spike": spike}
 
@@ -236,8 +239,8 @@ def _kept(grid: Grid, init: float) -> StateRange:
 
 def _membrane(p: Params) -> dict[str, StateRange]:
     states = {"u": _kept(p.grid, p.grid.start)}
-    states |= {} if p.synapse_decay is None else {"i": _kept(p.trace, 0)}
-    states |= {} if p.adaptation is None else {"a": _kept(p.trace, 0)}
+    states |= {} if p.synapse_decay is None else {"i": _kept(p.current_grid, 0)}
+    states |= {} if p.adaptation is None else {"a": _kept(p.adaptation_grid, 0)}
     states |= {"rest": StateRange(0, 0, p.refractory)} if p.refractory else {}
     return states | ({"spike": spikes(p)} if p.remembers else {})
 
@@ -251,7 +254,7 @@ def _counter(p: Params) -> dict[str, StateRange]:
 
 
 def _response(p: Params) -> dict[str, StateRange]:
-    return {"e": _kept(p.trace, 0), "h": _kept(p.trace, 0), "spike": spikes(p)}
+    return {"e": _kept(p.current_grid, 0), "h": _kept(p.current_grid, 0), "spike": spikes(p)}
 
 
 @dataclass(frozen=True)

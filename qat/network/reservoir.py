@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.torch_ops import TorchOps
+from quantal.qat.config.parts.layers import Reservoir
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.quantizers.weights import Lsq
 from torch import Tensor
@@ -32,6 +33,7 @@ def draw(layer: SpikingLayer, input_scale: float, generator: torch.Generator) ->
     """
     config, (size, inputs) = layer.config, layer.weight.shape
     assert layer.recurrent is not None
+    assert isinstance(config, Reservoir)
     limit = layer.quantizer.limit if isinstance(layer.quantizer, Lsq) else None
 
     def sizes(columns: int) -> Tensor:
@@ -46,7 +48,7 @@ def draw(layer: SpikingLayer, input_scale: float, generator: torch.Generator) ->
     signs = torch.where(first(size, size - round(config.inhibitory * size)), 1.0, -1.0)
     either = torch.where(torch.rand(size, inputs, generator=generator) < 0.5, 1.0, -1.0)
     bound = 1 / (math.sqrt(inputs) * input_scale)
-    back = bound * 2.0 ** round(math.log2(config.gain / senders / bound))
+    back = bound * 2.0 ** round(math.log2(config.weights.gain / senders / bound))
     layer.weight.copy_(bound * either * sizes(inputs))
     layer.recurrent.copy_(back * signs * chosen * sizes(size))
     layer.choose_units(layer.of_rows(torch.full((size, 1), bound / (limit or 2**16))), back / (limit or 2**16))
@@ -67,6 +69,7 @@ def control_rates(reservoirs: Sequence[SpikingLayer], x: Tensor, ops: TorchOps) 
 
 
 def _control_rate(layer: SpikingLayer, x: Tensor, ops: TorchOps) -> None:
+    assert isinstance(layer.config, Reservoir)
     first, wanted = [matrix.clone() for matrix in layer.matrices], layer.config.rate
     fan_in, recurrent = (layer.unit * 2.0**shift for shift in layer.shifts.tolist()[:2])
 

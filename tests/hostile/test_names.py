@@ -22,7 +22,7 @@ from quantal.export.ir.ops import Conv, Input, State
 from quantal.export.proof.intervals import prove
 from quantal.export.run import EXECUTORS
 from quantal.qat.config import config_file
-from quantal.qat.config.schema import Config
+from quantal.qat.config.parts.network import Config
 from quantal.qat.lower import lower
 from quantal.qat.network.network import SpikingNetwork
 from support.messages import one_line

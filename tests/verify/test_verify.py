@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sysconfig
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from quantal.export.verify import vectors
 from quantal.export.verify.probes import probe
 from support.commands import Done, quantal
 from support.faults import FAULTS, KINDS
+from support.layers import replace
 from support.networks import lively, write
 from support.torch_networks import three_layers
 from support.verifying import rows_of, sign, values_of
