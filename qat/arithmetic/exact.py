@@ -7,7 +7,7 @@ logarithms and powers by the library, and products of matrices by what torch is 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, InvalidOperation, Overflow
 
 import torch
 from torch import Tensor
@@ -60,14 +60,21 @@ def row_sums(x: Tensor) -> Tensor:
     return x
 
 
+_DECIMALS = Context(
+    prec=28, rounding=ROUND_HALF_EVEN, Emin=-999999, Emax=999999, capitals=1, clamp=0, flags=[],
+    traps=[InvalidOperation, DivisionByZero, Overflow],
+)  # fmt: skip
+"""Ours alone: a thread's own context, and what new ones are made of, are the user's to change."""
+
+
 def exp(x: float) -> float:
     """e^x, rounded once."""
-    return float(Decimal(x).exp())
+    return float(_DECIMALS.exp(Decimal.from_float(x)))
 
 
 def power(x: float, y: float) -> float:
     """x^y, of x at least 0, in decimals."""
-    return float(Decimal(x) ** Decimal(y))
+    return float(_DECIMALS.power(Decimal.from_float(x), Decimal.from_float(y)))
 
 
 def nearest_exponent(x: float) -> int:
