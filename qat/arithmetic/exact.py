@@ -5,6 +5,7 @@ logarithms and powers by the library, and products of matrices by what torch is 
 """
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, InvalidOperation, Overflow
@@ -35,6 +36,33 @@ def _set(words: Precision) -> None:
         torch.set_float32_matmul_precision(words[0])
 
 
+class _Pinned:
+    """Exact products for as long as any thread is inside: the last to leave puts back what the first has found.
+
+    The settings are the process's. A thread that put back what it had found itself would take exactness from those
+    that still multiply, or leave theirs to the user.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._found = threading.Lock(), 0, EXACT
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._found = precision()
+            _set(EXACT)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                _set(self._found)
+
+
+_PINNED = _Pinned()
+
+
 @contextmanager
 def exact_products(device: torch.device) -> Iterator[None]:
     """Multiplies float32 as float32 on that device; afterwards everything is set as it was.
@@ -42,13 +70,8 @@ def exact_products(device: torch.device) -> Iterator[None]:
     torch.set_float32_matmul_precision and its newer siblings let torch round factors to TF32 or bfloat16, and autocast
     makes bfloat16 or float16 of them.
     """
-    before = precision()
-    _set(EXACT)
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        _set(before)
+    with _PINNED, torch.autocast(device.type, enabled=False):
+        yield
 
 
 def row_sums(x: Tensor) -> Tensor:
