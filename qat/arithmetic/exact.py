@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, InvalidOperation, Overflow
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,11 @@ from torch.nn import functional
 
 _BACKENDS = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
 _BY_BACKEND = all(hasattr(backend, "fp32_precision") for backend in _BACKENDS)  # since torch 2.9
+
+FLOAT32: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+FLOAT64: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+INT64: dict[str, Any] = {"dtype": torch.int64, "device": "cpu"}
+"""What a tensor is made of, and where: torch.set_default_dtype and torch.set_default_device are the user's."""
 
 Precision = tuple[str, ...]
 EXACT: Precision = ("ieee", "ieee") if _BY_BACKEND else ("highest",)

@@ -15,13 +15,13 @@ def hard_trace(network: SpikingNetwork, x: np.ndarray, dtype: torch.dtype) -> di
     record: dict[str, Tensor] = {}
     device = next(network.parameters()).device
     with torch.no_grad():
-        record["output"] = network(torch.as_tensor(np.ascontiguousarray(x)).to(device, dtype), record)
+        record["output"] = network(torch.from_numpy(np.ascontiguousarray(x)).to(device, dtype), record)
     order = [name for name in record if name != "output"] + ["output"]
     return {name: _integers(record[name], name) for name in order}
 
 
 def _integers(values: Tensor, name: str) -> np.ndarray:
     whole = values.cpu().numpy().astype(np.int64)
-    if not bool((values.cpu() == torch.as_tensor(whole)).all()):
+    if not bool((values.cpu() == torch.from_numpy(whole)).all()):
         raise BadInput(f"{name}: the forward is not an integer one: full precision cannot be exported")
     return whole

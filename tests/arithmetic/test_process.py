@@ -1,17 +1,31 @@
 """The integers of a network are the same whatever the user's process asks of decimal, torch and the processor."""
 
+import ast
 import decimal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import pytest
 import torch
+from quantal.export.base.fixed import Ints
+from quantal.export.network_file import digest
 from quantal.qat.arithmetic import exact
 from quantal.qat.config import schema
+from quantal.qat.lower import exact_dtype, lower
+from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.network.trace import hard_trace
+from quantal.qat.quantizers.normalization import NORMS
+from quantal.qat.quantizers.states import STATE_QUANTIZERS
+from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from support.digest import digest_of_networks
+from support.graphs import GRAPHS, INPUTS, MOST, graph
+from support.neurons import KINDS
+from support.sources import ROOT
 from support.torch_networks import random_input, random_network
 
 
@@ -108,3 +122,97 @@ def test_the_users_setting_outlives_threads_that_run_a_network(asked: exact.Prec
         traces = [trace for made in pool.map(runs, range(4)) for trace in made]
     assert all(np.array_equal(trace[name], expected[name]) for trace in traces for name in expected)
     assert exact.precision() == asked
+
+
+# ---- what torch makes tensors of, and where
+
+
+@pytest.fixture(params=["float16", "bfloat16", "float64", "meta"])
+def _asking(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A process that asks torch for other floats, or for a device on which nothing is computed."""
+    if request.param == "meta":
+        torch.set_default_device("meta")
+        yield
+        torch.set_default_device(None)
+    else:
+        torch.set_default_dtype(getattr(torch, request.param))
+        yield
+        torch.set_default_dtype(torch.float32)
+
+
+def config_of(*layers: schema.Layer, **training: Any) -> schema.Config:
+    readout = schema.Layer("out", 3, neuron="li", state_range=32.0)
+    return schema.Config(schema.Task("digits"), schema.Encoder(), (*layers, readout), schema.Training(**training))
+
+
+def hidden(**options: Any) -> schema.Config:
+    return config_of(schema.Layer("hidden", 6, **options))
+
+
+CONFIGS = [
+    *(hidden(**options) for options in KINDS.values()),
+    *(hidden(states=4, state_quantizer=name) for name in STATE_QUANTIZERS),
+    *(hidden(weights=2, weight_quantizer=name) for name in WEIGHT_QUANTIZERS),
+    *(config_of(schema.Layer("first", 5), schema.Layer("hidden", 6, norm=name)) for name in NORMS),
+    hidden(adaptation=0.3, adaptation_spread=4.0, decay_per="neuron", standardize=True),
+    hidden(states=4, state_quantizer="aligned", timing="immediate"),
+    hidden(refractory=301),
+    hidden(recurrent=True, reservoir=True, rate=0.1),
+    config_of(schema.Layer("hidden", 6, weights="learned"), loss="regression"),
+    *(graph(name) for name in GRAPHS),
+]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A network, the digest of its integers, and what it does with an input (samples, steps, inputs)."""
+
+    network: SpikingNetwork
+    digest: str
+    x: Ints
+    trace: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, config: schema.Config) -> Self:
+        network = SpikingNetwork(config, INPUTS, MOST)
+        lowered, x = lower(network, "n"), random_input(3, 5, network.inputs, network.input_maximum, 0)
+        return cls(network, digest(lowered), x, hard_trace(network, x, exact_dtype(lowered)))
+
+
+@pytest.fixture(scope="module")
+def ordinary() -> list[Made]:
+    """The networks of an ordinary process."""
+    return [Made.of(config) for config in CONFIGS]
+
+
+@pytest.mark.usefixtures("ordinary", "_asking")  # in that order
+def test_one_seed_is_one_network_whatever_torch_is_asked_for(ordinary: list[Made]) -> None:
+    for expected in ordinary:
+        got, place = Made.of(expected.network.config), expected.network.config.layers
+        tensors = got.network.state_dict()
+        for name, tensor in expected.network.state_dict().items():
+            assert tensors[name].device == tensor.device, (name, place)
+            assert tensors[name].dtype == tensor.dtype, (name, place)
+            assert torch.equal(tensors[name], tensor), (name, place)
+        assert got.digest == expected.digest, place
+        assert all(np.array_equal(got.trace[name], values) for name, values in expected.trace.items()), place
+
+
+MAKERS = {
+    *("arange", "as_tensor", "asarray", "empty", "eye", "full", "linspace", "logspace", "normal", "ones", "rand"),
+    *("randint", "randn", "randperm", "range", "scalar_tensor", "tensor", "tril_indices", "triu_indices", "zeros"),
+}
+"""The functions of torch that make a tensor as the process asks, unless they are told."""
+
+
+def untold(path: Path) -> Iterator[str]:
+    """Where a file makes a tensor without saying what of, or where."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {f"torch.{name}" for name in MAKERS}:
+            told = {keyword.arg for keyword in node.keywords}
+            if None not in told and not {"dtype", "device"} <= told:  # None is **FLOAT32
+                yield f"{path.name}:{node.lineno}: {ast.unparse(node)}"
+
+
+def test_every_tensor_is_made_of_what_we_say_and_where_we_say() -> None:
+    assert [line for path in (ROOT / "qat").rglob("*.py") for line in untold(path)] == []
