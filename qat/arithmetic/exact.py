@@ -12,6 +12,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, InvalidOp
 from typing import Any
 
 import torch
+from quantal.export.base.errors import BadInput
 from torch import Tensor
 from torch.nn import functional
 
@@ -78,6 +79,18 @@ def exact_products(device: torch.device) -> Iterator[None]:
     """
     with _PINNED, torch.autocast(device.type, enabled=False):
         yield
+
+
+_ONE, _EPSILON = 1.0, 2.0**-52
+
+
+def check_rounding() -> None:
+    """Raises BadInput unless this thread's floats are rounded to nearest, as they are unless C's fesetround is called.
+
+    Down or to zero, 1 + ¾ε would be 1; up, 1 + ¼ε would be more.
+    """
+    if not _ONE + 0.75 * _EPSILON > _ONE == _ONE + 0.25 * _EPSILON:
+        raise BadInput("floating point: expected rounding to nearest, but a library has set another mode: fesetround")
 
 
 def row_sums(x: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from quantal.export.base.errors import BadInput
-from quantal.qat.arithmetic.exact import FLOAT64
 from quantal.qat.config.rules import CHAINED
 from quantal.qat.config.schema import Config
 from quantal.qat.data.registry import Dataset
@@ -93,7 +92,7 @@ def cut_all(network: SpikingNetwork, moments: Mapping[str, Tensor], kept: Mappin
 def second_moments(network: SpikingNetwork, parts: Iterable[Tensor]) -> dict[str, Tensor]:
     """Σ (size, size) of the spikes of each layer but the readout, over inputs (samples, steps, inputs), by its name."""
     layers = [layer.config for layer in network.stack[:-1]]
-    sums = {layer.name: torch.zeros(layer.size, layer.size, **FLOAT64) for layer in layers}
+    sums = {layer.name: torch.zeros(layer.size, layer.size, dtype=torch.float64, device="cpu") for layer in layers}
     rows = 0
     for x in parts:
         rows += x.shape[0] * x.shape[1]

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from quantal.export.base.errors import BadInput
+from quantal.qat.arithmetic.exact import check_rounding
 from quantal.qat.network.network import SpikingNetwork
 from torch import Tensor
 
@@ -12,6 +13,7 @@ def hard_trace(network: SpikingNetwork, x: np.ndarray, dtype: torch.dtype) -> di
 
     These are the golden vectors. `dtype` must be exact for the network (see lower.exact_dtype).
     """
+    check_rounding()
     record: dict[str, Tensor] = {}
     device = next(network.parameters()).device
     with torch.no_grad():

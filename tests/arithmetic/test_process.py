@@ -1,7 +1,10 @@
 """The integers of a network are the same whatever the user's process asks of decimal, torch and the processor."""
 
 import ast
+import ctypes
 import decimal
+import platform
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -12,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 import pytest
 import torch
+from quantal.export.base.errors import BadInput
 from quantal.export.base.fixed import Ints
 from quantal.export.network_file import digest
 from quantal.qat.arithmetic import exact
@@ -216,3 +220,32 @@ def untold(path: Path) -> Iterator[str]:
 
 def test_every_tensor_is_made_of_what_we_say_and_where_we_say() -> None:
     assert [line for path in (ROOT / "qat").rglob("*.py") for line in untold(path)] == []
+
+
+# ---- how the processor rounds
+
+NEAREST = 0
+MODES = {"x86_64": (0x400, 0x800, 0xC00), "aarch64": (0x800000, 0x400000, 0xC00000)}
+"""C's FE_DOWNWARD, FE_UPWARD and FE_TOWARDZERO, by machine."""
+
+
+@contextmanager
+def rounding(mode: int) -> Iterator[None]:
+    """Gives this thread's floats that mode, as a library in C may."""
+    library = ctypes.CDLL(None)
+    assert library.fesetround(mode) == 0
+    try:
+        yield
+    finally:
+        library.fesetround(NEAREST)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() not in MODES, reason="modes are a machine's own")
+@pytest.mark.parametrize("which", range(3))
+def test_another_rounding_than_to_nearest_is_refused(which: int, ordinary: list[Made]) -> None:
+    network, x = ordinary[0].network, ordinary[0].x
+    for refused in (lambda: hard_trace(network, x, torch.float32), lambda: lower(network, "n")):
+        with pytest.raises(BadInput) as told, rounding(MODES[platform.machine()][which]):
+            refused()
+        assert str(told.value).startswith("floating point: expected rounding to nearest")
+    exact.check_rounding()
