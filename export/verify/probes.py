@@ -20,6 +20,8 @@ FILLINGS = (0xA5, 0x5A)
 """What every byte of a state is before it is reset, in turn: no first value is both."""
 GUARD = FILLINGS[1]
 """What the byte after an encoded step must still be."""
+ENCODED = ("latency", "rate", "delta")
+"""The encoders that a header has."""
 _SAMPLES = 4  # that are classified, and encoded
 _CALLS = 4096  # of an encoder, at most
 _VALUES = 1 << 20  # that it reads in all, at most
@@ -43,7 +45,7 @@ def encoder_calls(network: Network) -> Calls | None:
     """The calls of the encoder in the network's header, None where it has none."""
     encoding = network.encoding
     kind = str(encoding.get("kind"))
-    if kind not in ("latency", "rate", "delta"):
+    if kind not in ENCODED:
         return None
     steps, channels, maximum = (int(encoding[name]) for name in ("steps", "channels", "maximum"))
     seed, delta = int(encoding.get("seed", 0)), int(encoding.get("delta", 0))
@@ -83,11 +85,15 @@ def _with_silence(calls: Calls, seed: int) -> Calls:
 
 @dataclass(frozen=True)
 class Probe:
-    """What is asked of one network. x (samples, steps, inputs) is classified; `after`: the reference's trace of it."""
+    """What is asked of one network. x (samples, steps, inputs) is classified; `after`: the reference's trace of it.
+
+    macros: what those of the header must stand for, by their names without the network's.
+    """
 
     network: Network
     x: Ints
     after: Mapping[str, Ints]
+    macros: Mapping[str, int | str]
 
     @cached_property
     def outputs(self) -> Ints:
@@ -135,7 +141,19 @@ class Probe:
             "classify of no steps": _column(np.zeros(1, np.int64)),
             "self_test": _column(np.zeros(1, np.int64)),
             **self.encoded(),
+            **self.macro_values(),
         }
+
+    def macro_values(self) -> Trace:
+        """What each macro stands for: a number, or the length of a text, and its bytes."""
+        answers: Trace = {}
+        for name, value in self.macros.items():
+            if isinstance(value, int):
+                answers[macro(name)] = _column(np.array([value]))
+            else:
+                answers[length_of(macro(name))] = _column(np.array([len(value)]))
+                answers[macro(name)] = np.frombuffer(value.encode(), np.uint8).astype(np.int64).reshape(1, 1, -1)
+        return answers
 
     def after_reset(self) -> Trace:
         """Every array of the state that is kept from step to step."""
@@ -169,6 +187,27 @@ def _column(values: Ints) -> Ints:
     return values.reshape(-1, 1, 1)
 
 
-def probe(network: Network, x: Ints, reference: Mapping[str, Ints]) -> Probe:
+def macro(name: str) -> str:
+    """What a macro is called among the answers."""
+    return f"macro {name}"
+
+
+def length_of(name: str) -> str:
+    """What the length of a text is called there."""
+    return f"length of {name}"
+
+
+def macros(network: Network, digest: str, generator: str) -> dict[str, int | str]:
+    """What each macro of the network's header stands for."""
+    known: dict[str, int | str] = {"GENERATOR": generator, "DIGEST": digest, "INPUTS": network.inputs}
+    known |= {"INPUT_MIN": network.input_lo, "INPUT_MAX": network.input_hi, "OUTPUTS": network.outputs}
+    if network.encoding:
+        known["STEPS"] = network.encoding["steps"]
+    if network.encoding.get("kind") in ENCODED:
+        known["CHANNELS"] = network.encoding["channels"]
+    return known
+
+
+def probe(network: Network, x: Ints, reference: Mapping[str, Ints], known: Mapping[str, int | str]) -> Probe:
     """What is asked of a network that gives the trace `reference` on x: about its first samples, and other cases."""
-    return Probe(network, x[:_SAMPLES], {name: values[:_SAMPLES] for name, values in reference.items()})
+    return Probe(network, x[:_SAMPLES], {name: values[:_SAMPLES] for name, values in reference.items()}, known)

@@ -193,3 +193,7 @@ class TorchOps:
 
     def detach(self, a: Tensor) -> Tensor:
         return a.detach()
+
+    def called(self, label: str, a: Tensor) -> Tensor:
+        """The same: labels are for what is emitted."""
+        return a

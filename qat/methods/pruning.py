@@ -9,13 +9,16 @@ spikes a psp norm scales, W_o is what the norm makes of its weights. What is lef
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from msgspec.structs import replace
 from quantal.export.base.errors import BadInput
-from quantal.qat.config.rules import CHAINED
-from quantal.qat.config.schema import Config
+from quantal.qat.config.parts.layers import Pool
+from quantal.qat.config.parts.network import Config
+from quantal.qat.config.parts.weights import Maqd
+from quantal.qat.config.rules import CHAINED, misfit
 from quantal.qat.data.registry import Dataset
 from quantal.qat.network.axes import OWN, SEEN, taken
 from quantal.qat.network.layer import SpikingLayer
@@ -152,12 +155,12 @@ def sizes(config: Config, keep: int | float, names: tuple[str, ...]) -> dict[str
         if kept[name] > own[name]:
             raise BadInput(f"--keep: layer {name} has {own[name]} neurons, not {kept[name]}")
     for layer in config.layers:
-        for name, (value,) in CHAINED.items():
-            if getattr(layer, name) != value:
-                raise BadInput(f"layer {layer.name}: {name}: only chains of dense layers are pruned")
-        if layer.weights != "float" and layer.weight_quantizer == "maqd":
-            raise BadInput(f"layer {layer.name}: weight_quantizer: maqd's rows are standardized: prune full precision")
-        if layer.standardize:
+        if field := misfit(layer, CHAINED):
+            raise BadInput(f"layer {layer.name}: {field}: only chains of dense layers are pruned")
+        assert not isinstance(layer, Pool)
+        if isinstance(layer.weights, Maqd):
+            raise BadInput(f"layer {layer.name}: weights: maqd's rows are standardized: prune full precision")
+        if layer.weights.standardize:
             raise BadInput(f"layer {layer.name}: standardize: the rows that pruning writes would be standardized again")
     return kept
 

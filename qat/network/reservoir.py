@@ -12,6 +12,7 @@ import torch
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.exact import FLOAT32, INT64
 from quantal.qat.arithmetic.torch_ops import TorchOps
+from quantal.qat.config.parts.layers import Reservoir
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.quantizers.weights import Lsq
 from torch import Tensor
@@ -33,6 +34,7 @@ def draw(layer: SpikingLayer, input_scale: float, generator: torch.Generator) ->
     """
     config, (size, inputs) = layer.config, layer.weight.shape
     assert layer.recurrent is not None
+    assert isinstance(config, Reservoir)
     limit = layer.quantizer.limit if isinstance(layer.quantizer, Lsq) else None
 
     def sizes(columns: int) -> Tensor:
@@ -47,7 +49,7 @@ def draw(layer: SpikingLayer, input_scale: float, generator: torch.Generator) ->
     signs = _signs(first(size, size - round(config.inhibitory * size)))
     either = _signs(torch.rand(size, inputs, generator=generator, **FLOAT32) < 0.5)
     bound = 1 / (math.sqrt(inputs) * input_scale)
-    back = bound * 2.0 ** round(math.log2(config.gain / senders / bound))
+    back = bound * 2.0 ** round(math.log2(config.weights.gain / senders / bound))
     layer.weight.copy_(bound * either * sizes(inputs))
     layer.recurrent.copy_(back * signs * chosen * sizes(size))
     levels = limit or 2**16
@@ -74,6 +76,7 @@ def control_rates(reservoirs: Sequence[SpikingLayer], x: Tensor, ops: TorchOps) 
 
 
 def _control_rate(layer: SpikingLayer, x: Tensor, ops: TorchOps) -> None:
+    assert isinstance(layer.config, Reservoir)
     first, wanted = [matrix.clone() for matrix in layer.matrices], layer.config.rate
     fan_in, recurrent = (layer.unit * 2.0**shift for shift in layer.shifts.tolist()[:2])
 

@@ -6,7 +6,7 @@ import torch
 from quantal.export.base import reading
 from quantal.export.base.errors import BadInput, shown
 from quantal.qat.arithmetic.exact import FLOAT32, INT64
-from quantal.qat.config.schema import Config
+from quantal.qat.config.parts.network import Config
 from quantal.qat.data.encoding import LIMIT, encoded_channels
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.network.tensors import read_tensors

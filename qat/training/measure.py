@@ -2,6 +2,7 @@
 
 import torch
 from quantal.qat.arithmetic.exact import FLOAT64
+from quantal.qat.config.parts.layers import Reservoir
 from quantal.qat.data.registry import Split
 from quantal.qat.training import diagnosis, objectives, parallel
 from quantal.qat.training.batches import EVALUATION_BATCH, batches_of, calibration_sample
@@ -37,7 +38,7 @@ def findings(run: Run, split: Split) -> list[str]:
 
 def spike_rates(run: Run, split: Split) -> dict[str, float]:
     """How often a neuron of each reservoir spikes in a step, on average over `split`, by the layer's name."""
-    names = [layer.config.name for layer in run.network.stack if layer.config.reservoir]
+    names = [layer.config.name for layer in run.network.stack if isinstance(layer.config, Reservoir)]
     if not names:
         return {}
     spikes, dtype = torch.zeros(len(names), **FLOAT64), run.exact_dtype()

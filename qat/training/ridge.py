@@ -77,7 +77,7 @@ def fit(network: SpikingNetwork, batches: Batches, penalty: float) -> float:
         return float(torch.einsum("ts,sbc->tbc", kappa, spikes(x) @ weight.t() + bias).abs().max())
 
     highest = max(peak(x) for x, _ in batches())
-    factor = readout.config.threshold * readout.config.state_range / (HEADROOM * max(highest, 1e-9))
+    factor = readout.config.neuron.threshold * readout.config.states.range / (HEADROOM * max(highest, 1e-9))
     centre = features.mean(0) * biased
     kept = _quantize(readout, factor * weight, features - centre)
     if readout.bias is not None:
