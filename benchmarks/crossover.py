@@ -10,7 +10,7 @@ import statistics
 import time
 
 import torch
-from quantal.qat.config import schema
+from quantal.qat.config import config_file
 from quantal.qat.engine import cpu
 from quantal.qat.network.network import SpikingNetwork
 
@@ -27,9 +27,9 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     cpu.set_threads(1)
-    layers = (schema.Layer("hidden", chosen.neurons), schema.Layer("readout", 2, neuron="li"))
-    encoder = schema.Encoder("direct", steps=32)
-    network = SpikingNetwork(schema.Config(schema.Task("npz"), encoder, layers, schema.Training()), chosen.inputs, 1)
+    layers = [{"name": "hidden", "size": chosen.neurons}, {"name": "readout", "size": 2, "neuron": "li"}]
+    document = {"task": {"name": "npz"}, "encoder": {"steps": 32}, "layer": layers}
+    network = SpikingNetwork(config_file.made(document, "crossover.py"), chosen.inputs, 1)
     kernels = {name: functools.cache(cpu.Kernel) for name in LIMITS}
     print(
         f"| input rate, {chosen.inputs} → {chosen.neurons} | events ms | dense ms | events / dense |\n|---|---|---|---|"

@@ -8,11 +8,13 @@ of docs/results.
 
 import argparse
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
 import torch
+from msgspec.structs import replace
+from quantal.qat.config.parts.states import DqStates
+from quantal.qat.config.precision import with_precision
 from quantal.qat.config.preset import preset
 from quantal.qat.data.registry import Dataset
 from quantal.qat.quantizers.weights import sum_of_sigmoids
@@ -71,8 +73,8 @@ def main() -> None:
     )
     chosen = parser.parse_args()
     draw_function()
-    config = preset("digits").with_layers(weights=chosen.bits, weight_quantizer="dq")
-    hidden = replace(config.layers[0], states=chosen.bits, state_quantizer="dq")
+    config = with_precision(preset("digits"), weights=chosen.bits, weight_quantizer="dq")
+    hidden = replace(config.layers[0], states=DqStates(membrane=chosen.bits))
     training = replace(config.training, forward="soft", temperature=chosen.temperature, epochs=chosen.epochs)
     config = replace(config, layers=(hidden, *config.layers[1:]), training=training)
     data, rows = load_data(config, None), []

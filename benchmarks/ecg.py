@@ -5,28 +5,32 @@ on. --data names the folder of QTDB_train.mat.
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
+from msgspec.structs import replace
 from presets import quantal
 from quantal.export.base import files
+from quantal.qat.config import config_file
+from quantal.qat.config.parts.network import Config
+from quantal.qat.config.parts.training import Bptt
 from quantal.qat.config.preset import preset
-from quantal.qat.config.schema import Config, Layer, Training
 
 MEANS = ("damping", "decay_rate", "clip", "adaptation_spread")
 
 
 def without(config: Config, name: str) -> Config:
-    """The configuration with the field at its default, in [training] or in every layer."""
-    if hasattr(Training, name):
-        return replace(config, training=replace(config.training, **{name: getattr(Training, name)}))
-    return config.with_layers(**{name: getattr(Layer, name)})
+    """The configuration with the field of [training] at its default, or with adaptations that are all alike."""
+    if hasattr(config.training, name):
+        return replace(config, training=replace(config.training, **{name: getattr(Bptt(), name)}))
+    hidden, readout = config.layers
+    alike = replace(hidden.neuron.adaptation, spread=1.0)
+    return replace(config, layers=(replace(hidden, neuron=replace(hidden.neuron, adaptation=alike)), readout))
 
 
 def accuracy(config: Config, out: Path, seed: int, data: Path) -> str:
     """The test accuracy of the configuration's run in the folder `out`, or that there is none."""
     network = out.with_suffix(".toml")
-    files.write(network, config.dumps())
+    files.write(network, config_file.dumps(config))
     start = ["--resume"] if out.exists() else ["--network", network, "--seed", seed]
     try:
         return " ".join(quantal("train", *start, "--data", data, "--out", out).split()[-2:])

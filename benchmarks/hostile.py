@@ -60,13 +60,13 @@ steps = 5
 name = "a"
 size = 3
 recurrent = true
-adaptation = 0.5
+neuron.adaptation = 0.5
 [[layer]]
 name = "b"
 size = 2
 inputs = ["a", "input"]
 delays = [0, 2]
-state_quantizer = "squat"
+states = "squat"
 [[layer]]
 name = "o"
 size = 3
@@ -86,11 +86,10 @@ channels = 2
 shape = [1, 6]
 kernel = [3]
 padding = [1]
-synapse = "exponential"
+neuron.synapse = "exponential"
 [[layer]]
 name = "p"
 connection = "pool"
-neuron = "none"
 kernel = [2]
 [[layer]]
 name = "o"

@@ -8,7 +8,7 @@ import sys
 
 import torch
 from quantal.export.base import portable
-from quantal.qat.config import schema
+from quantal.qat.config import config_file
 from quantal.qat.network.network import SpikingNetwork
 from torch.nn import functional
 
@@ -28,9 +28,10 @@ def main() -> None:
     parser.add_argument("--most", type=float, help="MiB; above, the exit code is 1")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    layers = (schema.Layer("hidden", chosen.hidden, recurrent=True, gain=3.0), schema.Layer("readout", 20, neuron="li"))
-    encoder = schema.Encoder("direct", steps=chosen.steps)
-    network = SpikingNetwork(schema.Config(schema.Task("npz"), encoder, layers, schema.Training()), 700, 1)
+    hidden = {"name": "hidden", "size": chosen.hidden, "recurrent": True, "weights": {"gain": 3.0}}
+    readout = {"name": "readout", "size": 20, "neuron": "li"}
+    document = {"task": {"name": "npz"}, "encoder": {"steps": chosen.steps}, "layer": [hidden, readout]}
+    network = SpikingNetwork(config_file.made(document, "memory.py"), 700, 1)
     optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], fused=True)
     before = resident()
     rng = torch.Generator().manual_seed(0)

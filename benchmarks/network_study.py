@@ -11,23 +11,24 @@ sets as fsdd, braille, nmnist_small and qtdb_ecg.
 
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from deployment import deploy, instructions, size
-from quantal.qat.config import rules
-from quantal.qat.config.graph import placed
+from msgspec.structs import replace
+from quantal.qat.config import config_file
+from quantal.qat.config.parts.network import Config
+from quantal.qat.config.parts.states import Aligned
+from quantal.qat.config.precision import full_precision, with_precision
 from quantal.qat.config.preset import preset
-from quantal.qat.config.schema import Config, Layer, Training
 from quantal.qat.data.registry import Split
 from quantal.qat.training.batches import batches_of
 from quantal.qat.training.epochs import train_until
 from quantal.qat.training.measure import accuracy_of
 from quantal.qat.training.run import Run, load_data
 from quantal.qat.training.start import Start, new_run
-from quantizer_study import SETTINGS
+from quantizer_study import SETTINGS, document
 from study import SILENT, Rows, cell, numbers, parser, table
 
 STUDY = Rows(
@@ -41,9 +42,9 @@ PLANES = {"speech": [2, 40], "braille": [2, 3, 4], "nmnist": [2, 17, 17]}
 NETWORKS: dict[str, dict[str, Any]] = {  # what the hidden layer has beside what the task's has
     "feed-forward": {"recurrent": False},
     "recurrent": {"recurrent": True},
-    "diagonal": {"recurrent": True, "recurrence": "diagonal"},
-    "adaptive": {"recurrent": True, "adaptation": 0.3},
-    "synaptic": {"recurrent": True, "synapse": "exponential", "synapse_decay": 0.5},
+    "diagonal": {"recurrent": "diagonal"},
+    "adaptive": {"recurrent": True, "neuron": {"adaptation": 0.3}},
+    "synaptic": {"recurrent": True, "neuron": {"synapse": 0.5}},
     "delays": {"recurrent": False, "delays": (0, 2, 5)},
     "convolution": {"recurrent": False},
 }
@@ -56,25 +57,32 @@ def network(task: str, name: str, seed: int) -> Config:
     if task == "qtdb":
         config = preset("ecg")
         *hidden, readout = config.layers
-        adaptation = ("adaptation", "adaptation_decay", "adaptation_spread")
-        plain = {} if name == "adaptive" else {field: getattr(Layer, field) for field in adaptation}
-        layers = [replace(layer, recurrent=name != "feed-forward", **plain) for layer in hidden]
-        config = replace(config, layers=(*layers, readout), training=replace(config.training, seed=seed))
-    else:
-        setting = SETTINGS[task]
-        planes = []
-        if name == "convolution":
-            kernel = (3,) if len(PLANES[task]) == 2 or task == "braille" else (5,)
-            options = {"shape": tuple(PLANES[task]), "kernel": kernel, "stride": (2,) if kernel == (5,) else (1,)}
-            options |= {"padding": (kernel[0] // 2,), "gain": setting.hidden["gain"], "decay": setting.hidden["decay"]}
-            planes.append(Layer("planes", connection="conv", channels=8, **options))
-        hidden = Layer("hidden", **(setting.hidden | NETWORKS[name]))
-        readout = Layer("readout", setting.classes, "li", state_range=16.0, **setting.readout)
-        layers = list(placed([*planes, hidden, readout], task))
-        config = Config(setting.task, setting.encoder, tuple(layers), Training(**setting.training, seed=seed))
-    config = config.with_layers(weights="float", states="float")
-    rules.check(config, f"{task} {name}")
-    return config
+        layers = [replace(layer, recurrent=name != "feed-forward") for layer in hidden]
+        if name != "adaptive":
+            layers = [replace(layer, neuron=replace(layer.neuron, adaptation=None)) for layer in layers]
+        return full_precision(replace(config, layers=(*layers, readout), training=replace(config.training, seed=seed)))
+    setting = SETTINGS[task]
+    decay, slow = setting.decays
+    own = {"weights": {"gain": setting.gain}, "neuron": {"decay": decay}}
+    given = NETWORKS[name]
+    hidden = {"name": "hidden", **setting.hidden, **own, **given, "neuron": own["neuron"] | given.get("neuron", {})}
+    readout = {
+        "name": "readout",
+        "size": setting.classes,
+        "neuron": {"kind": "li", "decay": slow},
+        "states": {"range": 16.0},
+    }
+    layers = [hidden, readout]
+    if name == "convolution":
+        kernel = 3 if len(PLANES[task]) == 2 or task == "braille" else 5
+        options = {
+            "shape": PLANES[task],
+            "kernel": [kernel],
+            "stride": [2 if kernel == 5 else 1],
+            "padding": [kernel // 2],
+        }
+        layers = [{"name": "planes", "connection": "conv", "channels": 8, **options, **own}, *layers]
+    return full_precision(config_file.made(document(task, layers, seed), f"{task} {name}"))
 
 
 def quantized(config: Config, bits: int) -> Config:
@@ -82,14 +90,16 @@ def quantized(config: Config, bits: int) -> Config:
 
     ECG: 14-bit states reach 32 thresholds, which is too far for few bits; and at its rate 4 bits diverge.
     """
-    *hidden, readout = config.with_layers(weights=bits, states=bits).layers
+    *hidden, readout = with_precision(config, weights=bits, states=bits).layers
     if config.task.name == "qtdb":
-        hidden = [replace(layer, state_range=2.0 if bits == 8 else 4.0) for layer in hidden]
+        reach = 2.0 if bits == 8 else 4.0
+        hidden = [replace(layer, states=replace(layer.states, range=reach)) for layer in hidden]
         slower = config.training.rate / (1 if bits == 8 else 4)
         config = replace(config, training=replace(config.training, rate=slower))
     elif bits == 4:
-        hidden = [replace(layer, state_quantizer="aligned") for layer in hidden]
-    return replace(config, layers=(*hidden, replace(readout, states=16)))
+        hidden = [replace(layer, states=Aligned(membrane=bits)) for layer in hidden]
+    wide = replace(readout, states=replace(readout.states, membrane=16, range=16.0))
+    return replace(config, layers=(*hidden, wide))
 
 
 def work(task: str, name: str, seed: int, data: Path) -> list[tuple[str, ...]]:

@@ -22,14 +22,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
+from msgspec.structs import replace
 from quantal.export.base import portable
-from quantal.qat.config import schema
+from quantal.qat.config import config_file
+from quantal.qat.config.parts.training import Bptt, SafE, SafF
 from quantal.qat.config.preset import preset
 from quantal.qat.data.registry import load
 from quantal.qat.engine import cpu
@@ -49,11 +50,18 @@ TIMED = 5  # steps of a turn
 
 def trained_step(method: str, steps: int) -> Callable[[], None]:
     """One step of training by that method, on random spikes."""
-    hidden = [schema.Layer(f"h{i}", n, decay=0.5, timing="immediate", gain=3.0) for i, n in enumerate(HIDDEN)]
-    layers = (*hidden, schema.Layer("readout", CLASSES, neuron="li", decay=0.5, state_range=16.0))
-    training = schema.Training(surrogate="s2nn", slope=4.0)
-    chosen = schema.Config(schema.Task("npz"), schema.Encoder("direct", steps=steps), layers, training)
-    network = SpikingNetwork(chosen, INPUTS, 1)
+    neuron = {"decay": 0.5, "timing": "immediate"}
+    layers: list[dict[str, object]] = [
+        {"name": f"h{i}", "size": n, "neuron": neuron, "weights": {"gain": 3.0}} for i, n in enumerate(HIDDEN)
+    ]
+    readout = {"name": "readout", "size": CLASSES, "neuron": {"kind": "li", "decay": 0.5}, "states": {"range": 16.0}}
+    document = {
+        "task": {"name": "npz"},
+        "encoder": {"steps": steps},
+        "layer": [*layers, readout],
+        "training": {"surrogate": "s2nn", "slope": 4.0},
+    }
+    network = SpikingNetwork(config_file.made(document, "online.py"), INPUTS, 1)
     if method.startswith("saf"):
         saf.hold_decays(network)
     optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], fused=True)
@@ -111,7 +119,9 @@ def turn(method: str, steps: int) -> dict[str, Any]:
 def digits(method: str, seed: int) -> float:
     """The test accuracy, in percent, of the digits' preset trained by that method."""
     chosen = preset("digits")
-    chosen = replace(chosen, training=replace(chosen.training, method=method, seed=seed))
+    kind = {"bptt": Bptt, "saf-e": SafE, "saf-f": SafF}[method]
+    given = chosen.training
+    chosen = replace(chosen, training=kind(epochs=given.epochs, halving=given.halving, seed=seed))
     data = load("digits", None)
     with tempfile.TemporaryDirectory() as folder:
         run = new_run(Path(folder) / "run", chosen, data)

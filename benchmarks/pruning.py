@@ -21,13 +21,13 @@ the table, means and deviations over the seeds.
 import sys
 import tempfile
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from deployment import deploy, instructions
 from deployment import size as size_of
-from quantal.qat.config.schema import Config
+from msgspec.structs import replace
+from quantal.qat.config.parts.network import Config
 from quantal.qat.data.registry import Dataset
 from quantal.qat.methods import pruning
 from quantal.qat.methods.pruning import Cut

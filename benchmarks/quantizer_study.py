@@ -18,14 +18,15 @@ import functools
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from deployment import deploy, size
-from quantal.qat.config import rules
-from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from msgspec.structs import replace
+from quantal.qat.config import config_file
+from quantal.qat.config.parts.network import Config
 from quantal.qat.data.registry import Dataset, Split
 from quantal.qat.training.epochs import train_until
 from quantal.qat.training.measure import accuracy_of
@@ -47,32 +48,33 @@ class Setting:
     """A task's data below --data, and its network: hidden layer, readout, training."""
 
     folder: str
-    task: Task
-    encoder: Encoder
+    task: dict[str, Any]
+    encoder: dict[str, Any]
     classes: int
     hidden: dict[str, Any]
-    readout: dict[str, Any]
+    gain: float
+    decays: tuple[float, float]
     training: dict[str, Any]
 
 
+SPEECH = {"name": "speech", "channels": 40, "floor_db": 40}
 SETTINGS = {
     "mnist": Setting(
-        "mnist", Task("mnist"), Encoder("rate", steps=10), 10, {"size": 128, "gain": 3.0, "decay": 0.9},
-        {"decay": 0.95}, {"epochs": 3, "batch": 128, "rate": 2e-3, "halving": 1.0},
+        "mnist", {"name": "mnist"}, {"kind": "rate", "steps": 10}, 10, {"size": 128}, 3.0, (0.9, 0.95),
+        {"epochs": 3, "batch": 128, "rate": 2e-3, "halving": 1.0},
     ),
     "speech": Setting(
-        "fsdd", Task("speech", {"channels": 40, "floor_db": 40}), Encoder("delta", steps=64, delta=16), 10,
-        {"size": 128, "gain": 2.0, "decay": 0.9, "recurrent": True}, {"decay": 0.98},
-        {"epochs": 25, "batch": 50, "rate": 3e-3, "halving": 8.0, "slope": 20.0},
+        "fsdd", SPEECH, {"kind": "delta", "steps": 64, "delta": 16}, 10, {"size": 128, "recurrent": True}, 2.0,
+        (0.9, 0.98), {"epochs": 25, "batch": 50, "rate": 3e-3, "halving": 8.0, "slope": 20.0},
     ),
     "braille": Setting(
-        "braille", Task("braille"), Encoder("delta", steps=77, delta=6), 27,
-        {"size": 128, "gain": 2.0, "decay": 0.8, "recurrent": True}, {"decay": 0.98},
+        "braille", {"name": "braille"}, {"kind": "delta", "steps": 77, "delta": 6}, 27,
+        {"size": 128, "recurrent": True}, 2.0, (0.8, 0.98),
         {"epochs": 60, "batch": 50, "rate": 3e-3, "halving": 20.0, "slope": 20.0},
     ),
     "nmnist": Setting(
-        "nmnist_small", Task("nmnist"), Encoder("direct", steps=20), 10, {"size": 128, "gain": 2.0, "decay": 0.9},
-        {"decay": 0.95}, {"epochs": 20, "batch": 32, "rate": 2e-3, "halving": 7.0},
+        "nmnist_small", {"name": "nmnist"}, {"kind": "direct", "steps": 20}, 10, {"size": 128}, 2.0, (0.9, 0.95),
+        {"epochs": 20, "batch": 32, "rate": 2e-3, "halving": 7.0},
     ),
 }  # fmt: skip
 
@@ -149,33 +151,46 @@ def jobs() -> Iterator[Job]:
 def network(task: str, seed: int, row: Row) -> Config:
     """The configuration of one row."""
     setting = SETTINGS[task]
-    weights = {"weights": row.weights[0], "weight_quantizer": row.weights[1]}
-    bits, grid = row.states
-    states = {
-        "states": bits,
-        "state_quantizer": grid.removesuffix(AT_ONCE).removesuffix(UNCUT),
-        "state_gradient": "identity" if grid.endswith(UNCUT) else "clip",
-        "timing": "immediate" if grid.endswith(AT_ONCE) else "delayed",
+    (weight_bits, kind), (bits, grid) = row.weights, row.states
+    weights: dict[str, Any] = {"quantizer": kind, "bits": weight_bits}
+    if weight_bits == "float" or kind in ("tquant", "mquant"):
+        weights = {"quantizer": "float" if weight_bits == "float" else kind}
+    states: dict[str, Any] = {"quantizer": grid.removesuffix(AT_ONCE).removesuffix(UNCUT), "membrane": bits}
+    states |= {"gradient": "identity"} if grid.endswith(UNCUT) else {}
+    wide: dict[str, Any] = {"membrane": 16, "range": 16.0}
+    if bits == "float":
+        states = wide = {"quantizer": "float"}
+    timing = "immediate" if grid.endswith(AT_ONCE) else "delayed"
+    decay, slow = setting.decays
+    hidden = {
+        "name": "hidden",
+        **setting.hidden,
+        "neuron": {"decay": decay, "timing": timing},
+        "weights": weights | {"gain": setting.gain},
+        "states": states,
     }
-    wide = {"states": "float" if bits == "float" else 16, "state_range": 16.0}
-    config = Config(
-        setting.task,
-        setting.encoder,
-        (
-            Layer("hidden", **setting.hidden, **weights, **states),
-            Layer("readout", setting.classes, "li", **setting.readout, **weights, **wide),
-        ),
-        Training(**setting.training, seed=seed),
-    )
-    rules.check(config, f"{task} {row}")
-    return config
+    readout = {
+        "name": "readout",
+        "size": setting.classes,
+        "neuron": {"kind": "li", "decay": slow},
+        "weights": weights,
+        "states": wide,
+    }
+    return config_file.made(document(task, [hidden, readout], seed), f"{task} {row}")
+
+
+def document(task: str, layers: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """A network file of the task, with these layers."""
+    setting = SETTINGS[task]
+    training = setting.training | {"seed": seed}
+    return {"task": setting.task, "encoder": setting.encoder, "layer": layers, "training": training}
 
 
 @functools.cache
 def dataset(task: str, data: Path) -> Dataset:
     """The task's data, read once a process."""
     setting = SETTINGS[task]
-    config = Config(setting.task, setting.encoder, (), Training())
+    config = network(task, 0, Row("fp", REAL_WEIGHTS, REAL_STATES))
     return load_data(config, data / setting.folder)
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from deployment import deploy
-from quantal.qat.config import rules
-from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.config import config_file
+from quantal.qat.config.parts.network import Config
 from quantal.qat.data.registry import Dataset
 from quantal.qat.training.epochs import train_until
 from quantal.qat.training.measure import accuracy_of, spike_rates
@@ -29,33 +29,37 @@ from study import SILENT, Rows, cell, numbers, parser, table
 STUDY = Rows(
     Path(__file__).with_suffix(".csv"), ("kind", "asked", "readout", "seed"), ("rate", "accuracy", "mismatches")
 )
-KINDS: dict[str, dict[str, Any]] = {"none": {}, "mixed": {"gain": 0.5}, "runaway": {"inhibitory": 0.0, "gain": 64.0}}
+KINDS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "mixed": {"weights": {"gain": 0.5}},
+    "runaway": {"inhibitory": 0.0, "weights": {"gain": 64.0}},
+}
 RATES = {
     "none": (0.0,),
     "mixed": (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8),
     "runaway": (0.98,),
 }
 READOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "counts": ({"decay": 1.0}, {"method": "ridge", "epochs": 0}),
-    "traces": ({"decay": 0.95}, {"method": "ridge", "epochs": 0}),
-    "gradients": ({"decay": 0.95, "state_range": 16.0}, {"epochs": 10, "batch": 50}),
+    "counts": ({"decay": 1.0}, {"method": "ridge"}),
+    "traces": ({"decay": 0.95}, {"method": "ridge"}),
+    "gradients": ({"decay": 0.95}, {"epochs": 10, "batch": 50}),
 }
-"""Options of the layer, and of its training."""
+"""Options of the neuron, and of its training."""
 
 
 def network(kind: str, rate: float, how: str, seed: int) -> Config:
     """The network of a row."""
-    hidden = Layer("hidden", 256, recurrent=True, reservoir=True, rate=rate, **KINDS[kind])
-    options, training = READOUTS[how]
-    readout = Layer("readout", 10, neuron="li", states=16, **options)
-    config = Config(
-        Task("speech", {"channels": 40, "floor_db": 40}),
-        Encoder("delta", steps=64, delta=16),
-        (readout,) if kind == "none" else (hidden, readout),
-        Training(seed=seed, **training),
-    )
-    rules.check(config, "reservoir.py")
-    return config
+    hidden = {"name": "hidden", "connection": "reservoir", "size": 256, "rate": rate, **KINDS[kind]}
+    neuron, training = READOUTS[how]
+    states = {"membrane": 16, "range": 16.0 if how == "gradients" else 2.0}
+    readout = {"name": "readout", "size": 10, "neuron": {"kind": "li", **neuron}, "states": states}
+    document = {
+        "task": {"name": "speech", "channels": 40, "floor_db": 40},
+        "encoder": {"kind": "delta", "steps": 64, "delta": 16},
+        "layer": [readout] if kind == "none" else [hidden, readout],
+        "training": {"seed": seed, **training},
+    }
+    return config_file.made(document, "reservoir.py")
 
 
 @functools.cache

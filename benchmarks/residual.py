@@ -13,11 +13,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import tomli_w
 import torch
 from deployment import deploy
 from quantal.qat.config import config_file
-from quantal.qat.config.schema import Config
+from quantal.qat.config.parts.network import Config
 from quantal.qat.training.epochs import batch_gradients, train_until
 from quantal.qat.training.measure import accuracy_of
 from quantal.qat.training.run import load_data
@@ -31,21 +30,21 @@ SIZE, EPOCHS = 32, 8
 
 def network(blocks: int, norm: str, seed: int) -> Config:
     """The configuration: a stem, so many blocks, and a readout."""
-    hidden = {"size": SIZE, "norm": norm, "state_range": 8.0}
-    layers = [{"name": "stem", "gain": 4.0} | hidden]
+    hidden = {"size": SIZE, "norm": norm, "states": {"range": 8.0}}
+    layers = [{"name": "stem", "weights": {"gain": 4.0}} | hidden]
     for block in range(1, blocks + 1):
         before = layers[-1]["name"]
         layers.append({"name": f"inner{block}"} | hidden)
         # So that the stream does not grow with the number of blocks.
-        layers.append({"name": f"outer{block}", "add": before, "gain": blocks**-0.5} | hidden)
-    layers.append({"name": "out", "size": 10, "neuron": "li", "norm": norm, "state_range": 32.0})
+        layers.append({"name": f"outer{block}", "add": before, "weights": {"gain": blocks**-0.5}} | hidden)
+    layers.append({"name": "out", "size": 10, "neuron": "li", "norm": norm, "states": {"range": 32.0}})
     document = {
         "task": {"name": "digits"},
         "encoder": {"kind": "direct", "steps": 6},
         "layer": layers,
         "training": {"epochs": EPOCHS, "seed": seed, "rate": 2e-3},
     }
-    return config_file.loads(tomli_w.dumps(document), f"{blocks} blocks")
+    return config_file.made(document, f"{blocks} blocks")
 
 
 def work(blocks: int, norm: str, seed: int) -> list[tuple[object, ...]]:

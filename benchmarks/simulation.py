@@ -27,7 +27,7 @@ from quantal.export.ir import interpret
 from quantal.export.ir.interpret import Trace
 from quantal.export.proof.intervals import Proven
 from quantal.export.run import EXECUTORS
-from quantal.qat.config import schema
+from quantal.qat.config import config_file
 from quantal.qat.lower import lower
 from quantal.qat.network.network import SpikingNetwork
 from threadpoolctl import threadpool_limits
@@ -41,11 +41,10 @@ GAIN = 2.8
 def drawn(steps: int) -> Proven:
     """The network, random and always the same."""
     torch.manual_seed(0)
-    hidden = schema.Layer("hidden", HIDDEN, recurrent=True, weights=4, states=8, gain=GAIN)
-    readout = schema.Layer("readout", OUTPUTS, neuron="li", weights=4, states=8)
-    encoder = schema.Encoder("direct", steps=steps)
-    layers = schema.Config(schema.Task("npz"), encoder, (hidden, readout), schema.Training())
-    return lower(SpikingNetwork(layers, INPUTS, 1), "simulated")
+    hidden = {"name": "hidden", "size": HIDDEN, "recurrent": True, "weights": {"bits": 4, "gain": GAIN}, "states": 8}
+    readout = {"name": "readout", "size": OUTPUTS, "neuron": "li", "weights": 4, "states": 8}
+    document = {"task": {"name": "npz"}, "encoder": {"steps": steps}, "layer": [hidden, readout]}
+    return lower(SpikingNetwork(config_file.made(document, "simulation.py"), INPUTS, 1), "simulated")
 
 
 def first_difference(a: Trace, b: Trace) -> str | None:

@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 from deployment import deploy, instructions, size
-from quantal.qat.config import rules
-from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.config import config_file
+from quantal.qat.config.parts.network import Config
 from quantal.qat.training.epochs import train_until
 from quantal.qat.training.measure import accuracy_of
 from quantal.qat.training.run import load_data
@@ -24,13 +24,15 @@ STUDY = Rows(Path(__file__).with_suffix(".csv"), ("seed",), ("accuracy", "bytes"
 
 def network(seed: int) -> Config:
     """The configuration."""
-    layers = [Layer(name, 256, "step", norm="batch") for name in ("first", "second")]
-    training = Training(epochs=12, batch=128, surrogate="s2nn", slope=4.0, seed=seed)
-    config = Config(
-        Task("mnist"), Encoder("direct", steps=1), (*layers, Layer("out", 10, "li", state_range=16.0)), training
-    )
-    rules.check(config, "single_step.py")
-    return config
+    hidden = [{"name": name, "size": 256, "neuron": "step", "norm": "batch"} for name in ("first", "second")]
+    readout = {"name": "out", "size": 10, "neuron": "li", "states": {"range": 16.0}}
+    document = {
+        "task": {"name": "mnist"},
+        "encoder": {"steps": 1},
+        "layer": [*hidden, readout],
+        "training": {"epochs": 12, "batch": 128, "surrogate": "s2nn", "slope": 4.0, "seed": seed},
+    }
+    return config_file.made(document, "single_step.py")
 
 
 def work(seed: int, data: Path) -> list[tuple[object, ...]]:

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 import torch
-from quantal.qat.config import schema
+from quantal.qat.config import config_file
 from quantal.qat.engine import cpu
 from quantal.qat.network.network import SpikingNetwork
 from torch import Tensor, nn
@@ -63,12 +63,11 @@ def quantal(sizes: tuple[int, ...], recurrent: bool, x: Tensor, y: Tensor) -> St
     """quantal: 4-bit weights, 8-bit states; the threads are its engine's, as in its own training."""
     cpu.set_threads(torch.get_num_threads())
     torch.set_num_threads(1)
-    hidden = [
-        schema.Layer(f"hidden{i}", n, recurrent=recurrent, decay=BETA, gain=GAIN) for i, n in enumerate(sizes[1:-1])
-    ]
-    layers = (*hidden, schema.Layer("readout", sizes[-1], neuron="li", decay=BETA))
-    encoder = schema.Encoder("direct", steps=x.shape[1])
-    network = SpikingNetwork(schema.Config(schema.Task("npz"), encoder, layers, schema.Training()), sizes[0], 1)
+    own = {"recurrent": recurrent, "neuron": {"decay": BETA}, "weights": {"gain": GAIN}}
+    hidden = [{"name": f"hidden{i}", "size": n, **own} for i, n in enumerate(sizes[1:-1])]
+    readout = {"name": "readout", "size": sizes[-1], "neuron": {"kind": "li", "decay": BETA}}
+    document = {"task": {"name": "npz"}, "encoder": {"steps": x.shape[1]}, "layer": [*hidden, readout]}
+    network = SpikingNetwork(config_file.made(document, "train_step.py"), sizes[0], 1)
     step = torch_step(network, lambda: network.logits(x), y, gain=1.0)
 
     def projected() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from memory import resident
-from quantal.qat.config import schema
+from quantal.qat.config import config_file
 from quantal.qat.data.common import Split
 from quantal.qat.training.epochs import batch_gradients
 from quantal.qat.training.run import Run
@@ -24,9 +24,16 @@ from quantal.qat.training.run import Run
 def measured(steps: int, batch: int, hidden: int, truncate: int) -> list[float]:
     """[MiB before, MiB at most, ms a batch] of this process."""
     torch.set_num_threads(1)
-    layers = (schema.Layer("hidden", hidden, recurrent=True, gain=3.0), schema.Layer("readout", 6, neuron="li"))
-    training = schema.Training(batch=batch, truncate=truncate, penalty=0.1)
-    run = Run(Path(), schema.Config(schema.Task("npz"), schema.Encoder("direct", steps=steps), layers, training), 4, 1)
+    document = {
+        "task": {"name": "npz"},
+        "encoder": {"steps": steps},
+        "layer": [
+            {"name": "hidden", "size": hidden, "recurrent": True, "weights": {"gain": 3.0}},
+            {"name": "readout", "size": 6, "neuron": "li"},
+        ],
+        "training": {"batch": batch, "truncate": truncate, "penalty": 0.1},
+    }
+    run = Run(Path(), config_file.made(document, "truncation.py"), 4, 1)
     rng = np.random.default_rng(0)
     split = Split((rng.random((batch, steps, 4)) < 0.1).astype(np.int64), rng.integers(0, 6, batch))
     run.network.train()

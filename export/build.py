@@ -23,7 +23,7 @@ from quantal.export.emit.python.simulator import emit_simulator
 from quantal.export.ir.interpret import Trace
 from quantal.export.ir.network import Network
 from quantal.export.proof.intervals import Proven
-from quantal.export.verify import vectors
+from quantal.export.verify import probes, vectors
 
 NETWORK_FILE, VECTORS_FILE, MANIFEST_FILE = "network.json", "vectors.npz", "MANIFEST.json"
 EMITTED = (".h", "_test.c", "_sim.py", ".onnx")
@@ -37,6 +37,7 @@ class Build:
 
     path: Path
     proven: Proven
+    generator: str
     complaints: tuple[str, ...]
 
     @classmethod
@@ -46,7 +47,7 @@ class Build:
             raise BadInput(f"{path}: no such build folder")
         proven = network_file.load(path / NETWORK_FILE, trust_digest=True)
         check_whole(path, MANIFEST_FILE)
-        listed = _read_manifest(path / MANIFEST_FILE)
+        listed, generator = _read_manifest(path / MANIFEST_FILE)
         for name in (NETWORK_FILE, VECTORS_FILE, *(f"{proven.network.name}{ending}" for ending in EMITTED)):
             if name not in listed:
                 raise BadInput(f"{path / MANIFEST_FILE}: files: {name}: missing")
@@ -57,12 +58,17 @@ class Build:
             if reading.sha256(path / name) != expected:
                 changed = f"changed since the export ({MANIFEST_FILE} has another sha256)"
                 complaints.append(f"{path / name}: {reading.added(path / name, expected) or changed}")
-        return cls(path, proven, tuple(complaints))
+        return cls(path, proven, generator, tuple(complaints))
 
     @property
     def network(self) -> Network:
         """The integer network."""
         return self.proven.network
+
+    @property
+    def macros(self) -> dict[str, int | str]:
+        """What each macro of the header must stand for."""
+        return probes.macros(self.network, network_file.digest(self.proven), self.generator)
 
     @property
     def header(self) -> Path:
@@ -102,7 +108,7 @@ def write_build(path: Path, proven: Proven, x: Ints, trace: dict[str, np.ndarray
     made: dict[str, bytes | str] = {
         NETWORK_FILE: network_file.dumps(proven),
         f"{network.name}.h": emit_header(proven, digest, x, trace),
-        f"{network.name}_test.c": emit_test(proven),
+        f"{network.name}_test.c": emit_test(proven, digest),
         f"{network.name}_sim.py": emit_simulator(proven, digest),
         f"{network.name}.onnx": emit_onnx(proven, digest),
         VECTORS_FILE: vectors.dumps(x, trace),
@@ -121,13 +127,15 @@ def _sha256(content: bytes) -> str:
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
-def _read_manifest(path: Path) -> dict[str, str]:
+def _read_manifest(path: Path) -> tuple[dict[str, str], str]:
+    """(the digest of each file, what wrote them)."""
     try:
-        files = json.loads(reading.text(path, reading.SMALL_TEXT))["files"]
-        entries = {str(name): str(value) for name, value in files.items()}
+        document = json.loads(reading.text(path, reading.SMALL_TEXT))
+        entries = {str(name): str(value) for name, value in document["files"].items()}
+        generator = str(document["generator"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(f"{path}: files: expected a manifest with names and digests ({type(error).__name__})") from None
     for name in entries:
         if not _FILE_NAME.fullmatch(name) or name in (".", ".."):
             raise BadInput(f"{path}: files: expected plain file names, got {shown(name)}")
-    return entries
+    return entries, generator

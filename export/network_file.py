@@ -7,13 +7,17 @@ A weight matrix is a list of its rows, a row one string of integers: the weights
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
+import msgspec
 import numpy as np
-from quantal.export.base import fixed, reading
+from msgspec import Meta, Struct, defstruct
+from quantal.export.base import fixed, reading, typed
 from quantal.export.base.errors import BadInput, shown
 from quantal.export.base.names import MOST_MADE, check_identifier
 from quantal.export.ir.check import MOST_DELAY, check
@@ -63,7 +67,10 @@ def _layer_to_json(layer: Layer, intervals: Sequence[Interval]) -> dict[str, Any
         "name": layer.name,
         "size": layer.size,
         "semantics": dict(layer.semantics),
-        "ops": [_op_to_json(*pair) for pair in zip(layer.ops, intervals, strict=True)],
+        "ops": [
+            _op_to_json(op, interval) | ({"label": layer.labels[index]} if index in layer.labels else {})
+            for index, (op, interval) in enumerate(zip(layer.ops, intervals, strict=True))
+        ],
         "states": [
             {f.name: getattr(s, f.name) for f in fields(StateVar) if f.name != "delay" or s.delay > 1}
             | {"dtype": fixed.dtype_name(s.lo, s.hi, s.fraction)}
@@ -90,67 +97,85 @@ def _op_to_json(op: Op, interval: Interval) -> dict[str, Any]:
 # ---- reading
 
 
-class _Field:
-    """A place in the document: it knows its name, so that every complaint can say it."""
+_Word = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 
-    def __init__(self, value: Any, where: str):
-        self.value, self.where = value, where
 
-    def fail(self, expected: str) -> BadInput:
-        return BadInput(f"{self.where}: expected {expected}, got {shown(self.value)}")
+class _Table(Struct, forbid_unknown_fields=True):
+    pass
 
-    def __getitem__(self, key: str) -> "_Field":
-        if not isinstance(self.value, dict):
-            raise self.fail("an object")
-        if key not in self.value:
-            raise BadInput(f"{self.where}: {key}: missing")
-        return _Field(self.value[key], f"{self.where}: {key}")
 
-    def keys(self, *expected: str) -> "_Field":
-        for key in expected:
-            _ = self[key]
-        for key in self.value:
-            if key not in expected:
-                raise BadInput(f"{self.where}: {shown(key)}: not a field of the format")
-        return self
+class _Matrix(_Table):
+    dtype: str
+    rows: list[str]
 
-    def items(self) -> list["_Field"]:
-        if not isinstance(self.value, list):
-            raise self.fail("a list")
-        return [_Field(value, f"{self.where}[{i}]") for i, value in enumerate(self.value)]
 
-    def integer(self, lo: int = -(2**31), hi: int = 2**31 - 1) -> int:
-        if type(self.value) is not int or not lo <= self.value <= hi:
-            raise self.fail(f"an integer in [{lo}, {hi}]")
-        return self.value
+class _State(_Table, kw_only=True):
+    name: str
+    init: _Word
+    lo: _Word
+    hi: _Word
+    next: _Word
+    fraction: Annotated[int, Meta(ge=-31, le=31)]
+    delay: Annotated[int, Meta(ge=2, le=MOST_DELAY)] = 1
+    dtype: str
 
-    def text(self) -> str:
-        if not isinstance(self.value, str):
-            raise self.fail("a string")
-        return self.value
 
-    def words(self) -> str:
-        """Text that may stand in a comment of any language."""
-        if not _WORDS.fullmatch(self.text()):
-            raise self.fail("words: letters, digits and _ , . > -")
-        return self.text()
+_IN_FILE: dict[Any, Any] = {int: _Word, str: str, tuple[int, ...]: str}
+"""How a field of an op stands in the file: integers are one string of them."""
 
-    def identifier(self) -> str:
-        return check_identifier(self.text(), self.where, MOST_MADE)
 
-    def integers(self) -> tuple[int, ...]:
-        try:
-            values = tuple(int(word) for word in self.text().split())
-        except ValueError:
-            raise self.fail("integers with spaces between them") from None
-        if not values or any(not -(2**31) <= v < 2**31 for v in values):
-            raise self.fail("at least one integer, each of 32 bits")
-        return values
+def _op_table(kind: type[Op]) -> type[Struct]:
+    """The table of an op of that kind: its fields, where what is empty is left out, its interval, and maybe a label."""
+    types = get_type_hints(kind)
+    own = [
+        (f.name, _IN_FILE[types[f.name]] | None, None) if f.default == () else (f.name, _IN_FILE[types[f.name]])
+        for f in fields(kind)
+    ]
+    return defstruct(
+        kind.__name__,
+        [*own, ("interval", list[int]), ("label", str | None, None)],
+        bases=(_Table,),
+        kw_only=True,
+        tag_field="op",
+        tag=kind.__name__.upper(),
+    )
 
-    def mapping(self) -> dict[str, "_Field"]:
-        if not isinstance(self.value, dict):
-            raise self.fail("an object")
-        return {check_identifier(key, self.where): self[key] for key in self.value}
+
+if TYPE_CHECKING:
+
+    class _OpTable(_Table):
+        label: str | None = None
+
+else:
+    _OpTable = reduce(or_, map(_op_table, OPS.values()))
+
+
+class _Layer(_Table):
+    name: str
+    size: Annotated[int, Meta(ge=1, le=2**16)]
+    semantics: dict[str, str]
+    ops: list[_OpTable]
+    states: list[_State]
+    weights: dict[str, _Matrix]
+    output: Annotated[int, Meta(ge=0, le=2**31 - 1)]
+    output_name: str
+
+
+class _Source(_Table):
+    size: Annotated[int, Meta(ge=1, le=2**20)]
+    lo: Annotated[int, Meta(ge=-(2**15), le=0)]
+    hi: Annotated[int, Meta(ge=0, le=2**16 - 1)]
+    dtype: str
+    encoding: dict[str, Annotated[int, Meta(ge=0, le=2**32 - 1)] | str]
+
+
+class _Document(_Table):
+    format: str
+    arithmetic: dict[str, str]
+    name: str
+    input: _Source
+    layers: list[_Layer]
+    digest: str
 
 
 def loads(text: str, where: str, *, trust_digest: bool = False) -> Proven:
@@ -158,34 +183,18 @@ def loads(text: str, where: str, *, trust_digest: bool = False) -> Proven:
 
     `trust_digest` is for `verify`, which rather shows what a changed network does wrong.
     """
-    try:
-        document = json.loads(reading.plain(text))
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{where}: not JSON ({str(error).splitlines()[0]})") from None
-    root = _Field(document, where)
-    if root["format"].text() != FORMAT:
-        raise root["format"].fail(repr(FORMAT))
-    root.keys("format", "arithmetic", "name", "input", "layers", "digest")
-    arithmetic = root["arithmetic"].keys(*ARITHMETIC)
-    for name, rule in ARITHMETIC.items():
-        if arithmetic[name].value != rule:
-            raise arithmetic[name].fail(repr(rule))
-    source = root["input"].keys("size", "lo", "hi", "dtype", "encoding")
-    network = Network(
-        name=root["name"].identifier(),
-        inputs=source["size"].integer(1, 2**20),
-        input_lo=source["lo"].integer(-(2**15), 0),
-        input_hi=source["hi"].integer(0, 2**16 - 1),
-        encoding={key: _scalar(value) for key, value in source["encoding"].mapping().items()},
-        layers=tuple(_layer(field) for field in root["layers"].items()),
-    )
+    document = _parsed(reading.plain(text), where)
+    if isinstance(document, dict) and document.get("format", FORMAT) != FORMAT:
+        raise BadInput(f"{where}: format: expected {FORMAT!r}, got {shown(document['format'])}")
+    _check_arithmetic(document, where)
+    network = _network(typed.converted(_Document, document, where), where)
     check(network, where)
     try:
         proven = prove(network)
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from None
     if not trust_digest:
-        _check_derived(root, _to_json(proven) | {"digest": digest(proven)})
+        _check_derived(document, _to_json(proven) | {"digest": digest(proven)}, (), where)
     return proven
 
 
@@ -194,63 +203,115 @@ def load(path: Path, *, trust_digest: bool = False) -> Proven:
     return loads(reading.text(path, reading.LARGE_TEXT), str(path), trust_digest=trust_digest)
 
 
-def _check_derived(found: _Field, expected: Any) -> None:
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        words = str(error).splitlines()[0]
+        at = re.search(r"byte ([0-9]+)", words)
+        line = "" if at is None else f":{text.encode()[: int(at[1])].count(10) + 1}"
+        raise BadInput(f"{where}{line}: not JSON ({words})") from None
+
+
+def _check_arithmetic(document: Any, where: str) -> None:
+    """The rules that the file names are those that hold here."""
+    named = document.get("arithmetic") if isinstance(document, dict) else None
+    if isinstance(named, dict) and named != ARITHMETIC:
+        key = next(key for key in (*ARITHMETIC, *named) if named.get(key) != ARITHMETIC.get(key))
+        wanted = f"expected {ARITHMETIC[key]!r}" if key in ARITHMETIC else "not a field of the format"
+        raise BadInput(f"{where}: {typed.place(('arithmetic', key))}: {wanted}, got {shown(named.get(key))}")
+
+
+def _check_derived(found: Any, expected: Any, path: typed.Path, where: str) -> None:
     """What the file says of itself (intervals, dtypes, digest) must be what the network gives again."""
-    if isinstance(expected, dict):
+    if isinstance(expected, dict) and isinstance(found, dict):
         for key in expected:
-            _check_derived(found[key], expected[key])
-    elif isinstance(expected, list) and isinstance(found.value, list) and len(expected) == len(found.value):
-        for item, value in zip(found.items(), expected, strict=True):
-            _check_derived(item, value)
-    elif type(found.value) is not type(expected) or found.value != expected:
-        raise found.fail(shown(expected, 80) + ", as the network proves")
+            _check_derived(found.get(key), expected[key], (*path, key), where)
+    elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        for i, (one, value) in enumerate(zip(found, expected, strict=True)):
+            _check_derived(one, value, (*path, i), where)
+    elif type(found) is not type(expected) or found != expected:
+        wanted = shown(expected, 80)
+        raise BadInput(f"{where}: {typed.place(path)}: expected {wanted}, as the network proves, got {shown(found)}")
 
 
-def _scalar(field: _Field) -> str | int:
-    return field.words() if isinstance(field.value, str) else field.integer(0, 2**32 - 1)
+# ---- from tables to the network
 
 
-def _layer(field: _Field) -> Layer:
-    field.keys("name", "size", "semantics", "ops", "states", "weights", "output", "output_name")
-    return Layer(
-        name=field["name"].identifier(),
-        size=field["size"].integer(1, 2**16),
-        semantics={key: value.words() for key, value in field["semantics"].mapping().items()},
-        ops=tuple(_op(op) for op in field["ops"].items()),
-        states=tuple(_state(state) for state in field["states"].items()),
-        weights={name: _matrix(value) for name, value in field["weights"].mapping().items()},
-        output=field["output"].integer(0),
-        output_name=field["output_name"].identifier(),
+def _network(document: _Document, where: str) -> Network:
+    source = document.input
+    return Network(
+        name=check_identifier(document.name, f"{where}: name", MOST_MADE),
+        inputs=source.size,
+        input_lo=source.lo,
+        input_hi=source.hi,
+        encoding=_worded(source.encoding, f"{where}: input: encoding"),
+        layers=tuple(_layer(layer, f"{where}: layers[{i}]") for i, layer in enumerate(document.layers)),
     )
 
 
-def _state(field: _Field) -> StateVar:
-    delayed = isinstance(field.value, dict) and "delay" in field.value
-    field.keys(*(f.name for f in fields(StateVar) if f.name != "delay" or delayed), "dtype")
-    numbers = {name: field[name].integer() for name in ("init", "lo", "hi", "next")}
-    delay = field["delay"].integer(2, MOST_DELAY) if delayed else 1
-    return StateVar(field["name"].identifier(), **numbers, fraction=field["fraction"].integer(-31, 31), delay=delay)
+def _layer(layer: _Layer, where: str) -> Layer:
+    return Layer(
+        name=check_identifier(layer.name, f"{where}: name", MOST_MADE),
+        size=layer.size,
+        semantics=_worded(layer.semantics, f"{where}: semantics"),
+        ops=tuple(_op(op, f"{where}: ops[{i}]") for i, op in enumerate(layer.ops)),
+        states=tuple(_state(state, f"{where}: states[{i}]") for i, state in enumerate(layer.states)),
+        weights={
+            check_identifier(name, f"{where}: weights"): _matrix(matrix, f"{where}: weights: {name}")
+            for name, matrix in layer.weights.items()
+        },
+        output=layer.output,
+        output_name=check_identifier(layer.output_name, f"{where}: output_name", MOST_MADE),
+        labels={
+            i: check_identifier(op.label, f"{where}: ops[{i}]: label", MOST_MADE)
+            for i, op in enumerate(layer.ops)
+            if op.label is not None
+        },
+    )
 
 
-def _matrix(field: _Field) -> np.ndarray:
-    rows = [row.integers() for row in field.keys("rows", "dtype")["rows"].items()]
+def _worded(entries: dict[str, Any], where: str) -> dict[str, Any]:
+    """The entries, if their texts may stand in a comment of any language."""
+    for key, value in entries.items():
+        check_identifier(key, where)
+        if isinstance(value, str) and not _WORDS.fullmatch(value):
+            raise BadInput(f"{where}: {key}: expected words: letters, digits and _ , . > -, got {shown(value)}")
+    return entries
+
+
+def _state(state: _State, where: str) -> StateVar:
+    values = {f.name: getattr(state, f.name) for f in fields(StateVar)}
+    check_identifier(state.name, f"{where}: name", MOST_MADE)
+    return StateVar(**values)
+
+
+def _op(table: _Table, where: str) -> Op:
+    kind = OPS[str(table.__struct_config__.tag)]
+    types, values = get_type_hints(kind), {}
+    for f in fields(kind):
+        value, at = getattr(table, f.name), f"{where}: {f.name}"
+        if types[f.name] is str:
+            value = check_identifier(value, at, MOST_MADE)
+        elif types[f.name] is not int:
+            value = () if value is None else _integers(value, at)
+        values[f.name] = value
+    return kind(**values)
+
+
+def _integers(text: str, where: str) -> tuple[int, ...]:
+    try:
+        values = tuple(int(word) for word in text.split())
+    except ValueError:
+        raise BadInput(f"{where}: expected integers with spaces between them, got {shown(text)}") from None
+    if not values or any(not -(2**31) <= value < 2**31 for value in values):
+        raise BadInput(f"{where}: expected at least one integer, each of 32 bits, got {shown(text)}")
+    return values
+
+
+def _matrix(matrix: _Matrix, where: str) -> np.ndarray:
+    rows = [_integers(row, f"{where}: rows[{i}]") for i, row in enumerate(matrix.rows)]
     if not rows or len({len(row) for row in rows}) != 1 or any(not -128 <= v <= 255 for row in rows for v in row):
-        raise field.fail("rows of equal length, integers in [-128, 127], or codes in [0, 255]")
+        expected = "rows of equal length, integers in [-128, 127], or codes in [0, 255]"
+        raise BadInput(f"{where}: expected {expected}, got {shown(matrix.rows)}")
     return np.array(rows, np.int16)
-
-
-_READERS: dict[Any, Callable[[_Field], Any]] = {
-    int: _Field.integer,
-    str: _Field.identifier,
-    tuple[int, ...]: _Field.integers,
-}
-
-
-def _op(field: _Field) -> Op:
-    kind = OPS.get(field["op"].text())
-    if kind is None:
-        raise field["op"].fail("one of " + " ".join(OPS))
-    free = {f.name for f in fields(kind) if f.default == ()} - field.value.keys()  # what is empty is not written
-    types = {name: hint for name, hint in get_type_hints(kind).items() if name not in free}
-    field.keys(*types, "op", "interval")
-    return kind(**{name: _READERS[hint](field[name]) for name, hint in types.items()})

@@ -5,7 +5,7 @@ computes, value by value; it is folded afterwards.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,8 +16,11 @@ from quantal.export.ir.fold import folded
 from quantal.export.ir.network import Layer, Network, StateVar
 from quantal.export.ir.ops import Shr
 from quantal.export.proof.intervals import Interval, Proven, claims_of, evaluate, find_invariants, prove, rounded
+from quantal.qat.arithmetic.exact import check_rounding
 from quantal.qat.arithmetic.neurons import NEURONS
 from quantal.qat.arithmetic.wiring import Wires, fan_in, layer_step
+from quantal.qat.config.parts.layers import Conv
+from quantal.qat.config.parts.network import Encoder
 from quantal.qat.network.integers import Integers
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork
@@ -70,6 +73,7 @@ def record(network: SpikingNetwork, name: str) -> Network:
 
     Raises BadInput where a layer is in full precision.
     """
+    check_rounding()
     layers = _relays(network, "input", network.inputs)
     wanted = {layer.add for layer in network.config.layers}
     for layer in network.nodes:
@@ -85,7 +89,7 @@ def record(network: SpikingNetwork, name: str) -> Network:
         inputs=network.inputs,
         input_lo=0,
         input_hi=network.input_maximum,
-        encoding=asdict(network.config.encoder) | {"channels": network.channels, "maximum": network.maximum},
+        encoding=_encoding(network.config.encoder) | {"channels": network.channels, "maximum": network.maximum},
         layers=tuple(layers),
     )
 
@@ -118,8 +122,8 @@ def _across(pair: tuple[int, ...]) -> str:
 def _lower_layer(layer: SpikingLayer, network: SpikingNetwork, current_wanted: bool) -> list[Layer]:
     """The layer; where others add its current, that first, as a layer of its own."""
     config = layer.config
-    if config.weights == "float" or config.states == "float":
-        what = "weights" if config.weights == "float" else "states"
+    if not config.weights.quantized or not config.states.quantized:
+        what = "weights" if not config.weights.quantized else "states"
         raise BadInput(f"layer {config.name}: {what}: full precision is for comparison and cannot be exported")
     ops = Builder()
     codes, wires = _wires(ops, layer)
@@ -130,7 +134,7 @@ def _lower_layer(layer: SpikingLayer, network: SpikingNetwork, current_wanted: b
     if current_wanted:
         name = names.current(config.name)
         said = {"neuron": "none", "current": f"of {config.name}"} | _semantics_of_weights(layer)
-        made.append(Layer(name, config.size, said, tuple(ops.ops), (), weights, product, "current"))
+        made.append(Layer(name, config.size, said, tuple(ops.ops), (), weights, product, "current", ops.labels))
         ops, weights = Builder(), {}
         product = ops.input(name)
         wires = replace(_wires(ops, layer)[1], shifts=wires.shifts, bias=None)
@@ -148,6 +152,7 @@ def _lower_layer(layer: SpikingLayer, network: SpikingNetwork, current_wanted: b
             weights=weights | fed_back,
             output=output,
             output_name=layer.neuron.output_name,
+            labels=ops.labels,
         )
     )
     return made
@@ -182,7 +187,7 @@ def _with_recurrence(
     levels = layer.quantizer.table
     if codes is None:
         return wires, {}
-    if layer.config.recurrence == "diagonal":  # constants of its neurons, no matrix
+    if layer.config.recurrent == "diagonal":  # constants of its neurons, no matrix
         own = np.array(levels, np.int64)[codes] if levels else codes.astype(np.int64)
         return replace(wires, diagonal=ops.table(own.reshape(-1).tolist(), "recurrent")), {}
     return replace(wires, matrix=lambda spikes: ops.matvec("recurrent", spikes, levels)), {"recurrent": codes}
@@ -209,10 +214,15 @@ def _products(
     return total, weights
 
 
+def _encoding(encoder: Encoder) -> dict[str, str | int]:
+    """All that an encoder may be given, whatever its kind."""
+    return {"kind": encoder.kind, "steps": encoder.steps, "seed": encoder.seed, "delta": encoder.delta}
+
+
 def _semantics_of_weights(layer: SpikingLayer) -> dict[str, str]:
     config = layer.config
-    said = {"weights": f"{layer.weight_bits} bits, {config.weight_quantizer}"}
-    if layer.window is not None:
+    said = {"weights": f"{layer.weight_bits} bits, {config.weights.quantizer}"}
+    if isinstance(config, Conv):
         said |= {"convolution": f"{config.channels} channels, {_across(config.kernel)}, every {_across(config.stride)}"}
     if config.add:
         said |= {"adds": f"the current of {config.add}"}
@@ -221,29 +231,29 @@ def _semantics_of_weights(layer: SpikingLayer) -> dict[str, str]:
 
 def _semantics(layer: SpikingLayer) -> dict[str, str]:
     config = layer.config
-    neuron = NEURONS[config.neuron]
+    neuron = NEURONS[config.neuron.kind]
     said = {
-        "neuron": config.neuron,
+        "neuron": config.neuron.kind,
         **_semantics_of_weights(layer),
-        "states": f"{config.states} bits, {config.state_quantizer}",
+        "states": f"{config.states.membrane} bits, {config.states.quantizer}",
     }
-    if config.recurrence != "full":
-        said |= {"recurrence": config.recurrence}
+    if config.recurrent == "diagonal":
+        said |= {"recurrence": "diagonal"}
     if neuron.stateless:
         said |= {"states": "none", "fires": "current > threshold, strictly"}
     elif neuron.fires:
-        timing = "immediate, before states are quantized" if config.after_reset else config.timing
-        said |= {"fires": "level > threshold, strictly", "reset": config.reset, "reset_timing": timing}
-    if config.synapse != "none":
-        said |= {"synapse": config.synapse}
-    if config.adaptation:
+        timing = "immediate, before states are quantized" if config.after_reset else config.neuron.timing
+        said |= {"fires": "level > threshold, strictly", "reset": config.neuron.reset, "reset_timing": timing}
+    if config.neuron.synapse is not None:
+        said |= {"synapse": config.neuron.synapse.kind}
+    if config.neuron.adaptation is not None:
         said |= {"threshold": "adaptive"}
-    if config.refractory:
-        said |= {"refractory": f"{config.refractory} steps"}
-    if config.decay == 1:
+    if config.neuron.refractory:
+        said |= {"refractory": f"{config.neuron.refractory} steps"}
+    if "decay" not in config.neuron.decays and not neuron.stateless:
         said |= {"leak": "none"}
-    if config.neuron == "li":
-        said |= {"pool": config.pool}
+    if config.neuron.kind == "li":
+        said |= {"pool": config.neuron.pool}
     return said
 
 

@@ -1,11 +1,11 @@
 """The public functions of runs, which need torch."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 from numpy.typing import ArrayLike
 from rich.progress import Progress
 
@@ -16,7 +16,8 @@ from quantal.export.build import Build
 from quantal.export.ir.network import Network
 from quantal.qat import reference
 from quantal.qat.config import config_file, rules
-from quantal.qat.config.schema import Config
+from quantal.qat.config.parts.network import Config
+from quantal.qat.config.parts.training import Ridge
 from quantal.qat.data.registry import Dataset, Split
 from quantal.qat.lower import lower as lower_network
 from quantal.qat.training import sitting
@@ -193,7 +194,9 @@ def quantize(run: Run, path: str | Path, config: Configuration, data: Dataset, m
     (True, 0)
     """
     wanted = _config(config)
-    return new_run(path, replace(wanted, training=replace(wanted.training, epochs=0)), data, run, method)
+    if not isinstance(wanted.training, Ridge):
+        wanted = replace(wanted, training=replace(wanted.training, epochs=0))
+    return new_run(path, wanted, data, run, method)
 
 
 def train(run: Run, data: Dataset, epochs: int | None = None) -> dict[str, float]:
@@ -280,7 +283,7 @@ def _config(given: Configuration) -> Config:
         return config_file.loads(given, "config")
     if isinstance(given, Path):
         return config_file.load(given)
-    rules.check(given, "config")
+    rules.refuse(given, "config")
     return given
 
 

@@ -26,8 +26,8 @@ def shown(value: Any, most: int = _MOST_SHOWN) -> str:
 
 
 def named(name: str) -> str:
-    """A name from a file, as it is, unless it is long or odd."""
-    return name if name.isprintable() and len(name) <= _MOST_SHOWN else shown(name)
+    """A name from a file, as it is, unless it is empty, long or odd."""
+    return name if name and name.isprintable() and len(name) <= _MOST_SHOWN else shown(name)
 
 
 def listed(names: Any, most: int = 240) -> str:

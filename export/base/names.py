@@ -27,6 +27,13 @@ _KEYWORDS = frozenset(
     typeid typename typeof typeof_unqual union unsigned using virtual void volatile while xor xor_eq
     """.split()
 )
+# Alone, a name may be a macro or a keyword of some compiler; as a part of another it is none.
+NEVER_ALONE = frozenset(
+    """
+    arm avr bit data far hpux huge i386 idata interrupt linux m68k mips mipsel near pdata pdp11 pic pixel powerpc
+    ppc sbit sfr sh sparc spe sun unix vax vector xdata
+    """.split()
+)
 _HARNESS = "harness"  # with which the test program's own symbols begin
 
 # NAME.h beside a program's sources is found before the system's header of that name, by #include <NAME.h> too.
@@ -167,6 +174,20 @@ def check_fields(layers: Iterable[Fields], where: str) -> None:
 
 
 # ---- the header
+
+MACROS = frozenset(
+    """
+    arm cdecl complex daylight environ errno far hpux huge i386 imaginary interface linux m68k mips near noreturn pascal
+    powerpc small sparc stderr stdin stdout sun timezone unix vax win32
+    """.split()
+)
+"""Macros in small letters that compilers and systems have: no variable may be called so."""
+
+
+def of_header(network: str) -> set[str]:
+    """The names of types and functions in the network's header, which no variable may hide."""
+    return {f"{network}_{name}" for name in ("input", "sample", "state", "encoder", *FUNCTIONS)}
+
 
 FUNCTIONS = ("reset", "step", "argmax", "classify", "self_test", "encode", "encoder_reset")
 """What a program may call, after the network's name and an underscore; the last two where there is an encoder."""

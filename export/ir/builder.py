@@ -32,7 +32,19 @@ class Builder:
 
     def __init__(self) -> None:
         self.ops: list[Op] = []
+        self.labels: dict[int, str] = {}
         self._known: dict[Op, int] = {}
+
+    def called(self, label: str, value: int) -> int:
+        """The value, which is called so where it is emitted, unless it has a name: a state, a table, what is labelled.
+
+        A second value of that label gets a number behind it.
+        """
+        if value not in self.labels and not isinstance(self.ops[value], Input | State | Table):
+            taken = set(self.labels.values())
+            more = (f"{label}_{number}" for number in range(2, len(taken) + 3))
+            self.labels[value] = next(name for name in (label, *more) if name not in taken)
+        return value
 
     def record(self, op: Op) -> int:
         """The value of the op, which is recorded unless an equal one is."""

@@ -95,6 +95,10 @@ def _check_layer(layer: Layer, sizes: dict[str, int], where: str) -> None:
     for value in (layer.output, *(state.next for state in layer.states)):
         if not 0 <= value < len(layer.ops) or widths[value] != layer.size or not varies[value]:
             raise BadInput(f"{where}: output or state is value {value}: expected one computed for each neuron")
+    for value, label in layer.labels.items():
+        names.check_identifier(label, f"{where}: ops[{value}]: label", names.MOST_MADE)
+    if len(set(layer.labels.values())) != len(layer.labels):
+        raise BadInput(f"{where}: ops: two share a label")
     tables: dict[str, set[tuple[int, ...]]] = {name: set() for name in layer.weights}
     for op in layer.ops:
         if isinstance(op, Weighted):

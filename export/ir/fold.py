@@ -122,7 +122,9 @@ def folded(layer: Layer) -> Layer:
     for value, op in enumerate(layer.ops):
         new[value] = _said_again(ops, with_operands(op, new))
     states = tuple(replace(state, next=new[state.next]) for state in layer.states)
-    return without(replace(layer, ops=tuple(ops.ops), output=new[layer.output], states=states), {})
+    for value, label in layer.labels.items():
+        ops.called(label, new[value])
+    return without(replace(layer, ops=tuple(ops.ops), output=new[layer.output], states=states, labels=ops.labels), {})
 
 
 def _said_again(ops: Folder, op: Op) -> int:
@@ -149,6 +151,15 @@ def needed(layer: Layer, target: Callable[[int], int] = lambda value: value) -> 
     return found
 
 
+def _relabelled(labels: Mapping[int, str], new: Mapping[int, int]) -> dict[int, str]:
+    """The labels of the values that are left; of two that became one, the first."""
+    found: dict[int, str] = {}
+    for value, label in labels.items():
+        if value in new:
+            found.setdefault(new[value], label)
+    return found
+
+
 def without(layer: Layer, identities: Mapping[int, int]) -> Layer:
     """The layer, reading identities[v] in place of v, and without the ops and weights that nothing needs any more."""
 
@@ -167,5 +178,6 @@ def without(layer: Layer, identities: Mapping[int, int]) -> Layer:
         ops=tuple(ops),
         output=new[target(layer.output)],
         states=tuple(replace(state, next=new[target(state.next)]) for state in layer.states),
+        labels=_relabelled(layer.labels, {v: new[target(v)] for v in layer.labels if target(v) in new}),
         weights={op.weights: layer.weights[op.weights] for op in ops if isinstance(op, Weighted)},
     )

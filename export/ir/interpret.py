@@ -58,6 +58,23 @@ def step(network: Network, states: Trace, x: Ints) -> tuple[Trace, Trace]:
     return after | {"output": inputs[network.layers[-1].name]}, committed
 
 
+def labelled(network: Network, x: Ints, layer: str, neuron: int) -> dict[str, int]:
+    """What a neuron's values are that have a label, at the last step of x (steps, inputs), in the order of its ops."""
+    states = initial_states(network, 1)
+    for before in x[:-1]:
+        _, states = step(network, states, before[None])
+    inputs = {"input": x[-1:]}
+    for one in network.layers:
+        values: list[Ints] = []
+        for op in one.ops:
+            values.append(_apply(op, values, one, inputs, states))
+        inputs[one.name] = values[one.output]
+        if one.name == layer:
+            named = [(label, values[index]) for index, label in sorted(one.labels.items())]
+            return {label: int(np.broadcast_to(value, (1, one.size))[0, neuron]) for label, value in named}
+    return {}
+
+
 def run(network: Network, x: Ints) -> Trace:
     """The whole network on x (batch, steps, inputs): every record and the output, each (batch, steps, neurons).
 

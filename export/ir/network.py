@@ -1,7 +1,7 @@
 """The integer network: its layers, their states and their weights. ops.py has what a layer consists of."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,10 @@ class StateVar:
 
 @dataclass(frozen=True)
 class Layer:
-    """`size` neurons: ops in order, states, weight matrices (neurons × inputs) of codes, and the output value."""
+    """`size` neurons: ops in order, states, weight matrices (neurons × inputs) of codes, and the output value.
+
+    labels: what values are called, by their index, for readers of what is emitted.
+    """
 
     name: str
     size: int
@@ -39,6 +42,7 @@ class Layer:
     weights: Mapping[str, NDArray[np.integer]]
     output: int
     output_name: str
+    labels: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def passed_on(self) -> StateVar | None:

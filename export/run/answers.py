@@ -6,7 +6,7 @@ import numpy as np
 from quantal.export.emit.c.memory import Columns, input_word, record_columns, ring_columns, sample_word
 from quantal.export.ir.interpret import Trace
 from quantal.export.proof.intervals import Proven
-from quantal.export.verify.probes import FILLINGS, Probe
+from quantal.export.verify.probes import FILLINGS, Probe, length_of, macro
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ def answers(probe: Probe, proven: Proven) -> dict[str, Answer]:
         "argmax": Answer(probe.outputs.astype("<i4").tobytes(), (([_number("argmax")], len(probe.outputs)),)),
         "classify": Answer(read, ((left, len(probe.x)), ([_number("classify of no steps")], 1))),
         "self_test": Answer(b"", (([_number("self_test")], 1),)),
+        "macros": Answer(b"", ((_of_macros(probe), 1),)),
     }
     if probe.calls is not None:
         code = sample_word(network).dtype.str
@@ -60,6 +61,16 @@ def answers(probe: Probe, proven: Proven) -> dict[str, Answer]:
 
 def _number(name: str) -> tuple[str, str, tuple[int]]:
     return (name, "<u4", (1,))
+
+
+def _of_macros(probe: Probe) -> Columns:
+    columns: Columns = []
+    for name, value in probe.macros.items():
+        if isinstance(value, int):
+            columns.append((macro(name), "<i4", (1,)))
+        else:
+            columns += [_number(length_of(macro(name))), (macro(name), "u1", (len(value),))]
+    return columns
 
 
 def _after(function: str, columns: Columns) -> Columns:

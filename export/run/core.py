@@ -24,7 +24,8 @@ from quantal.export.verify.probes import FILLINGS, GUARD, Probe
 
 HARNESS = (
     "harness_step", "harness_reset", "harness_write", "harness_write_rings", "harness_fill", "harness_self_test",
-    "harness_state", "harness_input", "harness_output", "harness_record", "harness_rings",
+    "harness_macros", "harness_state", "harness_input", "harness_output", "harness_record", "harness_rings",
+    "harness_of_macros",
 )  # fmt: skip
 
 
@@ -133,6 +134,10 @@ class _Caller:
             yield self._number("classify", state, source, steps, steps=steps)
             yield self._arrays()
         yield self._number("classify", state, source, 0)
+
+    def _macros(self, probe: Probe, answer: Answer) -> Iterator[bytes]:
+        self._harness("macros")
+        yield self.machine.read(self.machine.symbol("harness_of_macros"), answer.size)
 
     def _self_test(self, probe: Probe, answer: Answer) -> Iterator[bytes]:
         self._harness("fill", FILLINGS[0])

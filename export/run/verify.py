@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from quantal.export.base.errors import BadInput, ExecutorError
 from quantal.export.base.fixed import Ints
 from quantal.export.build import Build
+from quantal.export.ir import interpret
 from quantal.export.run import EXECUTORS
 from quantal.export.run.bounds import GENEROUS, Bounds
 from quantal.export.run.runner import Runner
 from quantal.export.verify.probes import probe
-from quantal.export.verify.vectors import Comparison
+from quantal.export.verify.vectors import Comparison, Mismatch
 
 BATCH = 250
 """Samples that are compared at a time."""
@@ -68,10 +69,18 @@ def verify(
 
 def _compare(comparison: Comparison, build: Build, run: Runner, x: Ints, reference: dict[str, np.ndarray]) -> None:
     """Compares a batch; after the first, where that is equal, what else a program may call."""
-    first = comparison.samples == 0
+    before, new = comparison.samples, comparison.first is None
     comparison.add(reference, run(x))
-    if first and comparison.good and run.ask is not None:
-        comparison.add_answers(*run.ask(probe(build.network, x, reference)))
+    if comparison.first is not None and new:
+        comparison.first = _explained(comparison.first, build, x[comparison.first.sample - before])
+    if before == 0 and comparison.good and run.ask is not None:
+        comparison.add_answers(*run.ask(probe(build.network, x, reference, build.macros)))
+
+
+def _explained(place: Mismatch, build: Build, sample: Ints) -> Mismatch:
+    """The mismatch, with the labelled values of its neuron as network.json gives them on that sample."""
+    shown = sample[: place.step + 1].astype(np.int64)
+    return replace(place, values=interpret.labelled(build.network, shown, place.layer, place.neuron))
 
 
 def batched(x: Ints, trace: dict[str, np.ndarray], size: int) -> Batches:

@@ -42,7 +42,7 @@ class Calls:
 
 def encoder_calls(network: Network) -> Calls | None:
     """The calls of the encoder in the network's header, None where it has none."""
-    calls = {"latency": _latency, "rate": _rate, "delta": _delta}.get(str(network.encoding.get("kind")))
+    calls = ENCODED.get(str(network.encoding.get("kind")))
     return None if calls is None else calls(*(int(network.encoding.get(name, 0)) for name in _SAID))
 
 
@@ -117,13 +117,21 @@ def _delta(steps: int, channels: int, maximum: int, seed: int, delta: int) -> Ca
     return Calls(np.tile(np.arange(count), samples), _flat(values), _flat(codes), _flat(sent))
 
 
+ENCODED = {"latency": _latency, "rate": _rate, "delta": _delta}
+"""The encoders that a header has, each with what it is asked."""
+
+
 @dataclass(frozen=True)
 class Probe:
-    """What is asked of one network. x (samples, steps, inputs) is classified; `after`: the reference's trace of it."""
+    """What is asked of one network. x (samples, steps, inputs) is classified; `after`: the reference's trace of it.
+
+    macros: what those of the header must stand for, by their names without the network's.
+    """
 
     network: Network
     x: Ints
     after: Mapping[str, Ints]
+    macros: Mapping[str, int | str]
 
     @cached_property
     def outputs(self) -> Ints:
@@ -171,7 +179,19 @@ class Probe:
             "classify of no steps": _column(np.zeros(1, np.int64)),
             "self_test": _column(np.zeros(1, np.int64)),
             **self.encoded(),
+            **self.macro_values(),
         }
+
+    def macro_values(self) -> Trace:
+        """What each macro stands for: a number, or the length of a text, and its bytes."""
+        answers: Trace = {}
+        for name, value in self.macros.items():
+            if isinstance(value, int):
+                answers[macro(name)] = _column(np.array([value]))
+            else:
+                answers[length_of(macro(name))] = _column(np.array([len(value)]))
+                answers[macro(name)] = np.frombuffer(value.encode(), np.uint8).astype(np.int64).reshape(1, 1, -1)
+        return answers
 
     def after_reset(self) -> Trace:
         """Every array of the state that is kept from step to step."""
@@ -205,6 +225,27 @@ def _column(values: Ints) -> Ints:
     return values.reshape(-1, 1, 1)
 
 
-def probe(network: Network, x: Ints, reference: Mapping[str, Ints]) -> Probe:
+def macro(name: str) -> str:
+    """What a macro is called among the answers."""
+    return f"macro {name}"
+
+
+def length_of(name: str) -> str:
+    """What the length of a text is called there."""
+    return f"length of {name}"
+
+
+def macros(network: Network, digest: str, generator: str) -> dict[str, int | str]:
+    """What each macro of the network's header stands for."""
+    known: dict[str, int | str] = {"GENERATOR": generator, "DIGEST": digest, "INPUTS": network.inputs}
+    known |= {"INPUT_MIN": network.input_lo, "INPUT_MAX": network.input_hi, "OUTPUTS": network.outputs}
+    if network.encoding:
+        known["STEPS"] = network.encoding["steps"]
+    if network.encoding.get("kind") in ENCODED:
+        known["CHANNELS"] = network.encoding["channels"]
+    return known
+
+
+def probe(network: Network, x: Ints, reference: Mapping[str, Ints], known: Mapping[str, int | str]) -> Probe:
     """What is asked of a network that gives the trace `reference` on x: about its first samples, and other cases."""
-    return Probe(network, x[:_SAMPLES], {name: values[:_SAMPLES] for name, values in reference.items()})
+    return Probe(network, x[:_SAMPLES], {name: values[:_SAMPLES] for name, values in reference.items()}, known)

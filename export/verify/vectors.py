@@ -6,7 +6,7 @@ its name, e.g. "hidden.u", and "output".
 
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,10 @@ def check_input(network: Network, x: Ints, where: str) -> None:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """The first place where a run leaves the reference: `record` is the layer's state or output."""
+    """The first place where a run leaves the reference: `record` is the layer's state or output.
+
+    values: what network.json gives there to each value that has a label, the neuron's own.
+    """
 
     sample: int
     step: int
@@ -79,10 +82,13 @@ class Mismatch:
     expected: int
     got: int
     record: str
+    values: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         place = f"sample {self.sample}, step {self.step}, layer {self.layer}, {self.record} of neuron {self.neuron}"
-        return f"{place}: expected {self.expected}, got {self.got}"
+        values = ", ".join(f"{label} {value}" for label, value in self.values.items())
+        there = f"; by network.json there: {values}" if values else ""
+        return f"{place}: expected {self.expected}, got {self.got}{there}"
 
 
 @dataclass
@@ -98,7 +104,10 @@ class Comparison:
 
     def as_json(self) -> dict[str, object]:
         """The row of `verify --json`."""
-        return asdict(self)
+        row = asdict(self)
+        if self.first is not None and not self.first.values:
+            del row["first"]["values"]
+        return row
 
     @property
     def good(self) -> bool:

@@ -13,7 +13,8 @@ from typing import Any
 class ShiftGrid:
     """Evenly spaced levels, 2^shift apart: code = CLAMP(SHR(level, shift), lo, hi), level = SHL(code, shift).
 
-    With shift 0 and infinite ends it keeps the level itself: full precision. after_reset: see qat/config/schema.py.
+    With shift 0 and infinite ends it keeps the level itself: full precision.
+    after_reset: see qat/config/parts/layers.py.
     """
 
     shift: int
@@ -24,7 +25,7 @@ class ShiftGrid:
 
     def encode(self, ops: Any, level: Any) -> Any:
         """The code of a level."""
-        return ops.clamp(ops.shr(level, self.shift), self.lo, self.hi)
+        return ops.clamp(ops.called("rounded", ops.shr(level, self.shift)), self.lo, self.hi)
 
     def decode(self, ops: Any, code: Any) -> Any:
         """The level of a code."""

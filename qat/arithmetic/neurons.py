@@ -37,7 +37,8 @@ class Params:
     """What a step needs beside current and state.
 
     TABLES are `ops` values, one a neuron or one for all, or None; a decay m stands for β = m / 2^decay_bits, and None
-    for 1. grid: how the membrane is kept; trace: how currents and adaptations are. spikes: how many a neuron sends at
+    for 1. grid: how the membrane is kept; current_grid: how a current is, and what an alpha neuron
+    keeps; adaptation_grid: how an adaptation is. spikes: how many a neuron sends at
     once at most. refractory: for how many steps after a spike it sends none.
     """
 
@@ -48,7 +49,8 @@ class Params:
     synapse_decay: Any = None
     adaptation: Any = None
     adaptation_decay: Any = None
-    trace: ShiftGrid = UNQUANTIZED
+    current_grid: ShiftGrid = UNQUANTIZED
+    adaptation_grid: ShiftGrid = UNQUANTIZED
     reset: str = "none"
     timing: str = "delayed"
     pool: str = "last"
@@ -76,32 +78,34 @@ def current(ops: Any, fan_in: Any, fan_in_shift: int, recurrent: Any, recurrent_
     total = ops.shl(fan_in, fan_in_shift)
     if recurrent is not None:
         total = ops.add(total, ops.shl(recurrent, recurrent_shift))
-    return total if bias is None else ops.add(total, bias)
+    return ops.called("current", total if bias is None else ops.add(total, bias))
 
 
 def _leak(ops: Any, level: Any, decay: Any, p: Params) -> Any:
     return level if decay is None else ops.shr(ops.mul(level, decay), p.decay_bits)
 
 
-def _trace(ops: Any, code: Any, decay: Any, more: Any, p: Params) -> Any:
-    return p.trace.encode(ops, ops.add(_leak(ops, p.trace.decode(ops, code), decay, p), more))
+def _trace(ops: Any, name: str, grid: ShiftGrid, code: Any, decay: Any, more: Any, p: Params) -> Any:
+    # the code of a current or an adaptation that decays, and to which more is added
+    leaked = ops.called(f"{name}_leaked", _leak(ops, grid.decode(ops, code), decay, p))
+    return ops.called(f"{name}_code", grid.encode(ops, ops.called(f"{name}_level", ops.add(leaked, more))))
 
 
 def _synapse(ops: Any, current: Any, state: State, p: Params) -> tuple[Any, State]:
     # what reaches the membrane, and the state that a synapse keeps of it
     if p.synapse_decay is None:
         return current, {}
-    code = _trace(ops, state["i"], p.synapse_decay, current, p)
-    return p.trace.decode(ops, code), {"i": code}
+    code = _trace(ops, "synapse", p.current_grid, state["i"], p.synapse_decay, current, p)
+    return ops.called("synaptic", p.current_grid.decode(ops, code)), {"i": code}
 
 
-def _fire(ops: Any, level: Any, threshold: Any, p: Params) -> list[Any]:
+def _fire(ops: Any, level: Any, threshold: Any, p: Params, label: str = "fires") -> list[Any]:
     # [U > θ], [U > 3θ], … (2k − 1)θ: the borders of a rounding to multiples of 2θ, which is the scaled round-clip of
     # MaQD (arXiv 2403.14999) on activations. One above the other, so that their sum is how many spikes are sent.
-    fired = [ops.gt(level, threshold)]
+    fired = [ops.called(label, ops.gt(level, threshold))]
     while len(fired) < p.spikes:
         level = ops.sub(level, ops.shl(threshold, 1))
-        fired.append(ops.gt(level, threshold))
+        fired.append(ops.called(label, ops.gt(level, threshold)))
     return fired
 
 
@@ -113,11 +117,11 @@ def _reset(ops: Any, fired: list[Any], level: Any, threshold: Any, p: Params) ->
     # As in snnTorch, no gradient flows through the decision to reset. Subtracting removes the highest threshold passed.
     zero = ops.const(0)
     if p.reset != "subtract":
-        return ops.select(ops.detach(fired[0]), zero, level)
+        return ops.called("reduced", ops.select(ops.detach(fired[0]), zero, level))
     for index, spike in enumerate(fired):
         amount = threshold if index == 0 else ops.shl(threshold, 1)
-        level = ops.sub(level, ops.select(ops.detach(spike), amount, zero))
-    return level
+        level = ops.sub(level, ops.called("reset", ops.select(ops.detach(spike), amount, zero)))
+    return ops.called("reduced", level)
 
 
 def lif(ops: Any, current: Any, state: State, p: Params) -> tuple[Any, State]:
@@ -133,35 +137,37 @@ def lif(ops: Any, current: Any, state: State, p: Params) -> tuple[Any, State]:
     current, after = _synapse(ops, current, state, p)
     threshold = passed = p.threshold  # that of this step, and of the step before
     if p.adaptation is not None:
-        passed = ops.add(threshold, p.trace.decode(ops, state["a"]))
-        after["a"] = _trace(ops, state["a"], p.adaptation_decay, ops.mul(state["spike"], p.adaptation), p)
-        threshold = ops.add(threshold, p.trace.decode(ops, after["a"]))
+        grid = p.adaptation_grid
+        passed = ops.called("old_threshold", ops.add(threshold, grid.decode(ops, state["a"])))
+        more = ops.mul(state["spike"], p.adaptation)
+        after["a"] = _trace(ops, "adaptation", grid, state["a"], p.adaptation_decay, more, p)
+        threshold = ops.called("threshold_now", ops.add(threshold, grid.decode(ops, after["a"])))
     if p.refractory:
         left = ops.clamp(ops.sub(state["rest"], ops.const(1)), 0, p.refractory)
-        after["rest"] = ops.select(ops.detach(state["spike"]), ops.const(p.refractory), left)
+        after["rest"] = ops.called("rest", ops.select(ops.detach(state["spike"]), ops.const(p.refractory), left))
 
-    before = p.grid.decode(ops, state["u"])
+    before = ops.called("old_level", p.grid.decode(ops, state["u"]))
     late = p.reset != "none" and p.timing != "immediate"
     sent = [state["spike"]] if p.remembers else []
     if late and p.reset == "zero-before":
-        before = _reset(ops, sent or _fire(ops, before, passed, p), before, passed, p)
-    level = ops.add(_leak(ops, before, p.decay, p), current)
+        before = _reset(ops, sent or _fire(ops, before, passed, p, "sent"), before, passed, p)
+    level = ops.called("charged", ops.add(ops.called("leaked", _leak(ops, before, p.decay, p)), current))
     if late and p.reset != "zero-before":
-        sent = sent or _fire(ops, before, passed, p)
+        sent = sent or _fire(ops, before, passed, p, "sent")
         level = _reset(ops, sent, level, passed, p)
 
     if not p.grid.after_reset:
-        code = p.grid.encode(ops, level)
-        level = p.grid.decode(ops, code)
-    fired = _fire(ops, level, threshold, p)
+        code = ops.called("code", p.grid.encode(ops, level))
+        level = ops.called("level", p.grid.decode(ops, code))
+    fired = _fire(ops, level, threshold, p, "spike" if p.spikes == 1 and not p.refractory else "fires")
     if p.refractory:
-        fired = [ops.select(after["rest"], ops.const(0), fired[0])]
+        fired = [ops.called("spike", ops.select(after["rest"], ops.const(0), fired[0]))]
     if p.reset != "none" and p.timing != "delayed":
         level = _reset(ops, fired, level, threshold, p)
         if p.timing == "snntorch":  # it has been reset already, and is not twice
             level = ops.add(level, ops.select(ops.detach(sent[0]), passed, ops.const(0)))
-        code = p.grid.encode(ops, level)
-    spike = _sum(ops, fired)
+        code = ops.called("code", p.grid.encode(ops, level))
+    spike = ops.called("spike", _sum(ops, fired))
     return spike, after | {"u": code} | ({"spike": spike} if p.remembers else {})
 
 
@@ -171,14 +177,15 @@ def alpha(ops: Any, current: Any, state: State, p: Params) -> tuple[Any, State]:
     Its factor τ is in the threshold here: θ = θ_snnTorch / τ, τ = ln α / (ln β − ln α) + 1. α is the synapse's decay.
     A reset, to zero, drops E and H with this step's current, one step after the spike.
     """
-    spike, after = state["spike"], {}
+    spike, grid, after = state["spike"], p.current_grid, {}
     for name, decay, more in (("e", p.synapse_decay, current), ("h", p.decay, ops.sub(ops.const(0), current))):
-        level = ops.add(_leak(ops, p.trace.decode(ops, state[name]), decay, p), more)
+        leaked = ops.called(f"{name}_leaked", _leak(ops, grid.decode(ops, state[name]), decay, p))
+        level = ops.called(f"{name}_level", ops.add(leaked, more))
         if p.reset != "none":
             level = _reset(ops, [spike], level, p.threshold, p)
-        after[name] = p.trace.encode(ops, level)
-    level = ops.add(p.trace.decode(ops, after["e"]), p.trace.decode(ops, after["h"]))
-    spike = ops.gt(level, p.threshold)
+        after[name] = ops.called(f"{name}_code", grid.encode(ops, level))
+    level = ops.called("level", ops.add(grid.decode(ops, after["e"]), grid.decode(ops, after["h"])))
+    spike = ops.called("spike", ops.gt(level, p.threshold))
     return spike, after | {"spike": spike}
 
 
@@ -188,23 +195,26 @@ def li(ops: Any, current: Any, state: State, p: Params) -> tuple[Any, State]:
     With a synapse, I = αI + the products: CUBA-LI.
     """
     current, after = _synapse(ops, current, state, p)
-    level = ops.add(_leak(ops, p.grid.decode(ops, state["u"]), p.decay, p), current)
-    after["u"] = code = p.grid.encode(ops, level)
+    old_level = ops.called("old_level", p.grid.decode(ops, state["u"]))
+    level = ops.called("charged", ops.add(ops.called("leaked", _leak(ops, old_level, p.decay, p)), current))
+    after["u"] = code = ops.called("code", p.grid.encode(ops, level))
     if p.pool != "max":
-        return p.grid.value(ops, code), after
-    after["best"] = best = ops.select(ops.detach(ops.gt(code, state["best"])), code, state["best"])
-    return p.grid.value(ops, best), after
+        return ops.called("level", p.grid.value(ops, code)), after
+    rises = ops.called("rises", ops.gt(code, state["best"]))
+    after["best"] = best = ops.called("best", ops.select(ops.detach(rises), code, state["best"]))
+    return ops.called("level", p.grid.value(ops, best)), after
 
 
 def step(ops: Any, current: Any, state: State, p: Params) -> tuple[Any, State]:
     """S = [I > θ], without a memory: the neuron of single-step networks, S²NN (arXiv 2201.10879). Several: as lif's."""
-    return _sum(ops, _fire(ops, current, p.threshold, p)), {}
+    fired = _fire(ops, current, p.threshold, p, "spike" if p.spikes == 1 else "fires")
+    return ops.called("spike", _sum(ops, fired)), {}
 
 
 def count(ops: Any, current: Any, state: State, p: Params) -> tuple[Any, State]:
     """A spike-count readout: LIF neurons whose output is how often each has fired since the start."""
     spike, after = lif(ops, current, state, p)
-    total = ops.clamp(ops.add(state["count"], spike), 0, COUNT_MAX)
+    total = ops.called("count", ops.clamp(ops.add(state["count"], spike), 0, COUNT_MAX))
     return total, after | {"count": total}
 
 
@@ -229,8 +239,8 @@ def _kept(grid: Grid, init: float) -> StateRange:
 
 def _membrane(p: Params) -> dict[str, StateRange]:
     states = {"u": _kept(p.grid, p.grid.start)}
-    states |= {} if p.synapse_decay is None else {"i": _kept(p.trace, 0)}
-    states |= {} if p.adaptation is None else {"a": _kept(p.trace, 0)}
+    states |= {} if p.synapse_decay is None else {"i": _kept(p.current_grid, 0)}
+    states |= {} if p.adaptation is None else {"a": _kept(p.adaptation_grid, 0)}
     states |= {"rest": StateRange(0, 0, p.refractory)} if p.refractory else {}
     return states | ({"spike": spikes(p)} if p.remembers else {})
 
@@ -244,7 +254,7 @@ def _counter(p: Params) -> dict[str, StateRange]:
 
 
 def _response(p: Params) -> dict[str, StateRange]:
-    return {"e": _kept(p.trace, 0), "h": _kept(p.trace, 0), "spike": spikes(p)}
+    return {"e": _kept(p.current_grid, 0), "h": _kept(p.current_grid, 0), "spike": spikes(p)}
 
 
 @dataclass(frozen=True)

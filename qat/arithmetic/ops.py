@@ -53,6 +53,10 @@ class Ops(Protocol[V]):
         """a. [None.]"""
         ...
 
+    def called(self, label: str, a: V, /) -> V:
+        """a, which is called so where it is emitted. [Its own.]"""
+        ...
+
     def step(self, a: V, borders: Any, grid: Any, /) -> V:
         """How many of the ascending borders of the TableGrid lie at or below a. [Where the grid lets one pass.]"""
         ...

@@ -1,24 +1,26 @@
 """`quantal train`."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+from msgspec.structs import replace
 from quantal.export.base.errors import BadInput
 from quantal.export.base.files import check_free
 from quantal.export.cli.output import progress
 from quantal.qat.cli.common import Shared, say, say_peak_memory
 from quantal.qat.config import config_file, rules
+from quantal.qat.config.parts.network import Config
+from quantal.qat.config.parts.training import Ridge
+from quantal.qat.config.precision import STATE_BITS, WEIGHT_BITS, full_precision, with_precision
 from quantal.qat.config.preset import PRESETS, preset
-from quantal.qat.config.schema import STATES, WEIGHTS, Config
 from quantal.qat.data.registry import Dataset
 from quantal.qat.quantizers.states import STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from quantal.qat.training import objectives, parallel, sitting
 from quantal.qat.training.measure import findings, spike_rates
-from quantal.qat.training.run import TWIN_FOLDER, Run, load_data, twin
+from quantal.qat.training.run import TWIN_FOLDER, Run, load_data
 from quantal.qat.training.start import Start, new_run
 from quantal.qat.training.warm_start import METHODS
 
@@ -38,8 +40,8 @@ def _precision(choices: tuple[Any, ...]) -> Callable[[click.Context, click.Param
 @click.option("--data", type=click.Path(path_type=Path), help="The data set: a folder or a file, as the task needs.")
 @click.option("--network", type=click.Path(path_type=Path), help="The network and its training, as TOML.")
 @click.option("--preset", "preset_name", type=click.Choice(PRESETS), help="A network that is known to work.")
-@click.option("--weights", callback=_precision(WEIGHTS), help="Bits of every weight: 1 to 8, float.")
-@click.option("--states", callback=_precision(STATES), help="Bits of every state: 1 to 16, float.")
+@click.option("--weights", callback=_precision(WEIGHT_BITS), help="Bits of every weight: 1 to 8, float.")
+@click.option("--states", callback=_precision(STATE_BITS), help="Bits of every state: 1 to 16, float.")
 @click.option("--weight-quantizer", type=click.Choice(tuple(WEIGHT_QUANTIZERS)), help="That of every weight.")
 @click.option("--state-quantizer", type=click.Choice(tuple(STATE_QUANTIZERS)), help="That of every state.")
 @click.option("--from", "source", type=click.Path(path_type=Path), help="Begin with the parameters of this run.")
@@ -109,14 +111,20 @@ def train(
         run.check(dataset)
     else:
         check_free(out)
-        config = _configuration(task, network, preset_name).with_layers(
-            weights=weights, states=states, weight_quantizer=weight_quantizer, state_quantizer=state_quantizer
+        config = with_precision(
+            _configuration(task, network, preset_name),
+            weights=weights,
+            states=states,
+            weight_quantizer=weight_quantizer,
+            state_quantizer=state_quantizer,
         )
-        if epochs is not None:
+        if epochs and isinstance(config.training, Ridge):
+            raise BadInput("--epochs: ridge takes none: it learns the readout at once")
+        if epochs is not None and not isinstance(config.training, Ridge):
             config = replace(config, training=replace(config.training, epochs=epochs))
         if seed is not None:
             config = replace(config, training=replace(config.training, seed=seed))
-        rules.check(config, str(network or preset_name or task))
+        rules.refuse(config, str(network or preset_name or task))
         dataset = load_data(config, data)
         start = None if source is None else Start(Run.open(source), calibration or "mse")
         run = new_run(out, config, dataset, start, None if teacher is None else Run.open(teacher))
@@ -129,7 +137,7 @@ def train(
     if compare:
         folder = out / TWIN_FOLDER
         there = resume and folder.exists()
-        other = Run.open(folder) if there else new_run(folder, twin(config), dataset, None, run.teacher)
+        other = Run.open(folder) if there else new_run(folder, full_precision(config), dataset, None, run.teacher)
         full = _train(other, dataset, epochs)
     for finding in findings(run, dataset.test) if parallel.rank() == 0 else ():
         say(finding)

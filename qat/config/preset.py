@@ -3,7 +3,7 @@
 from importlib import resources
 
 from quantal.qat.config import config_file
-from quantal.qat.config.schema import Config
+from quantal.qat.config.parts.network import Config
 
 PRESETS = ("digits", "mnist", "speech", "ecg")
 

@@ -1,216 +1,318 @@
-"""Whether the fields of a layer and of its training go together: nothing contradicts, and nothing is without effect."""
+"""What concerns two parts at once, as tables: which fields do not go together, and what is said of them.
 
-from dataclasses import fields
+A row has the field that is blamed, when it is broken, and what is said then, where {it} stands for what was looked at.
+What concerns one field alone is its type's matter, and which fields there are is its struct's.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-from quantal.export.base.errors import BadInput
-from quantal.qat.arithmetic.neurons import NEURONS, RESETTING
+from quantal.export.base.typed import Path
+from quantal.qat.arithmetic.neurons import RESETTING
 from quantal.qat.config.graph import check_graph
-from quantal.qat.config.schema import Config, Layer
-from quantal.qat.quantizers.normalization import CURRENT_NORMS
-from quantal.qat.quantizers.states import AFTER_RESET, STATE_QUANTIZERS
-from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS, MaQD
-
-CHAINED = {"connection": ("dense",), "inputs": ((),), "delays": ((0,),), "add": ("",), "recurrence": ("full",)}
-"""What makes a chain of dense layers: of each field, the values."""
-
-_ACCUMULATES: dict[str, tuple[Any, ...]] = {
-    **CHAINED,
-    "neuron": ("lif", "li"),
-    "reset": ("subtract",),
-    "timing": ("delayed", "immediate"),
-    "synapse": ("none",),
-    "adaptation": (0,),
-    "refractory": (0,),
-    "spikes": (1,),
-    "norm": ("none",),
-    "pool": ("last",),
-    "decay_per": ("layer",),
-    "state_quantizer": tuple(name for name, table in STATE_QUANTIZERS.items() if table is None),
-}
-"""What a membrane must be for SAF, a sum over accumulated spikes: of each field, the values."""
+from quantal.qat.config.parts.layers import CURRENT_NORMS, Dense, Layer, Pool, Reservoir, Weighted
+from quantal.qat.config.parts.network import Config
+from quantal.qat.config.parts.neurons import Alpha, Count, Li, Lif, Step
+from quantal.qat.config.parts.states import AT_ONCE, Uniform
+from quantal.qat.config.parts.training import Ridge, SafE, SafF
+from quantal.qat.config.problems import Enough, Problems
 
 
-def check_accumulates(config: Config, where: str) -> None:
-    """Raises BadInput where spike accumulation forwarding does not say what a gradient is."""
-    method = config.training.method
+@dataclass(frozen=True)
+class Rule:
+    """The field that is blamed, with dots; whether it is broken; what is said."""
+
+    field: str
+    broken: Callable[[Any], Any]
+    says: str
+
+
+# ---- of a layer
+
+
+def traces(layer: Weighted) -> bool:
+    """Whether it keeps a current or an adaptation beside its membrane."""
+    return layer.neuron.synapse is not None or layer.neuron.adaptation is not None
+
+
+def spans(layer: Weighted) -> bool:
+    """Whether some state of the layer spans states.range."""
+    return isinstance(layer.states, Uniform) or traces(layer) or (layer.states.tabled and not layer.neuron.fires)
+
+
+def _rounds_away(layer: Weighted) -> bool:
+    at_once = layer.neuron.fires and layer.neuron.reset == "subtract" and layer.neuron.timing != "delayed"
+    return at_once and isinstance(layer.states, Uniform) and layer.states.range >= 2**layer.states.membrane
+
+
+def _decays(layer: Weighted) -> bool:
+    return not isinstance(layer.neuron, Step) and (layer.neuron.decay < 1 or traces(layer))
+
+
+def _remembers(layer: Weighted) -> bool:
+    return layer.neuron.adaptation is not None or layer.neuron.refractory > 0
+
+
+_FIRING = Lif | Count
+
+LAYER = (
+    # ---- a neuron's own
+    Rule(
+        "neuron.timing",
+        lambda it: isinstance(it.neuron, _FIRING) and (it.neuron.reset, it.neuron.timing) not in RESETTING,
+        "a reset {it.neuron.reset} does not come {it.neuron.timing}",
+    ),
+    Rule(
+        "neuron.timing",
+        lambda it: it.neuron.timing == "snntorch" and (_remembers(it) or it.neuron.spikes > 1),
+        "snnTorch has no adaptation, no refractory steps and one spike at a time",
+    ),
+    Rule(
+        "neuron.spikes",
+        lambda it: it.neuron.spikes > 1 and _remembers(it),
+        "adaptation and refractory steps go with one spike at a time, not {it.neuron.spikes}",
+    ),
+    Rule(
+        "neuron.synapse_decay",
+        lambda it: isinstance(it.neuron, Alpha) and it.neuron.synapse_decay <= it.neuron.decay,
+        "alpha neurons have one above their decay, {it.neuron.decay}, got {it.neuron.synapse_decay}",
+    ),
+    Rule(
+        "neuron.adaptation.spread",
+        lambda it: it.neuron.adaptation and it.neuron.adaptation.spread != 1 and it.neuron.decay_per != "neuron",
+        'has no effect without decay_per = "neuron"',
+    ),
+    Rule(
+        "neuron.decay_per",
+        lambda it: not it.neuron.stateless and it.neuron.decay_per == "neuron" and not _decays(it),
+        "has no effect where nothing decays",
+    ),
+    # ---- neuron and states
+    Rule(
+        "states",
+        lambda it: it.neuron.stateless and it.states != Uniform(),
+        "{it.neuron.kind} neurons keep none",
+    ),
+    Rule(
+        "states.quantizer",
+        lambda it: isinstance(it.neuron, Alpha) and it.states.quantizer not in ("uniform", "float"),
+        "alpha neurons have uniform states, got {it.states.quantizer}",
+    ),
+    Rule(
+        "states.current",
+        lambda it: it.states.current and it.neuron.synapse is None,
+        "has no effect on a neuron without a synapse",
+    ),
+    Rule(
+        "states.adaptation",
+        lambda it: it.states.adaptation and it.neuron.adaptation is None,
+        "has no effect on a neuron without an adaptation",
+    ),
+    Rule(
+        "states.current",
+        lambda it: it.states.membrane == 1 and it.neuron.synapse and not it.states.current,
+        "a current takes 2 bits or more, expected how many beside 1 for the membrane",
+    ),
+    Rule(
+        "states.adaptation",
+        lambda it: it.states.membrane == 1 and it.neuron.adaptation and not it.states.adaptation,
+        "an adaptation takes 2 bits or more, expected how many beside 1 for the membrane",
+    ),
+    Rule(
+        "states.range",
+        lambda it: it.states.range != 2 and not spans(it),
+        "has no effect: {it.states.quantizer} states have a range of their own",
+    ),
+    Rule(
+        "states.range",
+        _rounds_away,
+        "{it.states.range:g} thresholds in {it.states.membrane} bits are two or more a level: subtracting one at once "
+        "is rounded away; try more bits",
+    ),
+    Rule(
+        "neuron.timing",
+        lambda it: it.states.membrane == 1 and it.resets_at_once and it.states.quantizer not in AT_ONCE,
+        'one bit that is reset at once is the spike itself, expected "delayed"',
+    ),
+    Rule(
+        "neuron.spikes",
+        lambda it: it.states.tabled and it.neuron.spikes > 1,
+        "{it.states.quantizer} states end below a second threshold",
+    ),
+    Rule(
+        "neuron.threshold_per",
+        lambda it: it.states.tabled and it.neuron.threshold_per != "auto",
+        "{it.states.quantizer} states learn each row's scale instead",
+    ),
+    # ---- norm, weights, connection, and the others
+    Rule(
+        "norm",
+        lambda it: it.norm in CURRENT_NORMS and it.states.tabled,
+        "scales each neuron, but {it.states.quantizer} states have one table",
+    ),
+    Rule(
+        "norm",
+        lambda it: it.norm in CURRENT_NORMS and it.neuron.readout,
+        "a readout's classes are compared, so its currents are not normalized",
+    ),
+    Rule(
+        "weights.bits",
+        lambda it: it.weights.learns_bits and (it.norm == "psp" or it.weights.standardize),
+        "learned bits are settled by weights that no psp norm or standardize changes",
+    ),
+    Rule(
+        "weights.bits",
+        lambda it: isinstance(it, Reservoir) and it.weights.bits in (1, "learned"),
+        "a reservoir's are 2 to 8, got {it.weights.bits}",
+    ),
+    Rule(
+        "recurrent",
+        lambda it: it.recurrent and (it.neuron.readout or it.neuron.stateless),
+        "a {it.neuron.kind} neuron takes no recurrent weights",
+    ),
+)
+
+
+# ---- of a layer in its network
+
+Table = tuple[tuple[str, Callable[[Any], bool]], ...]
+"""Of each field, whether it is as it must be."""
+
+CHAINED: Table = (
+    ("connection", lambda it: isinstance(it, Dense | Reservoir)),
+    ("inputs", lambda it: not it.inputs),
+    ("delays", lambda it: it.delays == (0,)),
+    ("add", lambda it: not it.add),
+    ("recurrent", lambda it: it.recurrent != "diagonal"),
+)
+"""What makes a chain of dense layers."""
+
+_ACCUMULATES: Table = (
+    *CHAINED,
+    ("neuron.kind", lambda it: isinstance(it.neuron, Lif | Li)),
+    ("neuron.reset", lambda it: isinstance(it.neuron, Li) or it.neuron.reset == "subtract"),
+    ("neuron.timing", lambda it: it.neuron.timing != "snntorch"),
+    ("neuron.synapse", lambda it: it.neuron.synapse is None),
+    ("neuron.adaptation", lambda it: it.neuron.adaptation is None),
+    ("neuron.refractory", lambda it: it.neuron.refractory == 0),
+    ("neuron.spikes", lambda it: it.neuron.spikes == 1),
+    ("neuron.pool", lambda it: getattr(it.neuron, "pool", "last") == "last"),
+    ("neuron.decay_per", lambda it: it.neuron.decay_per == "layer"),
+    ("norm", lambda it: it.norm == "none"),
+    ("states.quantizer", lambda it: not it.states.tabled),
+)
+"""What a layer must be for SAF, whose membranes are sums over accumulated spikes."""
+
+_FITTED: Table = (
+    ("neuron.kind", lambda it: isinstance(it.neuron, Li)),
+    ("neuron.pool", lambda it: it.neuron.pool == "last"),
+    ("norm", lambda it: it.norm == "none"),
+    ("weights.standardize", lambda it: not it.weights.standardize),
+)
+"""What a readout must be for a ridge regression."""
+
+
+def misfit(layer: Layer, table: Table) -> str:
+    """The first field of the table that is not as it must be; "" where all are."""
+    return next((field for field, fits in table if not fits(layer)), "")
+
+
+def _of_layer(config: Config, index: int) -> list[tuple[str, str]]:
+    """(field, what is wrong with it) of what a layer is in its network."""
+    layer, method, last = config.layers[index], config.training.method, index == len(config.layers) - 1
+    found: list[tuple[str, str]] = []
+    if isinstance(config.training, Ridge) or any(isinstance(one, Reservoir) for one in config.layers):
+        found.append((misfit(layer, CHAINED), "reservoirs and ridge are for chains of dense layers"))
+    if isinstance(config.training, SafE | SafF):
+        found.append((misfit(layer, _ACCUMULATES), f"{method} does not train layers like this"))
+    if isinstance(config.training, Ridge) and last:
+        found.append((misfit(layer, _FITTED), "ridge does not fit readouts like this"))
+    if isinstance(config.training, Ridge) and not last and not isinstance(layer, Reservoir):
+        found.append(("connection", "ridge learns the readout alone, expected reservoir"))
+    if isinstance(layer, Reservoir) and index and not isinstance(config.layers[index - 1], Reservoir):
+        found.append(("connection", "what it sees may not change: only reservoirs stand before one"))
+    if isinstance(layer, Pool):
+        return found
+    if layer.neuron.readout != last:
+        found.append(("neuron", "expected a readout (li, count) as the last layer and only there"))
+    if layer.weights.quantized != config.weighted[0].weights.quantized:
+        found.append(("weights", "float weights are for comparison, in all layers or in none"))
+    return found
+
+
+# ---- of a network
+
+
+def _some(config: Config, holds: Callable[[Any], Any]) -> bool:
+    return any(map(holds, config.weighted))
+
+
+def differentiable(layer: Weighted) -> bool:
+    """Whether its weights or its states have differentiable quantizers."""
+    return layer.weights.quantizer.startswith("dq") or (layer.states.quantizer == "dq" and not layer.neuron.stateless)
+
+
+NETWORK = (
+    Rule(
+        "training.forward",
+        lambda it: it.training.forward == "soft" and not _some(it, differentiable),
+        "soft is for differentiable quantizers, and no layer has one",
+    ),
+    Rule(
+        "training.loss",
+        lambda it: it.training.loss == "regression" and not isinstance(it.readout.neuron, Li),
+        "regression reads an li readout, not a {it.readout.neuron.kind}",
+    ),
+    Rule(
+        "training.penalty",
+        lambda it: it.training.penalty and len(it.layers) == 1,
+        "is on spikes between layers, and there is one layer",
+    ),
+    Rule(
+        "training.penalty",
+        lambda it: it.training.penalty and any(isinstance(layer, Pool) for layer in it.layers),
+        "is on spikes, and some layer sends their sums",
+    ),
+    Rule(
+        "training.truncate",
+        lambda it: it.training.truncate and _some(it, lambda layer: layer.norm != "none"),
+        "a norm takes its moments of all steps, and gradients pass them",
+    ),
+    Rule(
+        "training.budget",
+        lambda it: bool(it.training.budget) != _some(it, lambda layer: layer.weights.learns_bits),
+        'goes with weights = "learned" in some layer, and that with it',
+    ),
+)
+
+
+def check(config: Config, problems: Problems) -> None:
+    """Notes what keeps the layers from being a network, and what does not go together."""
+    check_graph(config, problems)
     for i, layer in enumerate(config.layers):
-        for name, known in _ACCUMULATES.items():
-            if getattr(layer, name) not in known:
-                expected = f"{method} trains {' or '.join(map(str, known))}, got {getattr(layer, name)!r}"
-                raise BadInput(f"{where}: layer[{i}]: {name}: {expected}")
-    for name, none in (("forward", "hard"), ("penalty", 0), ("loss", "last"), ("truncate", 0)):
-        if (value := getattr(config.training, name)) != none:
-            raise BadInput(f"{where}: training: {name}: {method} trains with {none}, got {value!r}")
+        for field, words in _of_layer(config, i):
+            if field:
+                problems.add(("layer", i, *field.split(".")), words)
+        if not isinstance(layer, Pool):
+            _apply(LAYER, layer, ("layer", i), problems)
+    if not problems.found:
+        _apply(NETWORK, config, (), problems)
 
 
-_RESPONDS = {"reset": ("zero", "none"), "timing": ("delayed",), "synapse": ("none",), "state_quantizer": ("uniform",)}
-_MEMORY = ("recurrent", "decay", "synapse", "adaptation", "refractory", "reset", "timing")
+def _apply(rules: tuple[Rule, ...], it: Any, path: Path, problems: Problems) -> None:
+    """Notes the rules that are broken; of those of one field the first."""
+    blamed: set[str] = set()
+    for rule in rules:
+        if rule.field not in blamed and rule.broken(it):
+            blamed.add(rule.field)
+            problems.add((*path, *rule.field.split(".")), rule.says.format(it=it))
 
 
-def check_neuron(layer: Layer, place: str) -> None:
-    """Raises BadInput where fields say what the neuron cannot do, or what has no effect."""
-    fires, alpha = NEURONS[layer.neuron].fires, layer.neuron == "alpha"
-    for name in _MEMORY if NEURONS[layer.neuron].stateless else ():
-        if getattr(layer, name) != getattr(Layer, name):
-            raise BadInput(f"{place}: {name}: {layer.neuron} neurons have no memory")
-    for name, value in (("adaptation", layer.adaptation), ("refractory", layer.refractory)):
-        if value and (not fires or alpha):
-            raise BadInput(f"{place}: {name}: {layer.neuron} neurons have none")
-        if value and layer.spikes > 1:
-            raise BadInput(f"{place}: {name}: goes with one spike at a time, not {layer.spikes}")
-    if alpha:
-        for name, known in _RESPONDS.items():
-            if getattr(layer, name) not in known:
-                expected = " or ".join(map(repr, known))
-                raise BadInput(f"{place}: {name}: alpha neurons have {expected}, got {getattr(layer, name)!r}")
-        if layer.spikes > 1:
-            raise BadInput(f"{place}: spikes: alpha neurons send one at a time")
-        if layer.synapse_decay <= layer.decay:  # as in snnTorch: else a current counts against itself
-            expected = f"alpha neurons have one above their decay, {layer.decay}"
-            raise BadInput(f"{place}: synapse_decay: {expected}, got {layer.synapse_decay}")
-    if layer.synapse_decay != Layer.synapse_decay and layer.synapse == "none" and not alpha:
-        raise BadInput(f'{place}: synapse_decay: has no effect without synapse = "exponential"')
-    if layer.adaptation_spread != Layer.adaptation_spread and not (layer.adaptation and layer.decay_per == "neuron"):
-        raise BadInput(f'{place}: adaptation_spread: has no effect without adaptation and decay_per = "neuron"')
-    if layer.adaptation_decay != Layer.adaptation_decay and not layer.adaptation:
-        raise BadInput(f"{place}: adaptation_decay: has no effect without adaptation")
-    if (layer.reset, layer.timing) not in RESETTING:
-        expected = ", ".join(timing for reset, timing in RESETTING if reset == layer.reset)
-        raise BadInput(f"{place}: timing: a reset {layer.reset} is {expected}, got {layer.timing!r}")
-    if layer.timing == "snntorch" and (layer.adaptation or layer.refractory or layer.spikes > 1):
-        raise BadInput(f"{place}: timing: snnTorch has no adaptation, no refractory steps and one spike at a time")
-    if layer.states == 1 and (layer.synapse != "none" or layer.adaptation or alpha):
-        raise BadInput(f"{place}: states: a current and an adaptation take 2 bits or more, got 1")
-
-
-def check_reservoir(layer: Layer, place: str) -> None:
-    """Raises BadInput unless what makes a reservoir stands in one, and its codes can have its zeros and signs."""
-    if not layer.reservoir:
-        for name in ("density", "inhibitory", "rate"):
-            if getattr(layer, name) != getattr(Layer, name):
-                raise BadInput(f"{place}: {name}: has no effect without reservoir = true")
-        return
-    if not layer.recurrent:
-        raise BadInput(f"{place}: reservoir: is a recurrent layer, expected recurrent = true")
-    if layer.norm != "none":
-        raise BadInput(f"{place}: norm: is learned, and nothing of a reservoir is")
-    if layer.weights != "float" and (layer.weight_quantizer != "lsq" or layer.weights in (1, "learned")):
-        expected = "a reservoir's are 2 to 8 bits of lsq, or float"
-        raise BadInput(f"{place}: weights: {expected}, got {layer.weights} of {layer.weight_quantizer}")
-
-
-def check_ridge(config: Config, where: str) -> None:
-    """Raises BadInput where a ridge regression cannot learn the network, and where fields have no effect on it."""
-    training, readout, last = config.training, config.layers[-1], len(config.layers) - 1
-    if training.method != "ridge":
-        if training.ridge:
-            raise BadInput(f'{where}: training: ridge: has no effect without method = "ridge"')
-        return
-    for i, layer in enumerate(config.layers[:-1]):
-        if not layer.reservoir:
-            raise BadInput(f"{where}: layer[{i}]: reservoir: ridge learns the readout alone, expected true")
-    for name, known in (("neuron", "li"), ("pool", "last"), ("norm", "none"), ("standardize", False)):
-        if getattr(readout, name) != known:
-            raise BadInput(f"{where}: layer[{last}]: {name}: ridge fits {known!r}, got {getattr(readout, name)!r}")
-    if training.epochs:
-        raise BadInput(f"{where}: training: epochs: ridge takes none, expected 0, got {training.epochs}")
-    for f in fields(training):
-        if f.name not in ("method", "ridge", "seed", "epochs") and getattr(training, f.name) != f.default:
-            raise BadInput(f"{where}: training: {f.name}: has no effect on ridge")
-
-
-def quantizers(layer: Layer) -> set[str]:
-    """The kinds of the quantizers that it uses: dq for dq, dq-kmeans, …"""
-    weights = [] if layer.weights == "float" else [layer.weight_quantizer]
-    states = [] if layer.states == "float" or NEURONS[layer.neuron].stateless else [layer.state_quantizer]
-    return {name.partition("-")[0] for name in weights + states}
-
-
-def check_precision(layer: Layer, place: str) -> None:
-    """Raises BadInput unless the quantizers come in these bits and fit each other."""
-    bits = WEIGHT_QUANTIZERS[layer.weight_quantizer][1]
-    if layer.weights == "learned" and layer.weight_quantizer != "lsq":
-        raise BadInput(f"{place}: weights: {layer.weight_quantizer} does not learn its bits, lsq does")
-    if not isinstance(layer.weights, str) and layer.weights not in bits:
-        raise BadInput(
-            f"{place}: weights: {layer.weight_quantizer} comes in {bits[0]} to {bits[-1]} bits, got {layer.weights}"
-        )
-    changed = layer.standardize or layer.norm == "psp"
-    if layer.standardize and WEIGHT_QUANTIZERS[layer.weight_quantizer][0] is MaQD:
-        raise BadInput(f"{place}: standardize: has no effect on {layer.weight_quantizer}, which does so anyway")
-    if layer.weights == "learned" and changed:
-        raise BadInput(f"{place}: weights: learned bits are settled by weights that no psp norm or standardize changes")
-    if layer.states == "float" or NEURONS[layer.neuron].stateless:
-        return
-    tabled = STATE_QUANTIZERS[layer.state_quantizer] is not None
-    least, most = (1, 8) if tabled else (2, 16)
-    if not least <= int(layer.states) <= most:
-        raise BadInput(f"{place}: states: {layer.state_quantizer} comes in {least} to {most} bits, got {layer.states}")
-    at_once = NEURONS[layer.neuron].fires and layer.reset == "subtract" and layer.timing != "delayed"
-    if at_once and layer.state_quantizer == "uniform" and layer.state_range >= 2 ** int(layer.states):
-        wide = f"{layer.state_range:g} thresholds in {layer.states} bits are two or more a level"
-        raise BadInput(f"{place}: state_range: {wide}: subtracting one at once is rounded away; try more bits")
-    if layer.state_gradient != "clip" and not layer.state_quantizer.startswith(("squat", "aligned")):
-        raise BadInput(f"{place}: state_gradient: {layer.state_quantizer} states have their own alone")
-    if layer.states == 1 and layer.resets_at_once and layer.state_quantizer not in AFTER_RESET:
-        raise BadInput(f'{place}: timing: one bit that is reset at once is the spike itself, expected "delayed"')
-    if tabled:
-        if layer.spikes > 1:
-            raise BadInput(f"{place}: spikes: {layer.state_quantizer} states end below a second threshold")
-        if layer.threshold_per != "auto":
-            raise BadInput(f"{place}: threshold_per: {layer.state_quantizer} states learn each row's scale instead")
-        if layer.norm in CURRENT_NORMS:
-            raise BadInput(f"{place}: norm: scales each neuron, but {layer.state_quantizer} states have one table")
-
-
-def check(config: Config, where: str) -> None:
-    """Raises BadInput unless the layers form a network: names, one readout at the end, nothing without effect."""
-    check_graph(config, where)
-    weighted = [layer for layer in config.layers if layer.connection != "pool"]
-    for i, layer in enumerate(config.layers):
-        place = f"{where}: layer[{i}]"
-        if layer.connection == "pool":
-            continue
-        neuron = NEURONS[layer.neuron]
-        last = i == len(config.layers) - 1
-        if neuron.readout != last:
-            readouts = ", ".join(name for name, row in NEURONS.items() if row.readout)
-            raise BadInput(f"{place}: neuron: expected a readout ({readouts}) as the last layer and only there")
-        if layer.recurrent and neuron.readout:
-            raise BadInput(f"{place}: recurrent: a {layer.neuron} readout takes no recurrent weights")
-        if layer.pool != "last" and layer.neuron != "li":
-            raise BadInput(f"{place}: pool: only an li readout pools over time")
-        if neuron.readout and layer.norm in CURRENT_NORMS:
-            raise BadInput(f"{place}: norm: a readout's classes are compared, so its currents are not normalized")
-        if layer.spikes > 1 and not neuron.fires:
-            raise BadInput(f"{place}: spikes: an {layer.neuron} readout sends none")
-        check_neuron(layer, place)
-        check_reservoir(layer, place)
-        if layer.reservoir and i and not config.layers[i - 1].reservoir:
-            raise BadInput(f"{place}: reservoir: what it sees may not change: only reservoirs stand before one")
-        check_precision(layer, place)
-        if (layer.weights == "float") != (weighted[0].weights == "float"):
-            raise BadInput(f"{place}: weights: float weights are for comparison, in all layers or in none")
-    differentiable = any("dq" in quantizers(layer) for layer in weighted)
-    if config.training.forward == "soft" and not differentiable:
-        raise BadInput(f"{where}: training: forward: soft is for differentiable quantizers, and no layer has one")
-    if config.training.loss == "regression" and config.layers[-1].neuron != "li":
-        raise BadInput(f"{where}: training: loss: regression reads an li readout, not a {config.layers[-1].neuron}")
-    if config.training.penalty and len(config.layers) == 1:
-        raise BadInput(f"{where}: training: penalty: is on spikes between layers, and there is one layer")
-    if config.training.penalty and any(layer.connection == "pool" for layer in config.layers):
-        raise BadInput(f"{where}: training: penalty: is on spikes, and some layer sends their sums")
-    if config.training.truncate and any(layer.norm != "none" for layer in config.layers):
-        raise BadInput(f"{where}: training: truncate: a norm takes its moments of all steps, and gradients pass them")
-    if config.training.method in ("saf-e", "saf-f"):
-        check_accumulates(config, where)
-    if config.training.method == "ridge" or any(layer.reservoir for layer in config.layers):
-        for i, layer in enumerate(config.layers):
-            for name, (value,) in CHAINED.items():
-                if getattr(layer, name) != value:
-                    raise BadInput(f"{where}: layer[{i}]: {name}: reservoirs and ridge are for chains of dense layers")
-    check_ridge(config, where)
-    learned = any(layer.weights == "learned" for layer in weighted)
-    if learned != bool(config.training.budget):
-        raise BadInput(f'{where}: training: budget: goes with weights = "learned" in some layer, and that with it')
+def refuse(config: Config, where: str) -> None:
+    """Raises BadInput with the first problem of a configuration that was made, not read."""
+    problems = Problems()
+    with suppress(Enough):
+        check(config, problems)
+    problems.refuse(where)

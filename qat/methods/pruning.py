@@ -9,13 +9,16 @@ spikes a psp norm scales, W_o is what the norm makes of its weights. What is lef
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from msgspec.structs import replace
 from quantal.export.base.errors import BadInput
-from quantal.qat.config.rules import CHAINED
-from quantal.qat.config.schema import Config
+from quantal.qat.config.parts.layers import Pool
+from quantal.qat.config.parts.network import Config
+from quantal.qat.config.parts.weights import Maqd
+from quantal.qat.config.rules import CHAINED, misfit
 from quantal.qat.data.registry import Dataset
 from quantal.qat.network.axes import OWN, SEEN, taken
 from quantal.qat.network.layer import SpikingLayer
@@ -29,13 +32,17 @@ RIDGE = 1e-6
 """τ, of the mean of Σ's diagonal: a neuron's mean squared spikes a step."""
 
 
+def _identity(size: int, like: Tensor) -> Tensor:
+    return torch.eye(size, dtype=like.dtype, device=like.device)
+
+
 def choose(sigma: Tensor, metric: Tensor, count: int, tau: float) -> tuple[Tensor, Tensor]:
     """J (count,), ascending, and R_J (n, n): the neurons to keep for a small Tr(M R_J); sigma Σ and metric M (n, n).
 
     Each next one, j, makes it least: it takes (RMR)_jj / (R_jj + τ) from it, and r_j r_jᵀ / (R_jj + τ) from R.
     """
     residual, weighted = sigma.clone(), metric @ sigma  # R, M R
-    left = torch.ones(len(sigma), dtype=torch.bool)
+    left = torch.ones(len(sigma), dtype=torch.bool, device=sigma.device)
     for _ in range(count):
         gain = (residual * weighted).sum(dim=0) / (residual.diagonal() + tau)
         j = int(gain.where(left, -torch.inf).argmax())
@@ -47,9 +54,9 @@ def choose(sigma: Tensor, metric: Tensor, count: int, tau: float) -> tuple[Tenso
 
 def reconstruction(sigma: Tensor, kept: Tensor, tau: float) -> Tensor:
     """A_J (n, count): what of each kept neuron's spikes makes up each neuron's. A kept one is itself, as for τ → 0."""
-    ridge = tau * torch.eye(len(kept), dtype=sigma.dtype)
+    ridge = tau * _identity(len(kept), sigma)
     found: Tensor = torch.linalg.solve(sigma[kept][:, kept] + ridge, sigma[kept]).t()
-    found[kept] = torch.eye(len(kept), dtype=sigma.dtype)
+    found[kept] = _identity(len(kept), sigma)
     return found
 
 
@@ -64,7 +71,7 @@ class Cut:
 
 def cut(layer: SpikingLayer, after: SpikingLayer, sigma: Tensor, count: int) -> Cut:
     """Which `count` neurons of `layer` are kept, and how they stand for all; `after` is the layer that it feeds."""
-    metric = torch.eye(len(sigma), dtype=sigma.dtype)
+    metric = _identity(len(sigma), sigma)
     for weights in (after.weights()[0], layer.recurrent):
         if weights is not None:
             real = weights.detach().to(sigma)
@@ -88,7 +95,7 @@ def cut_all(network: SpikingNetwork, moments: Mapping[str, Tensor], kept: Mappin
 def second_moments(network: SpikingNetwork, parts: Iterable[Tensor]) -> dict[str, Tensor]:
     """Σ (size, size) of the spikes of each layer but the readout, over inputs (samples, steps, inputs), by its name."""
     layers = [layer.config for layer in network.stack[:-1]]
-    sums = {layer.name: torch.zeros(layer.size, layer.size, dtype=torch.float64) for layer in layers}
+    sums = {layer.name: torch.zeros(layer.size, layer.size, dtype=torch.float64, device="cpu") for layer in layers}
     rows = 0
     for x in parts:
         rows += x.shape[0] * x.shape[1]
@@ -148,12 +155,12 @@ def sizes(config: Config, keep: int | float, names: tuple[str, ...]) -> dict[str
         if kept[name] > own[name]:
             raise BadInput(f"--keep: layer {name} has {own[name]} neurons, not {kept[name]}")
     for layer in config.layers:
-        for name, (value,) in CHAINED.items():
-            if getattr(layer, name) != value:
-                raise BadInput(f"layer {layer.name}: {name}: only chains of dense layers are pruned")
-        if layer.weights != "float" and layer.weight_quantizer == "maqd":
-            raise BadInput(f"layer {layer.name}: weight_quantizer: maqd's rows are standardized: prune full precision")
-        if layer.standardize:
+        if field := misfit(layer, CHAINED):
+            raise BadInput(f"layer {layer.name}: {field}: only chains of dense layers are pruned")
+        assert not isinstance(layer, Pool)
+        if isinstance(layer.weights, Maqd):
+            raise BadInput(f"layer {layer.name}: weights: maqd's rows are standardized: prune full precision")
+        if layer.weights.standardize:
             raise BadInput(f"layer {layer.name}: standardize: the rows that pruning writes would be standardized again")
     return kept
 

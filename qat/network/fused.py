@@ -46,7 +46,7 @@ def time_loop(
         size=layer.config.size,
         surrogate=surrogate,
         double=x.dtype == torch.float64,
-        whole_codes=layer.config.weights != "float" and not (layer.soft and layer.training),
+        whole_codes=layer.config.weights.quantized and not (layer.soft and layer.training),
         given=codes is None,
         truncate=truncate if truncate < len(x) else 0,
     )

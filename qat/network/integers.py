@@ -17,6 +17,7 @@ from quantal.qat.arithmetic.exact import nearest_exponent
 from quantal.qat.arithmetic.grids import Grid, ShiftGrid, SoftGrid, TableGrid
 from quantal.qat.arithmetic.neurons import UNQUANTIZED, Params
 from quantal.qat.arithmetic.torch_ops import round_half_up
+from quantal.qat.config.parts.states import Clipped
 from quantal.qat.network.parameters import Parameters
 from torch import Tensor
 
@@ -76,7 +77,7 @@ def integers(layer: Parameters, x: Tensor | None = None) -> Integers:
 
     A layer with a norm takes its moments from x (steps, batch, inputs), or without it those that it keeps.
     """
-    config, unit = layer.config, layer.unit
+    config, neuron, unit = layer.config, layer.config.neuron, layer.unit
     fan_in_shift, recurrent_shift, state_shift = layer.shifts.tolist()
     scale = unit * float(1 << fan_in_shift)
     moments = _moments_of_input(layer, x)
@@ -94,7 +95,7 @@ def integers(layer: Parameters, x: Tensor | None = None) -> Integers:
 
     def table(value: Tensor) -> Tensor:
         scaled = value / unit.squeeze(1)
-        return scaled if config.weights == "float" else round_half_up(scaled)
+        return scaled if not config.weights.quantized else round_half_up(scaled)
 
     grid, rises = _grid(layer, state_shift)
     decay_bits, decays = _decays(layer)
@@ -105,9 +106,10 @@ def integers(layer: Parameters, x: Tensor | None = None) -> Integers:
         bias=None if bias is None else table(bias),
         params=Params(
             **({"decay": None} | decays), threshold=threshold, decay_bits=decay_bits, grid=grid,
-            adaptation=None if layer.adaptation is None else table(layer.adaptation), trace=_trace_grid(layer),
-            reset=config.reset, timing=config.timing, pool=config.pool, spikes=config.spikes,
-            refractory=config.refractory,
+            adaptation=None if layer.adaptation is None else table(layer.adaptation),
+            current_grid=_even_grid(layer, "current"), adaptation_grid=_even_grid(layer, "adaptation"),
+            reset=neuron.reset, timing=neuron.timing, pool=neuron.pool, spikes=neuron.spikes,
+            refractory=neuron.refractory,
         ),
         rises=rises,
         moments=moments or {},
@@ -129,9 +131,9 @@ def _moments_of_products(layer: Parameters, x: Tensor | None, weights: Tensor) -
 
 def _decays(layer: Parameters) -> tuple[int, dict[str, Tensor]]:
     """(k, every decay as m of m / 2^k); real numbers and k = 0 in full precision."""
-    if layer.config.states == "float":
+    if not layer.config.states.quantized:
         return 0, dict(layer.decays)
-    bits = layer.config.decay_bits
+    bits = layer.config.neuron.decay_bits
     return bits, {
         name: round_half_up((decay * 2.0**bits).clamp(0, 2.0**bits - 1)) for name, decay in layer.decays.items()
     }
@@ -142,7 +144,7 @@ def _threshold(layer: Parameters, table: Callable[[Tensor], Tensor], grid: Grid,
     if layer.threshold is None:
         return layer.reach if layer.neuron.fires and layer.state_quantizer is not None else None
     threshold = table(layer.threshold)
-    return threshold if layer.config.states == "float" else _within_reach(layer, threshold, grid, shift)
+    return threshold if not layer.config.states.quantized else _within_reach(layer, threshold, grid, shift)
 
 
 def _within_reach(layer: Parameters, threshold: Tensor, grid: Grid, shift: int) -> Tensor:
@@ -150,45 +152,48 @@ def _within_reach(layer: Parameters, threshold: Tensor, grid: Grid, shift: int) 
 
     Raises BadInput where a threshold of 0 is to be subtracted, or to be told from several times itself.
     """
-    config = layer.config
+    config, neuron = layer.config, layer.config.neuron
     if config.after_reset or layer.neuron.stateless:  # they fire before the membrane is quantized
         return threshold.clamp(min=1)
-    highest = (int(grid.hi) * 2**shift - 1) // (2 * config.spikes - 1)
-    if highest < 1 and (config.reset == "subtract" or config.spikes > 1):
-        what = "subtracting it resets nothing" if config.spikes == 1 else "one spike is as many as several"
+    highest = (int(grid.hi) * 2**shift - 1) // (2 * neuron.spikes - 1)
+    if highest < 1 and (neuron.reset == "subtract" or neuron.spikes > 1):
+        what = "subtracting it resets nothing" if neuron.spikes == 1 else "one spike is as many as several"
         raise BadInput(
-            f"layer {config.name}: states: {config.states} bits of {config.state_quantizer} end at "
+            f"layer {config.name}: states: {config.states.membrane} bits of {config.states.quantizer} end at "
             f"{int(grid.hi) * 2**shift}, so the threshold is 0 and {what}; try more bits"
         )
     return threshold.clamp(min(1, highest), highest)
 
 
-def _trace_grid(layer: Parameters) -> ShiftGrid:
-    """That of currents and adaptation: as the membrane's at first, were it evenly spaced."""
-    if layer.config.states == "float":
+def _even_grid(layer: Parameters, state: str) -> ShiftGrid:
+    """That of the current or of the adaptation: over the range that the membrane's spans at first, evenly spaced."""
+    states = layer.config.states
+    if not layer.config.states.quantized:
         return UNQUANTIZED
-    half = 2 ** (int(layer.config.states) - 1)
+    bits = states.width(state)
+    half = 2 ** (bits - 1)
     if layer.norm is not None:  # the unit of the currents that it leaves has gone into that shift
-        return ShiftGrid(int(layer.shifts[2]), -half, half - 1)
+        return ShiftGrid(max(0, int(layer.shifts[2]) + states.width("membrane") - bits), -half, half - 1)
     units = layer.unit_start.flatten().tolist()
-    far = layer.config.threshold * layer.config.state_range * len(units) / math.fsum(units)
+    far = layer.config.neuron.threshold * states.range * len(units) / math.fsum(units)
     return ShiftGrid(max(0, nearest_exponent(far / half)), -half, half - 1)
 
 
 def _grid(layer: Parameters, shift: int) -> tuple[Grid, Tensor | None]:
     """The grid of the states, and what each of its levels rises by with each of its ranges, (ranges, levels)."""
     config, quantizer = layer.config, layer.state_quantizer
-    if config.states == "float":
+    if not config.states.quantized:
         return UNQUANTIZED, None
     if quantizer is None:
-        half = 2 ** (int(config.states) - 1)
+        half = 2 ** (config.states.width("membrane") - 1)
         return ShiftGrid(shift, -half, half - 1, config.after_reset), None
     reach = float(layer.reach)
     ranges = layer.weight.new_zeros(0) if layer.ranges is None else layer.ranges
     levels, borders = quantizer.integers(ranges, reach)
     start, rises = int((borders <= 0).sum()), quantizer.basis.t() * reach
     if quantizer.middles is None:
-        passes, after_reset = config.state_gradient, config.after_reset
+        assert isinstance(config.states, Clipped)
+        passes, after_reset = config.states.gradient, config.after_reset
         return TableGrid(start, len(levels), passes, borders, levels, after_reset=after_reset), rises
     unit = ranges[-1].detach().exp() * reach
     passed = min(layer.sharpness, STATE_SHARPNESS) / unit

@@ -18,7 +18,7 @@ from torch import Tensor
 class SpikingLayer(Parameters):
     """One layer of `inputs` → config.size neurons, dense or convolutional, optionally recurrent.
 
-    Input (steps, batch, inputs) → output (steps, batch, size). `truncate`: of [training], see qat/config/schema.py.
+    Input (steps, batch, inputs) → output (steps, batch, size). `truncate`: of [training].
     """
 
     truncate = 0
@@ -43,7 +43,7 @@ class SpikingLayer(Parameters):
         wires: Wires[Tensor] = Wires(self.neuron, whole.params, self.wire_shifts, whole.bias)
         if back is None:
             return wires
-        if self.config.recurrence == "diagonal":
+        if self.config.recurrent == "diagonal":
             return replace(wires, diagonal=back.squeeze(1))
         return replace(wires, matrix=lambda spikes: spikes @ back.t())
 

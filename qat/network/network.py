@@ -6,10 +6,14 @@ import numpy as np
 import torch
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic import planes
+from quantal.qat.arithmetic.exact import FLOAT32, FLOAT64
 from quantal.qat.arithmetic.surrogates import Surrogate
 from quantal.qat.arithmetic.torch_ops import TorchOps
 from quantal.qat.config.graph import check_size
-from quantal.qat.config.schema import MOST_SHARP, Config, Layer
+from quantal.qat.config.parts import layers
+from quantal.qat.config.parts.layers import Layer
+from quantal.qat.config.parts.network import Config
+from quantal.qat.config.parts.training import MOST_SHARP, Ridge, Training
 from quantal.qat.data.encoding import encoded_channels, encoded_maximum
 from quantal.qat.network.flow import Flow
 from quantal.qat.network.inputs import check_input
@@ -21,6 +25,13 @@ from torch import Tensor, nn
 
 LOGIT_RANGE = 12.0
 TARGET_MARGIN = 1.25
+
+
+def _surrogate(training: Training) -> Surrogate:
+    """What a spike's derivative is taken to be; ridge takes none."""
+    if isinstance(training, Ridge):
+        return Surrogate()
+    return Surrogate(training.surrogate, training.slope, training.damping)
 
 
 class SpikingNetwork(nn.Module):
@@ -48,26 +59,26 @@ class SpikingNetwork(nn.Module):
         for layer, sources in zip(config.layers, config.sources, strict=True):
             scale: float | Tensor = most[sources[0]]
             if len(sources) > 1:
-                parts = [torch.full((sizes[name] * len(layer.delays),), most[name]) for name in sources]
+                parts = [torch.full((sizes[name] * len(layer.delays),), most[name], **FLOAT32) for name in sources]
                 scale = torch.cat(parts)
             seen = sum(sizes[name] for name in sources) * len(layer.delays)
-            if layer.connection == "pool":
+            if isinstance(layer, layers.Pool):
                 self.layers.append(Pool(layer, seen))
                 most[layer.name] = most[sources[0]] * layer.kernel[0] * layer.kernel[1]
             else:
                 added = next((one for one in self.stack if one.config.name == layer.add), None)
                 self.layers.append(SpikingLayer(seen, layer, scale, generator, added))
-                if layer.reservoir:
+                if isinstance(layer, layers.Reservoir):
                     draw(self.stack[-1], most[sources[0]], generator)
                 most[layer.name] = 1.0
             sizes[layer.name] = layer.size
         if config.training.loss == "regression":  # see choose_targets
             outputs = config.layers[-1].size
-            self.register_buffer("target_mean", torch.zeros(outputs, dtype=torch.float64))
-            self.register_buffer("target_reach", torch.ones(outputs, dtype=torch.float64))
+            self.register_buffer("target_mean", torch.zeros(outputs, **FLOAT64))
+            self.register_buffer("target_reach", torch.ones(outputs, **FLOAT64))
         for one in self.stack:
             one.truncate = config.training.truncate
-        self.ops = TorchOps(Surrogate(config.training.surrogate, config.training.slope, config.training.damping))
+        self.ops = TorchOps(_surrogate(config.training))
         self.eval()  # deployed, unless a training step says otherwise
 
     @property
@@ -135,7 +146,7 @@ class SpikingNetwork(nn.Module):
                     if layer.window is None:
                         total = total + config.size * seen.sum(dim=(0, 2))
                     else:
-                        kernels = config.channels // config.groups
+                        kernels = layer.rows // config.groups
                         total = total + seen.sum(dim=0) @ planes.fan_out(layer.window, kernels).to(seen)
             if layer.recurrent is not None:
                 own = spikes[config.name]
@@ -157,29 +168,31 @@ class SpikingNetwork(nn.Module):
     def logit_unit(self, steps: int) -> Tensor | float:
         """The logit that one unit of the output is, () or (1,)."""
         readout = self.stack[-1]
-        if readout.config.neuron == "count":
+        if readout.config.neuron.kind == "count":
             return LOGIT_RANGE / steps
-        proportional = readout.config.states != "float" and readout.state_quantizer is None
+        proportional = readout.config.states.quantized and readout.state_quantizer is None
         shift = int(readout.shifts[2]) if proportional else 0
-        return readout.unit.squeeze(1) * float(1 << shift) * (LOGIT_RANGE / readout.config.state_range)
+        return readout.unit.squeeze(1) * float(1 << shift) * (LOGIT_RANGE / readout.config.states.range)
 
     def choose_targets(self, y: np.ndarray) -> None:
         """Takes the mean of real targets (samples, outputs), and as ±LOGIT_RANGE a bit more than they reach from it."""
         reach = np.abs(y - y.mean(axis=0)).max(axis=0)
         if not (reach > 0).all():
             raise BadInput("targets: expected ones that differ, so that there is something to learn")
-        self.target_mean.copy_(torch.as_tensor(y.mean(axis=0)))
-        self.target_reach.copy_(torch.as_tensor(reach * TARGET_MARGIN))
+        self.target_mean.copy_(torch.from_numpy(y.mean(axis=0)))
+        self.target_reach.copy_(torch.from_numpy(reach * TARGET_MARGIN))
 
     def real_values(self) -> tuple[np.ndarray, np.ndarray]:
         """(offset, unit) of each output, (outputs,): its real value is offset + unit · output."""
         with torch.no_grad():
-            unit = self.target_reach * torch.as_tensor(self.logit_unit(1)).double() / LOGIT_RANGE
+            unit = self.target_reach * self.logit_unit(1) / LOGIT_RANGE
         return self.target_mean.cpu().numpy(), unit.cpu().numpy()
 
     def anneal(self, epoch: int) -> None:
         """Sets the differentiable quantizers up for the epoch, the first being 0."""
         training = self.config.training
+        if isinstance(training, Ridge):
+            return
         for layer in self.stack:
             layer.anneal(min((epoch + 1) * training.temperature, MOST_SHARP), training.forward == "soft")
 

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 import torch
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic import planes
+from quantal.qat.arithmetic.exact import FLOAT32, INT64
 from quantal.qat.arithmetic.neurons import NEURONS
-from quantal.qat.config.schema import Layer as LayerConfig
+from quantal.qat.config.parts.layers import Weighted
+from quantal.qat.config.parts.states import Uniform
+from quantal.qat.config.parts.weights import Weights
 from quantal.qat.network.units import Span, largest_unit, state_step, units
 from quantal.qat.quantizers.normalization import CURRENT_NORMS, MOMENTUM, CurrentNorm, PspNorm
 from quantal.qat.quantizers.states import AFTER_RESET, STATE_QUANTIZERS
@@ -58,7 +61,7 @@ class Parameters(nn.Module):
     def __init__(
         self,
         inputs: int,
-        config: LayerConfig,
+        config: Weighted,
         input_scale: float | Tensor,
         generator: torch.Generator,
         added: "Parameters | None" = None,
@@ -69,56 +72,62 @@ class Parameters(nn.Module):
         self._added = [added]  # in a list, for it is no part of this module
         if self.window is not None:
             if self.window.size != inputs:
-                raise BadInput(f"{config.name}: shape: {list(config.shape)} are not the {inputs} values that it sees")
+                raise BadInput(
+                    f"{config.name}: shape: {list(self.window.shape)} are not the {inputs} values that it sees"
+                )
             inputs = self.window.shape[0] // config.groups * self.window.kernel[0] * self.window.kernel[1]
-        self.neuron = NEURONS[config.neuron]
-        self.quantizer = _weight_quantizer(config)
+        self.neuron = NEURONS[config.neuron.kind]
+        self.quantizer = _weight_quantizer(config.weights)
         self.state_quantizer = None
-        if not isinstance(config.states, str) and not self.neuron.stateless:
-            make_table = (AFTER_RESET if config.after_reset else STATE_QUANTIZERS)[config.state_quantizer]
-            self.state_quantizer = None if make_table is None else make_table(config.states)
-        self.scale_per_row = config.scale == "row" and not self.neuron.readout  # a readout's classes are compared
+        if config.states.quantized and not self.neuron.stateless:
+            make_table = (AFTER_RESET if config.after_reset else STATE_QUANTIZERS)[config.states.quantizer]
+            self.state_quantizer = None if make_table is None else make_table(config.states.width("membrane"))
+        self.scale_per_row = (
+            config.weights.scale == "row" and not self.neuron.readout
+        )  # a readout's classes are compared
         size = self.rows
 
         def parameter(count: int, value: float) -> nn.Parameter:
-            return nn.Parameter(torch.full((count,), value))
+            return nn.Parameter(torch.full((count,), value, **FLOAT32))
 
         def uniform(fan_in: int, bound: float | Tensor) -> nn.Parameter:
-            return nn.Parameter((torch.rand(size, fan_in, generator=generator) * 2 - 1) * bound)
+            return nn.Parameter((torch.rand(size, fan_in, generator=generator, **FLOAT32) * 2 - 1) * bound)
 
         self.psp = None
         if config.norm == "psp":
             self.psp = PspNorm(inputs if self.window is None else self.window.shape[0], input_scale)
         input_scale = input_scale if config.norm == "none" else 1.0  # which a norm takes out of itself
-        self.weight = uniform(inputs, config.gain / (math.sqrt(inputs) * input_scale))
-        fed_back = 1 if config.recurrence == "diagonal" else size
-        self.recurrent = uniform(fed_back, config.gain / math.sqrt(fed_back)) if config.recurrent else None
+        gain = config.weights.gain
+        self.weight = uniform(inputs, gain / (math.sqrt(inputs) * input_scale))
+        fed_back = 1 if config.recurrent == "diagonal" else size
+        self.recurrent = uniform(fed_back, gain / math.sqrt(fed_back)) if config.recurrent else None
         self.bias = parameter(size, 0.0) if config.bias else None
-        many = size if config.decay_per == "neuron" else 1
-        self.decay = parameter(many, config.decay) if config.decay < 1 and not self.neuron.stateless else None
-        traces = config.synapse != "none" or config.neuron == "alpha"
-        self.synapse_decay = parameter(many, config.synapse_decay) if traces else None
-        adapts = config.adaptation > 0
-        self.adaptation = parameter(size, config.adaptation * config.threshold) if adapts else None
-        self.adaptation_decay = parameter(many, config.adaptation_decay) if adapts else None
-        if self.adaptation_decay is not None and config.adaptation_spread > 1:
-            constants = config.adaptation_spread ** torch.linspace(-1, 1, size) / (1 - config.adaptation_decay)
+        neuron, adaptation = config.neuron, config.neuron.adaptation
+        many = size if neuron.decay_per == "neuron" else 1
+        decays = {name: parameter(many, value) for name, value in neuron.decays.items()}
+        self.decay = decays.get("decay")
+        self.synapse_decay = decays.get("synapse_decay")
+        self.adaptation = None if adaptation is None else parameter(size, adaptation.amount * neuron.threshold)
+        self.adaptation_decay = decays.get("adaptation_decay")
+        if self.adaptation_decay is not None and adaptation is not None and adaptation.spread > 1:
+            spread = adaptation.spread ** torch.linspace(-1, 1, size, **FLOAT32)
+            constants = spread / (1 - adaptation.decay)
             self.adaptation_decay.data.copy_((1 - 1 / constants).clamp(min=0))
         # One table of levels serves all rows, so they have one threshold, in units of each row's own learned scale.
         learns = self.neuron.fires and self.state_quantizer is None
-        self.threshold = parameter(1 if config.threshold_per == "layer" else size, config.threshold) if learns else None
+        self.threshold = parameter(1 if neuron.threshold_per == "layer" else size, neuron.threshold) if learns else None
         self.norm = CurrentNorm(size, config.norm) if config.norm in CURRENT_NORMS else None
         self.ranges = None
         if self.state_quantizer is not None and self.state_quantizer.first:
-            self.ranges = nn.Parameter(torch.tensor(self.state_quantizer.first))
-        scale = torch.ones(size if self.scale_per_row else 1, 1)
+            self.ranges = nn.Parameter(torch.tensor(self.state_quantizer.first, **FLOAT32))
+        scale = torch.ones(size if self.scale_per_row else 1, 1, **FLOAT32)
         self.register_buffer("unit_start", scale)
-        self.register_buffer("shifts", torch.zeros(3, dtype=torch.int64))
+        self.register_buffer("shifts", torch.zeros(3, **INT64))
         if self.state_quantizer is not None:
-            self.register_buffer("reach", torch.ones(1))
-        learns = config.weights != "float" and added is None  # a current that is added has a unit already
+            self.register_buffer("reach", torch.ones(1, **FLOAT32))
+        learns = config.weights.quantized and added is None  # a current that is added has a unit already
         self.unit_gain = nn.Parameter(torch.ones_like(scale), requires_grad=learns)
-        self.register_buffer("added_shift", torch.zeros((), dtype=torch.int64), persistent=added is not None)
+        self.register_buffer("added_shift", torch.zeros((), **INT64), persistent=added is not None)
         self.begin()
 
     # ---- what there is
@@ -144,7 +153,7 @@ class Parameters(nn.Module):
         moments: those that the norm goes by, in place of the kept ones.
         """
         weights = self.matrices
-        if self.config.standardize or self.quantizer.standardizes:
+        if self.config.weights.standardize or self.quantizer.standardizes:
             weights = [standardized(matrix) for matrix in weights]
         if self.psp is None:
             return weights
@@ -179,12 +188,12 @@ class Parameters(nn.Module):
         table = self.state_quantizer
         if table is not None:
             return table.spanning is not None
-        return self.config.state_quantizer == "uniform" and self.config.neuron not in ("alpha", "step")
+        return isinstance(self.config.states, Uniform) and self.config.neuron.kind not in ("alpha", "step")
 
     @property
     def state_reach(self) -> float:
         """What the levels of a table are measured in at first: the threshold, or what a readout is given for one."""
-        return self.config.threshold * (1 if self.neuron.fires else self.config.state_range)
+        return self.config.neuron.threshold * (1 if self.neuron.fires else self.config.states.range)
 
     def products(self, x: Tensor, weights: Tensor) -> Tensor:
         """x (..., inputs) by the weights (rows, inputs of a row) → (..., size)."""
@@ -243,7 +252,7 @@ class Parameters(nn.Module):
             added=None if self.added is None else self.added.unit,
         )
         self.unit_start.copy_(chosen.start)
-        self.shifts.copy_(torch.tensor([chosen.fan_in, chosen.recurrent, chosen.state]))
+        self.shifts.copy_(self.shifts.new_tensor([chosen.fan_in, chosen.recurrent, chosen.state]))
         self.added_shift.fill_(chosen.added)
         if table is not None:
             self.reach.fill_(max(1, round(reach / float(self.unit_start.mean()))))
@@ -268,9 +277,9 @@ class Parameters(nn.Module):
         self.quantizer.project()
         self.unit_gain.clamp_(min=_LEAST)
         if self.threshold is not None:
-            self.threshold.clamp_(min=_LEAST * self.config.threshold)
+            self.threshold.clamp_(min=_LEAST * self.config.neuron.threshold)
         for decay in self.decays.values():
-            decay.clamp_(0, 1 - 2.0**-self.config.decay_bits)
+            decay.clamp_(0, 1 - 2.0**-self.config.neuron.decay_bits)
         if self.adaptation is not None:
             self.adaptation.clamp_(min=0)
         if self.ranges is not None and self.state_quantizer is not None:
@@ -278,9 +287,7 @@ class Parameters(nn.Module):
             self.ranges.clamp_(self.ranges.new_tensor(least), self.ranges.new_tensor(most))
 
 
-def _weight_quantizer(config: LayerConfig) -> WeightQuantizer:
-    if config.weights == "float":
+def _weight_quantizer(weights: Weights) -> WeightQuantizer:
+    if not weights.quantized:
         return FullPrecision(32)
-    if config.weights == "learned":
-        return Learned()
-    return WEIGHT_QUANTIZERS[config.weight_quantizer][0](int(config.weights))
+    return Learned() if weights.learns_bits else WEIGHT_QUANTIZERS[weights.quantizer][0](int(weights.bits))

@@ -1,19 +1,18 @@
 """Sums over windows: a layer without weights or neurons."""
 
 from quantal.export.base.errors import BadInput
-from quantal.export.base.windows import Window
 from quantal.qat.arithmetic import planes
 from quantal.qat.arithmetic.exact import exact_products
-from quantal.qat.config.schema import Layer
+from quantal.qat.config.parts import layers
 from torch import Tensor, nn
 
 
 class Pool(nn.Module):
     """The sums over the windows of one layer's outputs: (steps, batch, inputs) → (steps, batch, config.size)."""
 
-    def __init__(self, config: Layer, inputs: int):
+    def __init__(self, config: layers.Pool, inputs: int):
         super().__init__()
-        self.config, self.window = config, Window(config.shape, config.kernel, config.stride, config.padding)
+        self.config, self.window = config, config.window
         if self.window.size != inputs:
             raise BadInput(f"{config.name}: shape: {list(config.shape)} are not the {inputs} values that it sees")
 

@@ -1,10 +1,11 @@
 """From real scales to shifts: the unit in which a layer counts, and by how many bits all else is aligned with it."""
 
+import math
 from dataclasses import dataclass
 
 from quantal.qat.arithmetic.exact import nearest_exponent
-from quantal.qat.arithmetic.neurons import NEURONS
-from quantal.qat.config.schema import Layer as LayerConfig
+from quantal.qat.config.parts.layers import Weighted
+from quantal.qat.config.parts.states import Shared, Uniform
 from torch import Tensor
 
 THRESHOLD_UNITS = 64
@@ -58,23 +59,23 @@ def units(
     return Units(start, of_input, recurrent, of_state, finer)
 
 
-def state_step(config: LayerConfig, reach: float, tabled: bool, span: Span | None) -> float | None:
+def state_step(config: Weighted, reach: float, tabled: bool, span: Span | None) -> float | None:
     """The real value of a code of the state grid; None where it has that of the weights.
 
     reach: what the levels of a table are measured in; tabled: whether there is one; span: None for the configured one.
     """
     if tabled:  # fine enough to tell the levels of any table apart
-        return reach / (1 << int(config.states) + 5)
-    if config.states == "float" or config.state_quantizer != "uniform" or NEURONS[config.neuron].stateless:
+        return reach / (1 << config.states.width("membrane") + 5)
+    if not isinstance(config.states, Uniform) or config.neuron.stateless:
         return None
-    far = config.threshold * config.state_range
+    far = config.neuron.threshold * config.states.range
     reached = far if span is None else max(-span[0], span[1], _LEAST_SPAN * far)
-    return reached / (1 << int(config.states) - 1)
+    return reached / (1 << config.states.membrane - 1)
 
 
-def largest_unit(config: LayerConfig, reach: float) -> float:
+def largest_unit(config: Weighted, reach: float) -> float:
     """What a unit may be at most, whatever the codes are; without an end where weights and states share one, as MINT's.
 
     reach: see state_step.
     """
-    return float("inf") if config.state_quantizer == "shared" else reach / THRESHOLD_UNITS
+    return math.inf if isinstance(config.states, Shared) else reach / THRESHOLD_UNITS

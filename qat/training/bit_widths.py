@@ -28,7 +28,7 @@ def _bytes(network: SpikingNetwork, layer: SpikingLayer, bits: int) -> int:
     rows, inputs = layer.weight.shape
     fan_in = packing(rows, inputs, bits, layer.config.groups if layer.window is not None else 0)
     total = fan_in.bytes + len(network.connections(layer.config)) * _level_bytes(layer, fan_in)
-    if layer.recurrent is not None and layer.config.recurrence == "diagonal":  # constants of its neurons, no codes
+    if layer.recurrent is not None and layer.config.recurrent == "diagonal":  # constants of its neurons, no codes
         total += table_bytes(layer.rows, *_LEVELS)
     elif layer.recurrent is not None:
         recurrent = packing(rows, rows, bits)

@@ -53,7 +53,7 @@ def _why_silent(layer: SpikingLayer) -> str:
 def _of_membranes(layer: SpikingLayer, record: dict[str, Tensor]) -> list[str]:
     name, states = layer.config.name, layer.config.states
     codes = record.get(f"{name}.u")
-    if codes is None or isinstance(states, str) or states < LEAST_BITS:
+    if codes is None or not states.quantized or states.width("membrane") < LEAST_BITS:
         return []
     grid = layer.integers().params.grid
     at_limit = int(((codes == grid.lo) | (codes == grid.hi)).sum())

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from quantal.export.base import files, reading
 from quantal.export.base.errors import BadInput
+from quantal.qat.config.parts.training import Gradients, Ridge
 from quantal.qat.data import augmentation
 from quantal.qat.data.registry import Dataset, Split
 from quantal.qat.training import objectives, parallel
@@ -22,7 +23,9 @@ SETTLED_AFTER = 3  # of the epochs one in so many goes before learned widths are
 
 def train_until(run: Run, data: Dataset, epochs: int, progress: Progress) -> None:
     """Trains until `epochs` epochs are done in all. Any split of the epochs over sittings gives the same result."""
-    if run.config.training.method == "ridge" and epochs:
+    if isinstance(run.config.training, Ridge):
+        if not epochs:
+            return
         raise BadInput(f"{run.path}: epochs: ridge takes none, expected 0, got {epochs}")
     with run.alone(run.path):
         if parallel.rank() == 0:
@@ -32,6 +35,7 @@ def train_until(run: Run, data: Dataset, epochs: int, progress: Progress) -> Non
 
 def _train(run: Run, data: Dataset, epochs: int, progress: Progress) -> None:
     training = run.config.training
+    assert isinstance(training, Gradients)
     batches = -(-len(data.train.y) // training.batch)
     bar = progress.add_task(f"training {run.path.name}", total=epochs * batches, completed=run.epochs_done * batches)
     while run.epochs_done < epochs:

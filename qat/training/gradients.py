@@ -5,6 +5,7 @@ penalty's included.
 from dataclasses import dataclass
 
 import torch
+from quantal.qat.config.parts.training import Gradients
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.training import objectives, saf
 from torch import Tensor
@@ -67,6 +68,12 @@ class BatchLoss:
         logits, added = saf.gradients(network, x, loss, network.config.training.method == "saf-e")
         return added, objectives.tally(network, logits, y)
 
+    @property
+    def _training(self) -> Gradients:
+        training = self.network.config.training
+        assert isinstance(training, Gradients)
+        return training
+
     def _steps_at_a_time(self, steps: int) -> int:
         """How many of a sample's are held between forward and backward: gradients end where they do."""
         truncate = self.network.config.training.truncate
@@ -81,13 +88,11 @@ class BatchLoss:
     def _wanted(self, x: Tensor) -> Tensor:
         """The logarithm of the teacher's softmax at τ, (batch, classes)."""
         assert self.teacher is not None
-        temperature = self.network.config.training.teacher_temperature
-        return functional.log_softmax(self.teacher.logits(x.float()) / temperature, dim=1)
+        return functional.log_softmax(self.teacher.logits(x.float()) / self._training.teacher_temperature, dim=1)
 
     def _taught(self, loss: Tensor, logits: Tensor, wanted: Tensor) -> Tensor:
         """In part τ² · KL of the two softmaxes at τ, the teacher's first, summed over samples (arXiv 1503.02531)."""
-        share = self.network.config.training.teacher_share
-        temperature = self.network.config.training.teacher_temperature
+        share, temperature = self._training.teacher_share, self._training.teacher_temperature
         given = functional.log_softmax(logits / temperature, dim=1)
         distance = functional.kl_div(given, wanted.to(given), reduction="sum", log_target=True)
         return (1 - share) * loss + share * (temperature**2 * distance)

@@ -1,6 +1,8 @@
 """What a run has learned, measured on the hard form of its network: what is deployed."""
 
 import torch
+from quantal.qat.arithmetic.exact import FLOAT64
+from quantal.qat.config.parts.layers import Reservoir
 from quantal.qat.data.registry import Split
 from quantal.qat.training import diagnosis, objectives, parallel
 from quantal.qat.training.batches import EVALUATION_BATCH, batches_of, calibration_sample
@@ -36,10 +38,10 @@ def findings(run: Run, split: Split) -> list[str]:
 
 def spike_rates(run: Run, split: Split) -> dict[str, float]:
     """How often a neuron of each reservoir spikes in a step, on average over `split`, by the layer's name."""
-    names = [layer.config.name for layer in run.network.stack if layer.config.reservoir]
+    names = [layer.config.name for layer in run.network.stack if isinstance(layer.config, Reservoir)]
     if not names:
         return {}
-    spikes, dtype = torch.zeros(len(names), dtype=torch.float64), run.exact_dtype()
+    spikes, dtype = torch.zeros(len(names), **FLOAT64), run.exact_dtype()
     for part in batches_of(split, EVALUATION_BATCH):
         sent: list[Tensor] = []
         with torch.no_grad():

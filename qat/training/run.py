@@ -18,7 +18,7 @@ import torch
 from quantal.export.base import files, reading
 from quantal.export.base.errors import BadInput, shown
 from quantal.qat.config import config_file
-from quantal.qat.config.schema import Config
+from quantal.qat.config.parts.network import Config
 from quantal.qat.data import augmentation
 from quantal.qat.data.encoding import encode
 from quantal.qat.data.registry import Dataset, Split, load, takes_steps
@@ -108,7 +108,7 @@ class Run:
 
     def network_files(self) -> dict[str, bytes | str]:
         """The files that hold the network."""
-        return {CONFIG_FILE: self.config.dumps(), CHECKPOINT_FILE: self.checkpoint()}
+        return {CONFIG_FILE: config_file.dumps(self.config), CHECKPOINT_FILE: self.checkpoint()}
 
     def checkpoint(self) -> bytes:
         """All that changes with an epoch, as a safetensors file."""
@@ -166,7 +166,7 @@ class Run:
     @property
     def quantized(self) -> bool:
         """True where weights and states are integers in every layer."""
-        return all("float" not in (layer.weights, layer.states) for layer in self.config.layers)
+        return all(layer.weights.quantized and layer.states.quantized for layer in self.config.weighted)
 
     def exact_dtype(self) -> torch.dtype:
         """The float in which the hard forward is exact; float32 for a network in full precision."""
@@ -179,8 +179,3 @@ def load_data(config: Config, data: Path | None) -> Dataset:
     if takes_steps(config.task.name):
         options["steps"] = config.encoder.steps
     return load(config.task.name, data, **options)
-
-
-def twin(config: Config) -> Config:
-    """The same network in full precision."""
-    return config.with_layers(weights="float", states="float")

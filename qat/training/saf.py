@@ -84,7 +84,7 @@ class OnlineLayer:
         if "bias" in grads:
             grads["bias"].add_(delta.sum(dim=0) * self.ones)
         if "threshold" in grads:
-            removed = self.spikes_before * (1.0 if self.layer.config.timing == "delayed" else self.leak)
+            removed = self.spikes_before * (1.0 if self.layer.config.neuron.timing == "delayed" else self.leak)
             grads["threshold"].sub_((delta * (1 + removed)).sum_to_size(grads["threshold"].shape))
         return delta
 

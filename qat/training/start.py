@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 from quantal.export.base.errors import BadInput
-from quantal.qat.config.schema import Config, Training
+from quantal.qat.config.parts.layers import Reservoir
+from quantal.qat.config.parts.network import Config
+from quantal.qat.config.parts.training import Bptt, Ridge
 from quantal.qat.data.registry import Dataset, Split
 from quantal.qat.network.reservoir import control_rates
 from quantal.qat.training import parallel, ridge
@@ -28,7 +30,7 @@ def new_run(path: Path, config: Config, data: Dataset, start: Start | None = Non
     run = Run(path, config, data.train.x.shape[-1], data.maximum)
     run.check(data)
     for flag, other in (("--from", start), ("--teacher", teacher)):
-        if other is not None and config.training.method == "ridge":
+        if other is not None and isinstance(config.training, Ridge):
             raise BadInput(f"{flag}: has no effect on ridge, which learns all that it learns from labels, at once")
     if config.training.loss == "regression":
         run.network.choose_targets(data.train.y)
@@ -67,18 +69,18 @@ def _take_teacher(run: Run, teacher: Run | None) -> None:
             if mine != other:
                 raise BadInput(f"--teacher: {name}: expected {mine}, as the network's own, got {other}")
     for field in ("teacher_share", "teacher_temperature"):
-        if teacher is None and getattr(config.training, field) != getattr(Training, field):
+        if teacher is None and getattr(config.training, field, None) not in (None, getattr(Bptt(), field)):
             raise BadInput(f"training: {field}: has no effect without --teacher")
     run.teacher = teacher
 
 
 def _prepare(run: Run, split: Split) -> None:
     """Sets the rates of reservoirs, and learns by ridge regression where that is the method: before any epoch."""
-    reservoirs = [layer for layer in run.network.stack if layer.config.reservoir]
+    reservoirs = [layer for layer in run.network.stack if isinstance(layer.config, Reservoir)]
     if reservoirs:
         x, _ = run.tensors(calibration_sample(split), torch.float64)
         control_rates(reservoirs, x, run.network.ops)
-    if run.config.training.method == "ridge":
+    if isinstance(run.config.training, Ridge):
         dtype = run.exact_dtype()
         ridge.fit(
             run.network,

@@ -5,9 +5,13 @@ inherited: of b − 1 bits, a scale is twice that of b, so that 8 → 4 → 2 bi
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from quantal.export.base.errors import BadInput
+from quantal.qat.arithmetic.exact import FLOAT32
+from quantal.qat.config.parts.fields import kinds, known
+from quantal.qat.config.parts.layers import Layer, Pool, Reservoir
 from quantal.qat.network.flow import Flow
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork
@@ -41,7 +45,7 @@ def warm_start(network: SpikingNetwork, source: SpikingNetwork, x: Tensor, metho
             row = _take(layer, teacher)
             if bool((row != 1).any()) and (layer.added is not None or layer.config.name in ours.currents):
                 raise BadInput(f"--from: layer {layer.config.name}: add: rows cannot be scaled to one threshold")
-            membrane = trace.get(f"{teacher.config.name}.u", torch.zeros(1))  # alpha neurons keep none
+            membrane = trace.get(f"{teacher.config.name}.u", torch.zeros(1, **FLOAT32))  # alpha neurons keep none
             _calibrate(layer, teacher, row, membrane, ours, after, method, final)
             if method == "gpfq":
                 spikes = after if layer.recurrent is not None else None
@@ -49,37 +53,42 @@ def warm_start(network: SpikingNetwork, source: SpikingNetwork, x: Tensor, metho
         ours.run(layer)
 
 
+def _form(layer: Layer) -> dict[str, Any]:
+    """What parameters that are taken over depend on, by the names of fields: all but numbers and precision."""
+    form: dict[str, Any] = {"connection": layer.connection}
+    form |= {name: getattr(layer, name) for name, field in known(type(layer)).items() if not kinds(field.type)}
+    if isinstance(layer, Pool):
+        return form
+    neuron, fields = layer.neuron, ("reset", "timing", "pool", "decay_per", "spikes", "refractory")
+    form |= {"neuron": neuron.kind} | {name: getattr(neuron, name) for name in fields}
+    form |= {name: getattr(neuron, name) is not None for name in ("synapse", "adaptation")}
+    return form | {"decay": "decay" in neuron.decays, "standardize": layer.weights.standardize}
+
+
 def _check(network: SpikingNetwork, source: SpikingNetwork, method: str, final: bool) -> None:
     ours, theirs = (n.config.layers for n in (network, source))
-    fields = (
-        "name", "size", "neuron", "recurrent", "bias", "reset", "timing", "pool", "decay_per", "norm", "spikes",
-        "synapse", "refractory", "standardize", "inputs", "delays", "add", "connection", "groups", "shape", "kernel",
-        "stride", "padding", "recurrence",
-    )  # fmt: skip
     if len(ours) != len(theirs) or network.inputs != source.inputs:
         raise BadInput(f"--from: its network has {source.inputs} inputs and {len(theirs)} layers, not those asked for")
     for mine, other in zip(ours, theirs, strict=True):
-        if mine.reservoir:
+        if isinstance(mine, Reservoir):
             raise BadInput(f"--from: layer {mine.name}: reservoir: is drawn, and not taken over from a run")
-        for field in fields:
-            if getattr(mine, field) != getattr(other, field):
-                raise BadInput(f"--from: layer {other.name}: {field}: its own is {getattr(other, field)!r}")
-        for field, without in (("decay", 1), ("adaptation", 0)):
-            if (getattr(mine, field) == without) != (getattr(other, field) == without):
-                raise BadInput(f"--from: layer {other.name}: {field}: its own is {getattr(other, field)!r}")
+        form, own = _form(mine), _form(other)
+        for field in own:
+            if form.get(field) != own[field]:
+                raise BadInput(f"--from: layer {other.name}: {field}: its own is {own[field]!r}")
     if method == "hindsight" and not final:
         raise BadInput("--calibration: hindsight finds ranges of states, which training finds itself: needs --epochs 0")
     if method == "gpfq" and any(type(layer.quantizer) is not Lsq for layer in network.stack):
         raise BadInput("--calibration: gpfq chooses codes of lsq, and some layer's weights have another quantizer")
-    if method == "gpfq" and any(mine.groups > 1 or mine.recurrence != "full" for mine in ours):
+    if method == "gpfq" and any(one.config.groups > 1 or one.config.recurrent == "diagonal" for one in network.stack):
         raise BadInput("--calibration: gpfq fits rows that see all that a layer sees, not groups and no diagonals")
-    if method == "gpfq" and any(mine.standardize or mine.norm == "psp" for mine in ours):
+    if method == "gpfq" and any(one.config.weights.standardize or one.config.norm == "psp" for one in network.stack):
         raise BadInput("--calibration: gpfq chooses the weights themselves, which standardize and a psp norm change")
 
 
 def _take(layer: SpikingLayer, teacher: SpikingLayer) -> Tensor:
     """Copies the real parameters. Returns what rows are multiplied by: where all have one threshold, to have it."""
-    row = torch.ones(layer.rows)
+    row = torch.ones(layer.rows, **FLOAT32)
     if teacher.real_threshold is not None:
         if layer.threshold is None:
             row = layer.state_reach / teacher.real_threshold.expand(layer.rows)
@@ -89,7 +98,7 @@ def _take(layer: SpikingLayer, teacher: SpikingLayer) -> Tensor:
         else:
             layer.threshold.copy_(teacher.real_threshold)
     factor = row[:, None]
-    if layer.config.standardize and bool((row != 1).any()):
+    if layer.config.weights.standardize and bool((row != 1).any()):
         raise BadInput(f"--from: layer {layer.config.name}: standardize: rows cannot be scaled to one threshold")
     if layer.psp is not None and teacher.psp is not None:
         layer.psp.load_state_dict(teacher.psp.state_dict())
@@ -123,7 +132,8 @@ def _calibrate(
         layer.quantizer.begin(weights[0], layer.scale_per_row)
         scale = weight_scale(layer, weights[0], method)
         back = float((scale if layer.recurrent is None else weight_scale(layer, weights[1], method)).mean())
-    alike = all(getattr(layer.config, f) == getattr(teacher.config, f) for f in ("states", "state_quantizer"))
+    own, theirs = layer.config.states, teacher.config.states
+    alike = type(own) is type(theirs) and own.membrane == theirs.membrane
     if alike and layer.ranges is not None and teacher.ranges is not None:
         layer.choose_units(scale, back)
         layer.ranges.copy_(teacher.ranges)
@@ -143,7 +153,7 @@ def _calibrate(
     for span in ranges:
         layer.choose_units(scale, back, span)
         # Spikes so far, not spikes: silence would be nearer to sparse spikes than the same ones a step late.
-        missed = (flow.output(layer) - wanted).cumsum(0) if len(ranges) > 1 else torch.zeros(())
+        missed = (flow.output(layer) - wanted).cumsum(0) if len(ranges) > 1 else torch.zeros((), **FLOAT32)
         tried.append((float(missed.square().mean()), span))
     layer.choose_units(scale, back, min(tried)[1])
 
@@ -158,7 +168,7 @@ def weight_scale(layer: SpikingLayer, weight: Tensor, method: str) -> Tensor:
     if quantizer.bits > 1:
         return layer.of_rows(calibration.scale_of(weight, quantizer.limit, by, per_row, SHARE))
     # Signs have no range to choose: the least squared error, which is mean|w|.
-    signs = partial(quantizer.codes, scale=torch.ones(1, 1), shift=0)
+    signs = partial(quantizer.codes, scale=torch.ones(1, 1, **FLOAT32), shift=0)
     return layer.of_rows(calibration.best_scale(weight, signs, 1, per_row))
 
 

@@ -23,7 +23,6 @@ from quantal.export.proof.intervals import Interval, claims_of, evaluate, find_i
 from quantal.qat.arithmetic import exact, neurons
 from quantal.qat.arithmetic.neurons import RESETTING
 from quantal.qat.arithmetic.torch_ops import TorchOps
-from quantal.qat.config import schema
 from quantal.qat.lower import exact_dtype, lower, record
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork
@@ -138,7 +137,7 @@ def largest_of_step(layer: Layer, proven: list[Interval], claims: dict[str, Inte
     )
     products = [Pair(i, spread(proven[i], layer.size, i)) for i, op in enumerate(layer.ops) if type(op) is MatVec]
     fan_in, *back = products
-    if module.recurrent is not None and module.config.recurrence == "diagonal":
+    if module.recurrent is not None and module.config.recurrent == "diagonal":
         codes = integers.recurrent.flatten()
         value = ops.builder.mul(ops.builder.table(codes.tolist(), "recurrent"), ops.builder.state("spike"))
         back = [ops.held(Pair(value, state["spike"].tensor * codes))]
@@ -165,8 +164,8 @@ def test_every_value_that_torch_computes_is_recorded_and_the_float_holds_it(
 ) -> None:
     proven = 0
     for seed, decay_bits, threshold in ((0, 6, 1.0), (1, 12, 200.0), (2, 12, 3.0), (3, 9, 50.0)):
-        layer = schema.Layer("hidden", 6, **{"decay_bits": decay_bits, "threshold": threshold, "gain": 3.0} | options)
-        readout = schema.Layer("readout", 3, neuron="li", decay_bits=decay_bits, state_range=16.0)
+        layer = Layer("hidden", 6, **{"decay_bits": decay_bits, "threshold": threshold, "gain": 3.0} | options)
+        readout = Layer("readout", 3, neuron="li", decay_bits=decay_bits, state_range=16.0)
         network = random_network(layer, readout, channels=5, maximum=maximum, seed=seed)
         try:
             dtype = exact_dtype(lower(network, "n"))
@@ -179,8 +178,8 @@ def test_every_value_that_torch_computes_is_recorded_and_the_float_holds_it(
 
 def test_a_table_of_states_that_decays_needs_float64_though_nothing_is_left_that_does() -> None:
     """12 inputs up to 4095 and a threshold of 200, with 8-bit aligned states: a level times its decay passes 2^24."""
-    layer = schema.Layer("hidden", 8, state_quantizer="aligned", states=8, threshold=200.0, reset="none", gain=3.0)
-    network = random_network(layer, schema.Layer("o", 3, neuron="li"), channels=12, maximum=4095, seed=0)
+    layer = Layer("hidden", 8, state_quantizer="aligned", states=8, threshold=200.0, reset="none", gain=3.0)
+    network = random_network(layer, Layer("o", 3, neuron="li"), channels=12, maximum=4095, seed=0)
     with torch.no_grad():
         network.stack[0].decay.fill_(63 / 64)
         network.stack[0].ranges.copy_(torch.tensor([4.0, 0.98, 4.0]))
@@ -219,8 +218,8 @@ def test_no_tensor_of_a_graphs_forward_is_larger_than_the_record_says(name: str)
 def test_folding_a_network_changes_no_value(seed: int) -> None:
     pick = np.random.default_rng(seed)
     options = OPTIONS[pick.integers(len(OPTIONS))]
-    layer = schema.Layer("hidden", 5, **{"gain": 3.0} | options)
-    network = random_network(layer, schema.Layer("o", 3, neuron="li"), channels=4, maximum=9, seed=int(seed % 1000))
+    layer = Layer("hidden", 5, **{"gain": 3.0} | options)
+    network = random_network(layer, Layer("o", 3, neuron="li"), channels=4, maximum=9, seed=int(seed % 1000))
     x = random_input(4, 12, 4, 9, int(seed % 1000))
     plain, folded = interpret.run(record(network, "n"), x), interpret.run(lower(network, "n").network, x)
     assert list(plain) == list(folded)
@@ -229,8 +228,8 @@ def test_folding_a_network_changes_no_value(seed: int) -> None:
 
 def test_the_record_is_what_the_proof_of_the_folded_network_holds_for() -> None:
     """Its own claims, of whole formats, are not needed; that they would be proven too shows that both mean the same."""
-    layer = schema.Layer("hidden", 5, recurrent=True, gain=3.0)
-    network = random_network(layer, schema.Layer("o", 3, neuron="li"), channels=4, maximum=9, seed=1)
+    layer = Layer("hidden", 5, recurrent=True, gain=3.0)
+    network = random_network(layer, Layer("o", 3, neuron="li"), channels=4, maximum=9, seed=1)
     recorded, lowered = find_invariants(record(network, "n")), lower(network, "n")
     claims = [[(s.name, s.lo, s.hi) for s in layer.states] for layer in lowered.network.layers]
     assert claims == [[(s.name, s.lo, s.hi) for s in layer.states] for layer in recorded.layers]
@@ -241,8 +240,8 @@ def test_the_record_is_what_the_proof_of_the_folded_network_holds_for() -> None:
 
 @pytest.fixture
 def network() -> SpikingNetwork:
-    layer = schema.Layer("hidden", 64, gain=4.0, recurrent=True)
-    return random_network(layer, schema.Layer("o", 3, neuron="li"), channels=64, maximum=4095, seed=3)
+    layer = Layer("hidden", 64, gain=4.0, recurrent=True)
+    return random_network(layer, Layer("o", 3, neuron="li"), channels=64, maximum=4095, seed=3)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Neurons in full precision: equal to snnTorch's, which are their definition, and what those do not have by hand."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,8 +12,8 @@ from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.grids import ShiftGrid
 from quantal.qat.arithmetic.neurons import NEURONS, RESETTING, UNQUANTIZED, Params
 from quantal.qat.arithmetic.torch_ops import TorchOps
-from quantal.qat.config.schema import Layer
 from scipy.signal import lfilter
+from support.layers import a_layer, replace
 from support.messages import one_line
 from support.torch_networks import small_config
 from torch import Tensor
@@ -159,7 +158,7 @@ def test_a_recurrent_synaptic_neuron_of_snntorchs_is_never_reset_at_once() -> No
 
 def test_an_alpha_neuron_that_subtracts_is_refused() -> None:
     """snnTorch's takes the threshold from the excitation alone, and from the membrane the inhibition."""
-    layers = Layer("hidden", 3, neuron="alpha", decay=0.5), Layer("readout", 3, neuron="li")
+    layers = a_layer("hidden", 3, neuron="alpha", decay=0.5), a_layer("readout", 3, neuron="li")
     for reset in ("zero", "none"):
         small_config(replace(layers[0], reset=reset), layers[1])
     with pytest.raises(BadInput) as error:

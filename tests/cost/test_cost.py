@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from quantal.export.base.toolchain import CORES, compile_host
 from quantal.export.build import Build
 from quantal.export.ir.ops import Table
 from quantal.export.report.cost import Cost, measure
-from quantal.qat.config.schema import Layer
 from quantal.qat.network.network import SpikingNetwork
 from support.commands import Done, quantal
+from support.layers import a_layer, replace
 from support.networks import lively, write
 from support.programs import random_program
 from support.torch_networks import random_network
@@ -33,8 +32,8 @@ COUNTS = ("flash_tables", "flash_code", "ram_state", "ram_stack", "instructions_
 def trained(seed: int) -> SpikingNetwork:
     """Large enough for a compiler to keep its tables as tables. Without biases: no spike comes from nothing."""
     return random_network(
-        Layer("hidden", 24, recurrent=True, bias=False, gain=4.0),
-        Layer("readout", 10, neuron="li", bias=False),
+        a_layer("hidden", 24, recurrent=True, bias=False, gain=4.0),
+        a_layer("readout", 10, neuron="li", bias=False),
         channels=32,
         maximum=1,
         seed=seed,
@@ -43,7 +42,7 @@ def trained(seed: int) -> SpikingNetwork:
 
 def readout(seed: int) -> SpikingNetwork:
     """One layer that never fires: all its events are its input's."""
-    return random_network(Layer("readout", 12, neuron="li", weights=8), channels=32, maximum=1, seed=seed)
+    return random_network(a_layer("readout", 12, neuron="li", weights=8), channels=32, maximum=1, seed=seed)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Event augmentation: equal to its definition, of the training split and the seed alone, refused where senseless."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +8,15 @@ import numpy as np
 import pytest
 from quantal.export.base.errors import BadInput
 from quantal.qat.config import config_file
-from quantal.qat.config.schema import Augmentation, Config, Encoder, Layer, Task, Training
+from quantal.qat.config.parts.network import Config, Direct, Task
+from quantal.qat.config.parts.training import Augmentation, Bptt
 from quantal.qat.data.augmentation import augmented, check
 from quantal.qat.data.registry import Dataset, Split
 from quantal.qat.training.epochs import train_until
 from quantal.qat.training.run import Run
 from quantal.qat.training.start import new_run
 from rich.progress import Progress
+from support.layers import a_layer, replace
 from support.messages import one_line
 
 SILENT = Progress(disable=True)
@@ -24,9 +25,10 @@ CHANNELS = 2 * 5 * 7
 
 
 def configured(seed: int = 0, **how: Any) -> Config:
-    layers = Layer("hidden", 8, gain=2.0), Layer("readout", 3, neuron="li", state_range=16.0)
-    training = Training(seed=seed, epochs=2, batch=8)
-    return Config(Task("npz"), Encoder(steps=STEPS), layers, training, Augmentation(**how))
+    layers = a_layer("hidden", 8, gain=2.0), a_layer("readout", 3, neuron="li", state_range=16.0)
+    training = Bptt(seed=seed, epochs=2, batch=8)
+    task, encoder = Task(name="npz"), Direct(steps=STEPS)
+    return Config(task=task, encoder=encoder, layers=layers, training=training, augmentation=Augmentation(**how))
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +192,7 @@ def test_what_makes_no_sense_is_refused(
 
 
 def test_a_field_out_of_range_is_refused() -> None:
-    text = configured(**ALL).dumps()
+    text = config_file.dumps(configured(**ALL))
     assert config_file.loads(text, "net") == configured(**ALL)
     for old, new, words in (
         ("drop = 0.1", "drop = 1.5", ("drop", "[0, 1]")),

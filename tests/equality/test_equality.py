@@ -1,6 +1,5 @@
 """The promise: the hard forward in torch is the integer network, bit for bit, in every state of every step."""
 
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -13,11 +12,13 @@ from quantal.export.base.errors import BadInput
 from quantal.export.ir import interpret
 from quantal.export.ir.ops import Clamp, Lookup, MatVec, Mul, Shr, Step
 from quantal.qat.arithmetic.neurons import RESETTING, TIMINGS
-from quantal.qat.config.schema import STATES, WEIGHTS, Layer
+from quantal.qat.config.parts.layers import Layer
+from quantal.qat.config.precision import STATE_BITS, WEIGHT_BITS
 from quantal.qat.lower import lower
 from quantal.qat.quantizers.normalization import CURRENT_NORMS, NORMS
 from quantal.qat.quantizers.states import AFTER_RESET, STATE_QUANTIZERS
 from support.equality import INTEGER_STATES, INTEGER_WEIGHTS, STEPS, TABLED, assert_equal, assert_plain, hidden, layers
+from support.layers import a_layer, replace
 from support.messages import one_line
 from support.torch_networks import random_input, random_network, small_config
 
@@ -25,8 +26,8 @@ pytestmark = pytest.mark.usefixtures("quick_search")
 
 
 def test_every_precision_of_the_vocabulary_is_covered() -> None:
-    assert {bits for _, bits in INTEGER_WEIGHTS} == {bits for bits in WEIGHTS if isinstance(bits, int)}
-    assert {bits for _, bits in INTEGER_STATES} == {bits for bits in STATES if isinstance(bits, int)}
+    assert {bits for _, bits in INTEGER_WEIGHTS} == {bits for bits in WEIGHT_BITS if isinstance(bits, int)}
+    assert {bits for _, bits in INTEGER_STATES} == {bits for bits in STATE_BITS if isinstance(bits, int)}
     assert {name for name, _ in INTEGER_STATES} == set(STATE_QUANTIZERS)
 
 
@@ -39,7 +40,7 @@ def test_lif_in_torch_is_lif_in_integers(reset: str, timing: str, recurrent: boo
     spikes = 0
     for seed in range(3):
         layer = hidden(reset=reset, timing=timing, recurrent=recurrent, decay_per="neuron")
-        network = random_network(layer, Layer("readout", 3, neuron="li"), channels=4, maximum=1, seed=seed)
+        network = random_network(layer, a_layer("readout", 3, neuron="li"), channels=4, maximum=1, seed=seed)
         x = random_input(6, STEPS, 4, 1, seed)
         lowered = assert_equal(network, x)
         trace = interpret.run(lowered.network, x)
@@ -50,7 +51,7 @@ def test_lif_in_torch_is_lif_in_integers(reset: str, timing: str, recurrent: boo
 
 @pytest.mark.parametrize(("reset", "timing"), RESETTING)
 def test_count_in_torch_is_count_in_integers(reset: str, timing: str) -> None:
-    readout = Layer("readout", 3, neuron="count", reset=reset, timing=timing, gain=3.0)
+    readout = a_layer("readout", 3, neuron="count", reset=reset, timing=timing, gain=3.0)
     for first in (hidden(), hidden(recurrent=True)):
         network = random_network(first, readout, channels=4, maximum=3, seed=5)
         x = random_input(6, STEPS, 4, 3, 5)
@@ -60,7 +61,7 @@ def test_count_in_torch_is_count_in_integers(reset: str, timing: str) -> None:
 @pytest.mark.parametrize("pool", ["last", "max"])
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_li_in_torch_is_li_in_integers(pool: str, recurrent: bool) -> None:
-    readout = Layer("readout", 3, neuron="li", pool=pool)
+    readout = a_layer("readout", 3, neuron="li", pool=pool)
     network = random_network(hidden(recurrent=recurrent), readout, channels=4, maximum=16, seed=6)
     x = random_input(6, STEPS, 4, 16, 6)
     output = interpret.run(assert_equal(network, x), x)["output"]
@@ -71,7 +72,7 @@ def test_li_in_torch_is_li_in_integers(pool: str, recurrent: bool) -> None:
 @pytest.mark.parametrize("neuron", ["li", "count"])
 def test_a_recurrent_readout_is_refused(neuron: str) -> None:
     with pytest.raises(BadInput) as error:
-        small_config(Layer("readout", 3, neuron=neuron, recurrent=True))
+        small_config(a_layer("readout", 3, neuron=neuron, recurrent=True))
     one_line(error, "recurrent")
 
 
@@ -84,7 +85,7 @@ def test_every_weight_precision_is_equal(quantizer: str, bits: int, scale: str) 
     options: dict[str, Any] = {"weight_quantizer": quantizer, "weights": bits, "scale": scale}
     for recurrent in (False, True):
         network = random_network(
-            hidden(recurrent=recurrent, **options), Layer("readout", 3, neuron="li", **options),
+            hidden(recurrent=recurrent, **options), a_layer("readout", 3, neuron="li", **options),
             channels=4, maximum=2, seed=7,
         )  # fmt: skip
         lowered = assert_equal(network, random_input(6, STEPS, 4, 2, 7))
@@ -114,7 +115,7 @@ def test_every_state_precision_is_equal_and_kept_to(quantizer: str, states: int,
         if quantizer == "uniform" and timing != "delayed":
             state_range = min(state_range, 2.0 ** (states - 1))
         layer = hidden(timing=timing, reset=reset, recurrent=True, state_range=state_range, gain=4.0, **options)
-        readout = Layer("readout", 3, neuron="li", state_range=state_range, gain=4.0, **options)
+        readout = a_layer("readout", 3, neuron="li", state_range=state_range, gain=4.0, **options)
         network = random_network(layer, readout, channels=4, maximum=4, seed=states + 100 * seed)
         x = random_input(6, STEPS, 4, 4, states)
         lowered = assert_equal(network, x)
@@ -137,7 +138,7 @@ def test_several_spikes_at_once_are_equal(reset: str, timing: str) -> None:
     for spikes in (2, 3, 4):
         options: dict[str, Any] = {"spikes": spikes, "reset": reset, "timing": timing, "state_range": 16.0}
         network = random_network(
-            hidden(recurrent=True, gain=6.0, **options), Layer("readout", 3, neuron="count", gain=4.0, **options),
+            hidden(recurrent=True, gain=6.0, **options), a_layer("readout", 3, neuron="count", gain=4.0, **options),
             channels=4, maximum=4, seed=spikes,
         )  # fmt: skip
         x = random_input(6, STEPS, 4, 4, spikes)
@@ -154,7 +155,7 @@ def test_a_normalized_layer_is_equal_whatever_the_sign_of_its_gains(quantizer: s
     options: dict[str, Any] = {"norm": norm, "weight_quantizer": quantizer, "recurrent": recurrent}
     for seed, scale in product(range(3), ("row", "layer")):
         network = random_network(
-            hidden(scale=scale, **options), Layer("readout", 3, neuron="li"), channels=4, maximum=3, seed=seed
+            hidden(scale=scale, **options), a_layer("readout", 3, neuron="li"), channels=4, maximum=3, seed=seed
         )
         first = network.stack[0]
         assert first.norm is not None
@@ -175,7 +176,7 @@ def test_neurons_without_a_memory_are_equal_and_keep_nothing(spikes: int) -> Non
     for seed, norm in product(range(3), NORMS):
         options: dict[str, Any] = {"neuron": "step", "spikes": spikes, "norm": norm, "gain": 8.0}
         network = random_network(
-            hidden(**options), replace(hidden(**options), name="second"), Layer("readout", 3, neuron="li"),
+            hidden(**options), replace(hidden(**options), name="second"), a_layer("readout", 3, neuron="li"),
             channels=4, maximum=16, seed=seed,
         )  # fmt: skip
         x = random_input(12, 1, 4, 16, seed)
@@ -195,7 +196,7 @@ def test_every_decay_is_equal(decay_bits: int) -> None:
     leaks = [top - (top >> a) for a in range(decay_bits + 1)]
     for states, m in product((8, 16), sorted({*leaks, 1, top // 2 - 1, top - 2} & set(range(top)))):
         layer = hidden(states=states, decay_bits=decay_bits)
-        readout = Layer("readout", 3, neuron="li", states=states, decay_bits=decay_bits)
+        readout = a_layer("readout", 3, neuron="li", states=states, decay_bits=decay_bits)
         network = random_network(layer, readout, channels=4, maximum=16, seed=8)
         with torch.no_grad():
             for module in network.stack:
@@ -206,7 +207,7 @@ def test_every_decay_is_equal(decay_bits: int) -> None:
 @pytest.mark.parametrize("a", range(8, 13))
 def test_a_pure_shift_leak_of_a_wide_membrane_is_exact_in_torch_too(a: int) -> None:
     """The integer network does not multiply here, so its values alone do not say what torch's product u·m needs."""
-    readout = Layer("readout", 8, neuron="li", weights=8, states=16, decay_bits=12, state_range=64.0)
+    readout = a_layer("readout", 8, neuron="li", weights=8, states=16, decay_bits=12, state_range=64.0)
     network = random_network(readout, channels=6, maximum=16, seed=9)
     with torch.no_grad():
         network.stack[0].decay.fill_(1 - 0.5**a)
@@ -225,7 +226,7 @@ HIDDEN = st.integers(0, 2).flatmap(
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_network_is_equal_at_every_step(stack: tuple[Layer, ...], readout: Layer, maximum: int, seed: int) -> None:
     fed_by_one = [layer for layer, before in zip((*stack, readout)[1:], stack, strict=True) if before.size == 1]
-    assume(not any(layer.weight_quantizer == "maqd" or layer.standardize for layer in fed_by_one))
+    assume(not any(layer.weights.quantizer == "maqd" or layer.weights.standardize for layer in fed_by_one))
     network = random_network(*stack, readout, channels=3, maximum=maximum, seed=seed)
     assert_equal(network, random_input(5, STEPS, 3, maximum, seed))
 
@@ -233,5 +234,5 @@ def test_any_network_is_equal_at_every_step(stack: tuple[Layer, ...], readout: L
 def test_a_bit_that_is_reset_at_once_is_the_spike_and_is_refused() -> None:
     """The integer network would have one record for both, the trace two."""
     with pytest.raises(BadInput) as error:
-        small_config(hidden(states=1, state_quantizer="squat", timing="immediate"), Layer("readout", 3, neuron="li"))
+        small_config(hidden(states=1, state_quantizer="squat", timing="immediate"), a_layer("readout", 3, neuron="li"))
     one_line(error, "timing")

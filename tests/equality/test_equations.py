@@ -1,16 +1,15 @@
 """The interpreter computes the equations of every neuron, written again in plain integers."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from quantal.export.ir import interpret
 from quantal.qat.arithmetic.neurons import COUNT_MAX, RESETTING
-from quantal.qat.config.schema import Layer
+from quantal.qat.config.parts.layers import Layer
 from quantal.qat.lower import lower
 from support.equality import STEPS, assert_equal, assert_plain, hidden, layers, plain_steps
+from support.layers import a_layer, replace
 from support.neurons import KINDS
 from support.torch_networks import random_input, random_network
 
@@ -27,7 +26,7 @@ def test_the_interpreter_computes_the_equations_of_the_lif(reset: str, timing: s
             reset=reset, timing=timing, recurrent=recurrent, states=states, state_quantizer=quantizer,
             spikes=1 if timing == "snntorch" else spikes, decay_per="neuron", weights=6, gain=8.0,
         )  # fmt: skip
-        network = random_network(layer, Layer("readout", 2, neuron="li"), channels=3, maximum=3, seed=seed)
+        network = random_network(layer, a_layer("readout", 2, neuron="li"), channels=3, maximum=3, seed=seed)
         x = random_input(4, STEPS, 3, 3, seed)
         assert assert_plain(network, x)["hidden.spike"].any()
 
@@ -38,7 +37,7 @@ def test_the_interpreter_computes_the_equations_of_every_kind_of_neuron(kind: st
     options, fired = KINDS[kind], 0
     for states, seed in ((2, 20), (4, 21), (8, 22), (12, 23)):
         layer = hidden(**{"states": states, "recurrent": recurrent, "weights": 6, "gain": 8.0} | options)
-        network = random_network(layer, Layer("readout", 2, neuron="li"), channels=3, maximum=3, seed=seed)
+        network = random_network(layer, a_layer("readout", 2, neuron="li"), channels=3, maximum=3, seed=seed)
         x = random_input(4, STEPS, 3, 3, seed)
         assert_equal(network, x)
         trace = assert_plain(network, x)
@@ -56,14 +55,14 @@ def one_layer(draw: st.DrawFn) -> Layer:
 @given(one_layer(), st.integers(0, 2**31))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_the_interpreter_computes_the_equations_of_any_layer(layer: Layer, seed: int) -> None:
-    network = random_network(layer, Layer("readout", 2, neuron="li"), channels=3, maximum=3, seed=seed)
+    network = random_network(layer, a_layer("readout", 2, neuron="li"), channels=3, maximum=3, seed=seed)
     assert_plain(network, random_input(3, STEPS, 3, 3, seed))
 
 
 @pytest.mark.parametrize("neuron", ["li", "count"])
 def test_the_readouts_pool_what_they_say(neuron: str) -> None:
     for pool in ("last", "max") if neuron == "li" else ("last",):
-        readout = Layer("readout", 3, neuron=neuron, pool=pool, gain=3.0)
+        readout = a_layer("readout", 3, neuron=neuron, pool=pool, gain=3.0)
         network = random_network(readout, channels=3, maximum=2, seed=3)
         x = random_input(4, STEPS, 3, 2, 3)
         trace = interpret.run(lower(network, "network").network, x)

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -24,8 +23,8 @@ from quantal.export.ir.ops import OPS, MatVec, op_name
 from quantal.export.run import EXECUTORS
 from quantal.export.verify import vectors
 from quantal.qat.arithmetic.neurons import NEURONS, RESETTING
-from quantal.qat.config import schema
 from quantal.qat.network.network import SpikingNetwork
+from support.layers import a_layer, replace
 from support.networks import lively, write
 from support.neurons import KINDS
 from support.programs import RANGES, coded, random_program, table_lif, whole_word
@@ -61,9 +60,9 @@ def stateless(spikes: int) -> Made:
 
     def make(seed: int) -> SpikingNetwork:
         return random_network(
-            schema.Layer("first", 7, norm="batch", spikes=spikes, **options),
-            schema.Layer("second", 5, norm="psp", **options),
-            schema.Layer("out", 4, neuron="li", gain=4.0),
+            a_layer("first", 7, norm="batch", spikes=spikes, **options),
+            a_layer("second", 5, norm="psp", **options),
+            a_layer("out", 4, neuron="li", gain=4.0),
             channels=6, maximum=15, seed=seed,
         )  # fmt: skip
 
@@ -225,8 +224,8 @@ def test_the_whole_word_is_reached_and_the_halves_between_two_results(built: Cal
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Build, Ints]:
     """700-256R-20 with 4-bit weights and 8-bit states, and an input of which 2 % spikes."""
     torch.manual_seed(0)
-    hidden = schema.Layer("hidden", 256, recurrent=True, gain=2.8)
-    layers = hidden, schema.Layer("readout", 20, neuron="li", pool="max")
+    hidden = a_layer("hidden", 256, recurrent=True, gain=2.8)
+    layers = hidden, a_layer("readout", 20, neuron="li", pool="max")
     network = SpikingNetwork(small_config(*layers), 700, 1)
     x = (np.random.default_rng(0).random((7, 25, 700)) < 0.02).astype(np.int64)
     return write(network, tmp_path_factory.mktemp("large") / "build", "large", x[:1, :3]), x

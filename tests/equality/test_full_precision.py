@@ -7,10 +7,10 @@ import pytest
 import torch
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.neurons import RESETTING
-from quantal.qat.config.schema import Layer
 from quantal.qat.lower import lower
 from quantal.qat.network.network import SpikingNetwork
 from support.equality import STEPS, hidden
+from support.layers import a_layer
 from support.messages import one_line
 from support.neurons import KINDS
 from support.torch_networks import random_input, random_network, small_config
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("quick_search")
 @pytest.mark.parametrize(("reset", "timing"), RESETTING)
 def test_full_precision_is_the_real_valued_equation_in_float64(reset: str, timing: str, recurrent: bool) -> None:
     layer = hidden(weights="float", states="float", reset=reset, timing=timing, recurrent=recurrent)
-    readout = Layer("readout", 2, neuron="li", weights="float", states="float")
+    readout = a_layer("readout", 2, neuron="li", weights="float", states="float")
     network = random_network(layer, readout, channels=3, maximum=3, seed=4)
     with torch.no_grad():  # multiples of 2^-8, so that no order of summation rounds
         for parameter in network.parameters():
@@ -73,8 +73,8 @@ def test_gradients_on_the_integer_grid_are_finite_and_reach_every_parameter(
     weights: int, quantizer: str, reset: str, timing: str, readout: str
 ) -> None:
     options: dict[str, Any] = {"weights": weights, "weight_quantizer": quantizer, "reset": reset, "timing": timing}
-    first = Layer("hidden", 12, recurrent=True, **options)
-    last = Layer("readout", 3, neuron=readout, **options)
+    first = a_layer("hidden", 12, recurrent=True, **options)
+    last = a_layer("readout", 3, neuron=readout, **options)
     network = SpikingNetwork(small_config(first, last), 8, 1)
     x = torch.from_numpy(random_input(16, 50, 8, 1, 0)).to(torch.float32)
     loss = functional.cross_entropy(network.logits(x), torch.arange(16) % 3)
@@ -93,8 +93,8 @@ def test_gradients_on_the_integer_grid_are_finite_and_reach_every_parameter(
 def test_gradients_reach_every_parameter_of_every_kind_of_neuron(kind: str, readout: str) -> None:
     options = {"size": 12, "recurrent": True, "gain": 3.0} | KINDS[kind]
     kept = {name: value for name, value in options.items() if name.startswith(("decay", "synapse"))}
-    last = Layer("readout", 3, neuron=readout, **kept)
-    network = SpikingNetwork(small_config(Layer("hidden", **options), last), 8, 1)
+    last = a_layer("readout", 3, neuron=readout, **kept)
+    network = SpikingNetwork(small_config(a_layer("hidden", **options), last), 8, 1)
     x = torch.from_numpy(random_input(16, 50, 8, 1, 0)).to(torch.float32)
     functional.cross_entropy(network.logits(x), torch.arange(16) % 3).backward()
     for name, parameter in network.named_parameters():
@@ -105,7 +105,7 @@ def test_gradients_reach_every_parameter_of_every_kind_of_neuron(kind: str, read
 def test_full_precision_is_not_exported() -> None:
     for options in ({"weights": "float"}, {"states": "float"}):
         chosen: dict[str, Any] = options
-        network = SpikingNetwork(small_config(hidden(**chosen), Layer("readout", 2, neuron="li", **chosen)), 3, 1)
+        network = SpikingNetwork(small_config(hidden(**chosen), a_layer("readout", 2, neuron="li", **chosen)), 3, 1)
         with pytest.raises(BadInput) as error:
             lower(network, "network")
         one_line(error, "layer hidden", next(iter(options)), "full precision")

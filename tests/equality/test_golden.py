@@ -12,7 +12,7 @@ from quantal.export.run import EXECUTORS
 from quantal.export.run.verify import batched, verify
 from quantal.export.verify import vectors
 from quantal.qat.arithmetic.neurons import NEURONS, RESETTING
-from quantal.qat.config.schema import Layer
+from quantal.qat.config.parts.layers import Layer
 from quantal.qat.quantizers.states import AFTER_RESET, STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from quantal.qat.training.run import Run
@@ -125,7 +125,7 @@ def test_every_neuron_reset_and_timing_is_in_a_case_of_every_kind_of_layer() -> 
 def kinds(layer: Layer) -> set[str]:
     """Of what kinds the layer is, in the words of graphs.LAYERS."""
     found = {"added"} if layer.add else set()
-    found |= {"delayed"} if layer.delays != Layer.delays else set()
+    found |= {"delayed"} if layer.delays != (0,) else set()
     if layer.connection == "conv":
         return found | {"line" if layer.shape[1] == 1 else "planes"}
     fed_back = {"full": "recurrent", "diagonal": "diagonal"}[layer.recurrence]
@@ -135,10 +135,15 @@ def kinds(layer: Layer) -> set[str]:
 @pytest.mark.parametrize("kind", LAYERS)
 def test_every_neuron_reset_and_timing_is_in_a_case_in_every_kind_of_layer(kind: str) -> None:
     configs = [Run.open(GOLDEN / case / "run").config for case in regenerate.cases()]
-    found = {(x.neuron, x.reset, x.timing) for config in configs for x in config.layers if kind in kinds(x)}
-    neurons = {("lif", *pair) for pair in RESETTING} | {("alpha", reset, "delayed") for reset in ("none", "zero")}
-    memoryless = set() if kind in ("recurrent", "diagonal") else {("step", Layer.reset, Layer.timing)}
-    assert neurons | memoryless <= found
+    found = {
+        (x.neuron.kind, x.neuron.reset, x.neuron.timing)
+        for config in configs
+        for x in config.layers
+        if kind in kinds(x)
+    }
+    wanted = {("lif", *pair) for pair in RESETTING} | {("alpha", reset, "delayed") for reset in ("none", "zero")}
+    memoryless = set() if kind in ("recurrent", "diagonal") else {("step", "none", "delayed")}
+    assert wanted | memoryless <= found
 
 
 @pytest.mark.parametrize("kind", ["dense", "planes", "delayed"])

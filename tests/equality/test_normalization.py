@@ -13,7 +13,7 @@ from quantal.export import network_file
 from quantal.export.base.errors import BadInput
 from quantal.export.ir import interpret
 from quantal.qat.arithmetic.neurons import NEURONS
-from quantal.qat.config.schema import Layer
+from quantal.qat.config.precision import with_precision
 from quantal.qat.data.registry import load
 from quantal.qat.engine import cpu
 from quantal.qat.lower import lower
@@ -25,6 +25,7 @@ from quantal.qat.training.run import Run
 from quantal.qat.training.start import new_run
 from quantal.qat.training.warm_start import warm_start
 from support.commands import NETWORK, quantal, succeed
+from support.layers import a_layer
 from support.messages import one_line
 from support.torch_networks import random_input, random_network, small_config
 from torch import Tensor
@@ -88,7 +89,7 @@ def unfolded(layer: SpikingLayer, x: np.ndarray) -> np.ndarray:
     theta, beta = (real(table) * unit for table in (integers.params.threshold, integers.bias))  # type: ignore[arg-type]
     beta = beta + gain * mean / deviation  # the layer's own: what is left of the rest of the norm is in the integers'
     decay, grid = real(layer.decay), unit * 2.0**state_shift  # type: ignore[arg-type]
-    decay = rounded(decay * 2.0**config.decay_bits) / 2.0**config.decay_bits
+    decay = rounded(decay * 2.0**config.neuron.decay_bits) / 2.0**config.neuron.decay_bits
     half = 2 ** (int(config.states) - 1)
 
     u = s = np.zeros((len(x), config.size))
@@ -110,8 +111,8 @@ def unfolded(layer: SpikingLayer, x: np.ndarray) -> np.ndarray:
 def test_the_unfolded_network_emits_the_spikes_of_the_folded_one(fold: str, recurrent: bool) -> None:
     for seed, (scale, states) in enumerate((("row", 8), ("layer", 16)), 1):
         options = FOLDS[fold] | {"scale": scale, "states": states, "weights": 5, "recurrent": recurrent}
-        hidden = [Layer(f"h{k}", size, gain=3.0, **options) for k, size in enumerate((24, 16))]
-        network = random_network(*hidden, Layer("readout", 3, neuron="li"), channels=12, maximum=1, seed=seed)
+        hidden = [a_layer(f"h{k}", size, gain=3.0, **options) for k, size in enumerate((24, 16))]
+        network = random_network(*hidden, a_layer("readout", 3, neuron="li"), channels=12, maximum=1, seed=seed)
         x = random_input(6, 200, 12, 1, seed)
         network.begin_norms(torch.from_numpy(x).float())
         trace = interpret.run(lower(network, "network").network, x)
@@ -125,8 +126,8 @@ def test_the_unfolded_network_emits_the_spikes_of_the_folded_one(fold: str, recu
 
 
 def test_a_psp_norm_folds_where_classes_are_compared_and_where_states_have_a_table() -> None:
-    table = Layer("hidden", 9, norm="psp", gain=3.0, state_quantizer="aligned", states=4)
-    network = random_network(table, Layer("readout", 3, neuron="li", norm="psp"), channels=6, maximum=1, seed=3)
+    table = a_layer("hidden", 9, norm="psp", gain=3.0, state_quantizer="aligned", states=4)
+    network = random_network(table, a_layer("readout", 3, neuron="li", norm="psp"), channels=6, maximum=1, seed=3)
     for layer in network.stack:
         assert layer.psp is not None
         scale = layer.unit * 2.0 ** int(layer.shifts[0])
@@ -185,8 +186,8 @@ def moments(network: SpikingNetwork) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("norm", NORMS[1:])
 def test_kept_moments_are_the_average_of_the_batches(norm: str) -> None:
-    hidden = Layer("hidden", 8, norm=norm, recurrent=True, gain=2.0)
-    network = random_network(hidden, Layer("readout", 3, neuron="li"), channels=6, maximum=4, seed=1)
+    hidden = a_layer("hidden", 8, norm=norm, recurrent=True, gain=2.0)
+    network = random_network(hidden, a_layer("readout", 3, neuron="li"), channels=6, maximum=4, seed=1)
     layer, kept = network.stack[0], moments(network)
     for seed in range(3):
         x = torch.from_numpy(random_input(9, 7, 6, 4, seed)).float()
@@ -216,8 +217,8 @@ def test_kept_moments_are_the_average_of_the_batches(norm: str) -> None:
 @pytest.mark.parametrize("norm", NORMS[1:])
 def test_a_network_begins_with_scales_that_suit_the_norm(norm: str, rate: float) -> None:
     """However rare spikes are: else weights of a psp norm would be clipped, and a threshold would be a few units."""
-    hidden = Layer("hidden", 64, norm=norm)
-    network = SpikingNetwork(small_config(hidden, Layer("readout", 3, neuron="li")), 200, 1)
+    hidden = a_layer("hidden", 64, norm=norm)
+    network = SpikingNetwork(small_config(hidden, a_layer("readout", 3, neuron="li")), 200, 1)
     x = (torch.rand(50, 10, 200, generator=torch.Generator().manual_seed(0)) < rate).float()
     network.begin_norms(x)
     layer = network.stack[0]
@@ -237,7 +238,7 @@ def test_a_network_begins_with_scales_that_suit_the_norm(norm: str, rate: float)
 @pytest.mark.parametrize("fold", FOLDS)
 def test_a_norm_trains_in_either_float(fold: str) -> None:
     options = FOLDS[fold] | {"recurrent": True, "gain": 3.0}
-    network = SpikingNetwork(small_config(Layer("hidden", 6, **options), Layer("readout", 3, neuron="li")), 8, 2)
+    network = SpikingNetwork(small_config(a_layer("hidden", 6, **options), a_layer("readout", 3, neuron="li")), 8, 2)
     for dtype in (torch.float32, torch.float64):
         x = torch.from_numpy(random_input(12, 9, 8, 2, 0)).to(dtype)
         network.zero_grad()
@@ -275,7 +276,7 @@ def test_what_a_norm_has_learned_is_what_runs(fold: str) -> None:
 
 @pytest.mark.parametrize("norm", NORMS[1:])
 def test_several_processes_are_refused_a_batchs_moments(norm: str) -> None:
-    hidden, readout = Layer("hidden", 8, norm=norm), Layer("readout", 10, neuron="li")
+    hidden, readout = a_layer("hidden", 8, norm=norm), a_layer("readout", 10, neuron="li")
     config = small_config(hidden, readout)
     with mock.patch.object(parallel, "size", return_value=2), pytest.raises(BadInput) as error:
         new_run(Path("run"), config, load("digits", None))
@@ -285,7 +286,9 @@ def test_several_processes_are_refused_a_batchs_moments(norm: str) -> None:
 
 def test_a_moment_below_0_is_refused(tmp_path: Path) -> None:
     for norm, name in (*((norm, "norm.variance") for norm in CURRENT_NORMS), ("psp", "psp.moment")):
-        network = SpikingNetwork(small_config(Layer("hidden", 4, norm=norm), Layer("readout", 3, neuron="li")), 3, 1)
+        network = SpikingNetwork(
+            small_config(a_layer("hidden", 4, norm=norm), a_layer("readout", 3, neuron="li")), 3, 1
+        )
         tensors = network.state_dict()
         tensors[f"layers.0.{name}"].view(-1)[-1] = -1
         with pytest.raises(BadInput) as error:
@@ -320,11 +323,11 @@ def test_a_norm_is_taken_over_from_full_precision(fold: str, calibration: str) -
 def test_a_norm_that_is_taken_over_sends_what_the_source_does(fold: str) -> None:
     """On weights that nobody trained. Up to 0.19 of the spikes come or fail to, with seeds 0 to 19."""
     options = FOLDS[fold] | {"decay_bits": 12, "gain": 3.0, "weights": "float", "states": "float"}
-    readout = Layer("readout", 3, neuron="li", weights="float", states="float")
-    source = random_network(Layer("hidden", 24, **options), readout, channels=12, maximum=3, seed=1)
+    readout = a_layer("readout", 3, neuron="li", weights="float", states="float")
+    source = random_network(a_layer("hidden", 24, **options), readout, channels=12, maximum=3, seed=1)
     x = torch.from_numpy(random_input(24, 20, 12, 3, 1)).float()
     source.begin_norms(x)
-    network = SpikingNetwork(small_config(*source.config.with_layers(weights=8, states=12).layers), 12, 3)
+    network = SpikingNetwork(small_config(*with_precision(source.config, weights=8, states=12).layers), 12, 3)
     warm_start(network, source, x, "mse", final=True)
     sent: list[list[Tensor]] = [[], []]
     with torch.no_grad():
@@ -358,7 +361,7 @@ def test_how_states_are_kept_says_nothing_of_a_neuron_without_any(states: dict[s
     assert NEURONS["step"].stateless
     networks = [
         random_network(
-            Layer("hidden", 7, neuron="step", norm="batch", **options), Layer("readout", 3, neuron="li"),
+            a_layer("hidden", 7, neuron="step", norm="batch", **options), a_layer("readout", 3, neuron="li"),
             channels=5, maximum=9, seed=2,
         )
         for options in ({"spikes": states.get("spikes", 1)}, states)

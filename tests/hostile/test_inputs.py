@@ -10,12 +10,12 @@ import pytest
 import torch
 from quantal.export.base.errors import BadInput
 from quantal.export.ir import interpret
-from quantal.qat.config.schema import Layer
 from quantal.qat.engine import cpu, cuda
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.network.trace import hard_trace
 from quantal.qat.training import saf
 from quantal.qat.training.warm_start import warm_start
+from support.layers import a_layer
 from support.messages import one_line
 from support.networks import write
 from support.programs import random_program
@@ -24,14 +24,14 @@ from torch import Tensor
 from torch.nn import functional
 
 CHANNELS, MAXIMUM = 6, 3
-READOUT = Layer("readout", 3, neuron="li")
+READOUT = a_layer("readout", 3, neuron="li")
 FLOAT: dict[str, Any] = {"weights": "float", "states": "float"}
 
 
 def network_of(**options: Any) -> SpikingNetwork:
     """A small network, as dense as its options say."""
-    hidden = Layer("hidden", 8, **{"gain": 3.0, **options})
-    readout = Layer("readout", 3, neuron="li", **{k: options[k] for k in FLOAT if k in options})
+    hidden = a_layer("hidden", 8, **{"gain": 3.0, **options})
+    readout = a_layer("readout", 3, neuron="li", **{k: options[k] for k in FLOAT if k in options})
     return random_network(hidden, readout, channels=CHANNELS, maximum=MAXIMUM, seed=1)
 
 

@@ -22,7 +22,7 @@ from quantal.export.ir.ops import Conv, Input, State
 from quantal.export.proof.intervals import prove
 from quantal.export.run import EXECUTORS
 from quantal.qat.config import config_file
-from quantal.qat.config.schema import Config
+from quantal.qat.config.parts.network import Config
 from quantal.qat.lower import lower
 from quantal.qat.network.network import SpikingNetwork
 from support.messages import one_line
@@ -93,7 +93,7 @@ def check_emitted(network: Network) -> tuple[str, str]:
     assert {f"{network.name}_{verb}" for verb in ("reset", "step", "argmax", "classify")} <= made
     assert [name for name in made if "__" in name or name.startswith("_") or name.endswith("__")] == []
     assert [name for name in made if name in names._KEYWORDS] == []
-    return header, emit_test(proven)
+    return header, emit_test(proven, "")
 
 
 def compile_all(folder: Path, name: str, header: str, program: str) -> None:

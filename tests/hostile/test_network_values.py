@@ -43,7 +43,8 @@ def test_a_value_of_another_type_is_refused(path: Path_) -> None:
 
 @pytest.mark.parametrize("value", WRONG)
 def test_a_file_that_is_no_object_is_refused(value: Any) -> None:
-    refused(json.dumps(value), "format" if isinstance(value, dict) else "object")
+    text = json.dumps(value)
+    refused(text, "format" if isinstance(value, dict) else "not JSON" if text in ("NaN", "Infinity") else "object")
 
 
 def test_an_integer_spelt_as_another_type_is_refused() -> None:

@@ -19,7 +19,8 @@ from quantal.export.ir.network import Network as Program
 from quantal.export.ir.ops import Add, Input, State
 from quantal.export.verify.vectors import load as load_vectors
 from quantal.qat.config import config_file
-from quantal.qat.config.schema import Config, Encoder, Task, Training
+from quantal.qat.config.parts.network import Config, Direct, Task
+from quantal.qat.config.parts.training import Bptt
 from quantal.qat.config.schema import Layer as LayerConfig
 from quantal.qat.data.registry import load
 from quantal.qat.network.network import SpikingNetwork
@@ -179,7 +180,7 @@ def test_weights_that_take_too_much_are_refused_with_the_memory(tmp_path: Path) 
     )
     refused(lambda: config_file.loads(text, "net.toml"), "net.toml", *words, reading.MEMORY)
     layers = (LayerConfig("hidden", 60_000), LayerConfig("o", 10, neuron="li"))
-    config = Config(Task("npz"), Encoder(), layers, Training())
+    config = Config(task=Task(name="npz"), encoder=Direct(), layers=layers, training=Bptt())
     refused(lambda: SpikingNetwork(config, 60_000, 1), "layer hidden: learning 3,600,000,000 weights", "53.65 GiB")
 
 

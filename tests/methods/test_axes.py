@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from quantal.qat.config.schema import Layer
 from quantal.qat.engine import cpu
 from quantal.qat.network.axes import AXES, BACK, NOBODY, OWN, SEEN, taken
 from quantal.qat.network.layer import SpikingLayer
@@ -14,6 +13,7 @@ from quantal.qat.quantizers.normalization import NORMS
 from quantal.qat.quantizers.states import STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from support.graphs import GRAPHS, graph
+from support.layers import a_layer
 from support.networks import input_for
 from support.neurons import KINDS
 from support.torch_networks import random_network
@@ -49,8 +49,8 @@ def chain(options: dict[str, Any]) -> SpikingNetwork:
     fed_back = (
         {} if options.get("neuron") == "step" else {"recurrent": True, "recurrence": options.get("recurrence", "full")}
     )
-    layers = Layer("first", 7, **own), Layer("second", 5, **own, **fed_back)
-    readout = Layer(
+    layers = a_layer("first", 7, **own), a_layer("second", 5, **own, **fed_back)
+    readout = a_layer(
         "out", 3, neuron="li", state_range=16.0, **norm, **{k: v for k, v in options.items() if k in READOUT}
     )
     budget = 100_000 if options.get("weights") == "learned" else 0
@@ -123,9 +123,9 @@ def test_neurons_in_another_order_do_what_they_did(options: dict[str, Any], at: 
 def test_channels_in_another_order_do_what_they_did(norm: str) -> None:
     """A convolution that sees another: each channel has a column for each place of its kernel."""
     kernels = {"connection": "conv", "kernel": (2, 2), "stride": (1, 1), "padding": (0, 0), "gain": 4.0}
-    first = Layer("first", 3 * 9, shape=(2, 4, 4), channels=3, **kernels)
-    second = Layer("second", 4 * 4, shape=(3, 3, 3), channels=4, norm=norm, **kernels)
-    network = random_network(first, second, Layer("out", 3, neuron="li"), channels=32, maximum=1, seed=2)
+    first = a_layer("first", 3 * 9, shape=(2, 4, 4), channels=3, **kernels)
+    second = a_layer("second", 4 * 4, shape=(3, 3, 3), channels=4, norm=norm, **kernels)
+    network = random_network(first, second, a_layer("out", 3, neuron="li"), channels=32, maximum=1, seed=2)
     order, places = torch.tensor([2, 0, 1]), torch.arange(9)
     other = SpikingNetwork(network.config, 32, 1)
     for number, (layer, copy) in enumerate(zip(network.stack, other.stack, strict=True)):

@@ -1,6 +1,5 @@
 """Knowledge distillation: the loss, what is refused, and that a run keeps its teacher."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +8,25 @@ import torch
 from click.testing import CliRunner
 from quantal.export.base.errors import BadInput
 from quantal.qat.cli.train import train
-from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.config import config_file
+from quantal.qat.config.parts.network import Config, Direct, Task
+from quantal.qat.config.parts.training import Bptt
+from quantal.qat.config.precision import full_precision
 from quantal.qat.data.registry import Dataset, Split
 from quantal.qat.training.epochs import batch_gradients, train_until
-from quantal.qat.training.run import Run, load_data, twin
+from quantal.qat.training.run import Run, load_data
 from quantal.qat.training.start import new_run
 from rich.progress import Progress
+from support.layers import a_layer, replace
 from support.messages import one_line
 
 SILENT = Progress(disable=True)
 
 
 def configured(**training: float) -> Config:
-    layers = Layer("hidden", 16, gain=4.0), Layer("readout", 10, neuron="li", state_range=16.0)
-    chosen = Training(epochs=2, rate=5e-3, **training)  # type: ignore[arg-type]
-    return Config(Task("digits"), Encoder("direct", steps=5), layers, chosen)
+    layers = a_layer("hidden", 16, gain=4.0), a_layer("readout", 10, neuron="li", state_range=16.0)
+    chosen = Bptt(epochs=2, rate=5e-3, **training)  # type: ignore[arg-type]
+    return Config(task=Task(name="digits"), encoder=Direct(steps=5), layers=layers, training=chosen)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def data() -> Dataset:
 
 @pytest.fixture(scope="module")
 def teacher(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = new_run(tmp_path_factory.mktemp("runs") / "teacher", twin(configured()), data)
+    run = new_run(tmp_path_factory.mktemp("runs") / "teacher", full_precision(configured()), data)
     train_until(run, data, 2, SILENT)
     return run
 
@@ -69,7 +72,7 @@ def test_a_run_keeps_its_teacher_and_goes_on_to_the_same_bytes(data: Dataset, te
 
 
 def test_what_a_teacher_cannot_be_is_refused(data: Dataset, teacher: Run, tmp_path: Path) -> None:
-    other = replace(configured(), encoder=Encoder("direct", steps=4))
+    other = replace(configured(), encoder=Direct(steps=4))
     with pytest.raises(BadInput) as error:
         new_run(tmp_path / "run", other, data, teacher=teacher)
     one_line(error, "--teacher", "encoder")
@@ -81,7 +84,7 @@ def test_what_a_teacher_cannot_be_is_refused(data: Dataset, teacher: Run, tmp_pa
 
 
 def test_the_command_takes_a_teacher(teacher: Run, tmp_path: Path) -> None:
-    (tmp_path / "net.toml").write_text(configured().dumps())
+    (tmp_path / "net.toml").write_text(config_file.dumps(configured()))
     given = ["--network", str(tmp_path / "net.toml"), "--teacher", str(teacher.path), "--epochs", "1"]
     done = CliRunner().invoke(train, [*given, "--out", str(tmp_path / "run")], catch_exceptions=False)
     assert done.exit_code == 0

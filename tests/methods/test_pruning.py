@@ -4,7 +4,6 @@ import json
 import math
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 import torch
 from quantal.export.base.errors import BadInput
 from quantal.export.build import Build
-from quantal.qat.config.schema import Layer
 from quantal.qat.data.registry import load
 from quantal.qat.engine import cpu
 from quantal.qat.methods import pruning
@@ -23,6 +21,7 @@ from quantal.qat.training.measure import accuracy_of
 from quantal.qat.training.run import Run
 from rich.progress import Progress
 from support.commands import NETWORK, contents, refused, succeed
+from support.layers import a_layer, replace
 from support.messages import one_line
 from support.networks import input_for
 from support.neurons import KINDS
@@ -77,15 +76,15 @@ def lively(options: dict[str, Any], silent: bool = False) -> tuple[SpikingNetwor
     """
     own = FLOAT if options.get("weights") == "float" else {}
     own = own | ({"norm": "psp"} if options.get("norm") == "psp" else {})
-    first, second = (Layer(name, size, **{"gain": 4.0} | options) for name, size in (("first", 8), ("second", 6)))
-    layers = first, replace(second, recurrent=True), Layer("out", 4, neuron="li", state_range=16.0, **own)
+    first, second = (a_layer(name, size, **{"gain": 4.0} | options) for name, size in (("first", 8), ("second", 6)))
+    layers = first, replace(second, recurrent=True), a_layer("out", 4, neuron="li", state_range=16.0, **own)
     for seed in range(20):
         network = random_network(*layers, channels=5, maximum=1, seed=seed)
         for layer in network.stack[:-1] if silent else ():
             with torch.no_grad():
                 for weights in layer.matrices:
                     weights[[1, 4]] = 0.0
-                layer.bias[[1, 4]] = 0.0 if layer.config.neuron == "alpha" else -50.0
+                layer.bias[[1, 4]] = 0.0 if layer.config.neuron.kind == "alpha" else -50.0
         x = input_for(network, 8, 9, seed)
         if all(float(values.min()) < float(values.max()) for values in trace(network, x).values()):
             return network, x
@@ -176,7 +175,7 @@ def test_moments_are_those_of_all_spikes_and_steps() -> None:
 
 
 def test_a_neuron_counts_by_what_it_feeds() -> None:
-    layers = Layer("hidden", 6, recurrent=True, **FLOAT), Layer("out", 2, neuron="li", **FLOAT)
+    layers = a_layer("hidden", 6, recurrent=True, **FLOAT), a_layer("out", 2, neuron="li", **FLOAT)
     hidden, readout = random_network(*layers, channels=3, maximum=1, seed=0).stack
     with torch.no_grad():
         for weights, column in ((readout.weight, 4), (hidden.recurrent, 5)):
@@ -186,7 +185,7 @@ def test_a_neuron_counts_by_what_it_feeds() -> None:
 
 
 def test_a_neuron_counts_by_what_a_norm_of_spikes_makes_of_its_weights() -> None:
-    layers = Layer("hidden", 6, **FLOAT), Layer("out", 2, neuron="li", norm="psp", **FLOAT)
+    layers = a_layer("hidden", 6, **FLOAT), a_layer("out", 2, neuron="li", norm="psp", **FLOAT)
     hidden, readout = random_network(*layers, channels=3, maximum=1, seed=0).stack
     with torch.no_grad():
         readout.weight.fill_(1.0)
@@ -371,20 +370,20 @@ def test_what_cannot_be_pruned_is_refused(here: Path, command: str, words: str) 
 
 
 def test_a_readout_alone_and_standardized_rows_are_refused() -> None:
-    alone = small_config(Layer("out", 4, neuron="li"))
+    alone = small_config(a_layer("out", 4, neuron="li"))
     with pytest.raises(BadInput) as error:
         pruning.sizes(alone, 0.5, ())
     one_line(error, "--layer: out: the readout")
-    readout = Layer("out", 4, neuron="li")
+    readout = a_layer("out", 4, neuron="li")
     with pytest.raises(BadInput) as error:
-        pruning.sizes(small_config(Layer("hidden", 4, weight_quantizer="maqd"), readout), 0.5, ())
+        pruning.sizes(small_config(a_layer("hidden", 4, weight_quantizer="maqd"), readout), 0.5, ())
     one_line(error, "layer hidden: weight_quantizer: maqd")
     for precision in ({}, FLOAT):
-        rows = small_config(Layer("hidden", 4, standardize=True, **precision), replace(readout, **precision))
+        rows = small_config(a_layer("hidden", 4, standardize=True, **precision), replace(readout, **precision))
         with pytest.raises(BadInput) as error:
             pruning.sizes(rows, 0.5, ())
         one_line(error, "layer hidden: standardize")
-    full = small_config(Layer("hidden", 4, weight_quantizer="maqd", **FLOAT), replace(readout, **FLOAT))
+    full = small_config(a_layer("hidden", 4, weight_quantizer="maqd", **FLOAT), replace(readout, **FLOAT))
     assert pruning.sizes(full, 0.5, ()) == {"hidden": 2}
 
 
@@ -392,7 +391,7 @@ def test_a_readout_alone_and_standardized_rows_are_refused() -> None:
     "options", [{"delays": (0, 2)}, {"inputs": ("input",)}, {"recurrent": True, "recurrence": "diagonal"}]
 )
 def test_only_chains_are_pruned(options: dict[str, Any]) -> None:
-    config = small_config(Layer("hidden", 4, **options), Layer("readout", 3, neuron="li"))
+    config = small_config(a_layer("hidden", 4, **options), a_layer("readout", 3, neuron="li"))
     with pytest.raises(BadInput) as error:
         pruning.sizes(config, 0.5, ())
     one_line(error, f"layer hidden: {[*options][-1]}", "chains")

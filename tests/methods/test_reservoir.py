@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,11 @@ import torch
 from quantal.export.base.errors import BadInput
 from quantal.export.ir import interpret
 from quantal.qat.config import config_file, rules
-from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.config.parts import training as trainings
+from quantal.qat.config.parts.layers import Layer
+from quantal.qat.config.parts.network import Config, Direct, Task
+from quantal.qat.config.parts.training import Bptt
+from quantal.qat.config.precision import with_precision
 from quantal.qat.data.registry import Dataset, Split, load
 from quantal.qat.engine import cpu
 from quantal.qat.lower import exact_dtype, lower
@@ -28,13 +31,14 @@ from quantal.qat.training.start import new_run
 from rich.progress import Progress
 from sklearn.linear_model import Ridge, RidgeCV
 from support.commands import contents, refused, succeed
+from support.layers import a_layer, replace
 from support.messages import one_line
 from support.neurons import KINDS
 from support.runs import said
 from support.torch_networks import small_config
 
-HIDDEN = Layer("hidden", 60, recurrent=True, reservoir=True, rate=0.1)
-READOUT = Layer("readout", 10, neuron="li", decay=1.0, states=16)
+HIDDEN = a_layer("hidden", 60, recurrent=True, reservoir=True, rate=0.1)
+READOUT = a_layer("readout", 10, neuron="li", decay=1.0, states=16)
 FLOAT: dict[str, Any] = {"weights": "float", "states": "float"}
 
 NETWORK = """
@@ -47,15 +51,13 @@ steps = 6
 [[layer]]
 name = "hidden"
 size = 60
-recurrent = true
-reservoir = true
+connection = "reservoir"
 rate = 0.1
 
 [[layer]]
 name = "readout"
-neuron = "li"
 size = 10
-decay = 1
+neuron = { kind = "li", decay = 1 }
 states = 16
 
 [training]
@@ -85,9 +87,9 @@ def _in_torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 def config_of(*layers: Layer, steps: int = 6, **training: Any) -> Config:
-    chosen = Training(**{"method": "ridge", "epochs": 0} | training)
-    config = Config(Task("digits"), Encoder(steps=steps), layers, chosen)
-    rules.check(config, "test")
+    chosen = Bptt(**training) if training.pop("method", "ridge") == "bptt" else trainings.Ridge(**training)
+    config = Config(task=Task(name="digits"), encoder=Direct(steps=steps), layers=layers, training=chosen)
+    rules.refuse(config, "test")
     return config
 
 
@@ -108,7 +110,7 @@ def recorded(run: Run, split: Split) -> tuple[dict[str, np.ndarray], np.ndarray]
 def test_signs_obey_dale_and_the_density_is_that_asked_for(bits: int | str, density: float, inhibitory: float) -> None:
     hidden = replace(HIDDEN, size=50, density=density, inhibitory=inhibitory)
     precision = FLOAT if bits == "float" else {"weights": bits}
-    network = SpikingNetwork(small_config(hidden, READOUT).with_layers(**precision), 20, 16)
+    network = SpikingNetwork(small_config(hidden, with_precision(READOUT), **precision), 20, 16)
     if bits == "float":
         fan_in, recurrent = (matrix.numpy() for matrix in network.stack[0].matrices)
     else:
@@ -392,13 +394,13 @@ def test_what_would_have_no_effect_is_refused(old: str, new: str, words: str) ->
 
 def test_only_reservoirs_stand_before_one() -> None:
     with pytest.raises(BadInput) as error:
-        small_config(Layer("first", 5), HIDDEN, READOUT)
+        small_config(a_layer("first", 5), HIDDEN, READOUT)
     one_line(error, "layer[1]: reservoir:")
 
 
 def test_a_configuration_of_reservoirs_is_read_back() -> None:
     config = config_of(replace(HIDDEN, density=0.3, inhibitory=0.0), READOUT, ridge=2.5)
-    assert config_file.loads(config.dumps(), "net.toml") == config
+    assert config_file.loads(config_file.dumps(config), "net.toml") == config
 
 
 def test_it_takes_nothing_from_another_run(here: Path) -> None:

@@ -2,13 +2,12 @@
 
 import itertools
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from quantal.qat.config.schema import Layer
+from quantal.qat.config.precision import with_precision
 from quantal.qat.engine import cpu
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork
@@ -16,6 +15,7 @@ from quantal.qat.network.trace import hard_trace
 from quantal.qat.training.run import Run
 from quantal.qat.training.warm_start import METHODS, warm_start
 from support.commands import NETWORK, contents, refused, succeed
+from support.layers import a_layer, replace
 from support.neurons import KINDS
 from support.runs import interrupted, results, said
 from support.torch_networks import random_input, random_network, small_config
@@ -53,8 +53,8 @@ def quantize(source: Path, *args: object, out: str = "run", epochs: int = 0) -> 
 
 def teacher(seed: int = 0, recurrent: bool = True, **options: Any) -> SpikingNetwork:
     """A network in full precision with a threshold for each neuron, perturbed as training would."""
-    hidden = Layer("hidden", 16, recurrent=recurrent, gain=3.0, **FLOAT | options)
-    readout = Layer("readout", 4, neuron="li", state_range=8.0, **FLOAT)
+    hidden = a_layer("hidden", 16, recurrent=recurrent, gain=3.0, **FLOAT | options)
+    readout = a_layer("readout", 4, neuron="li", state_range=8.0, **FLOAT)
     return random_network(hidden, readout, channels=CHANNELS, maximum=MAXIMUM, seed=seed)
 
 
@@ -62,7 +62,7 @@ def student(
     source: SpikingNetwork, method: str = "mse", samples: int = 24, final: bool = True, **options: Any
 ) -> SpikingNetwork:
     """What `source` becomes with these options in every layer."""
-    layers = source.config.with_layers(**{"weights": 4, "states": 8} | options).layers
+    layers = with_precision(source.config, **{"weights": 4, "states": 8} | options).layers
     network = SpikingNetwork(small_config(*layers), CHANNELS, MAXIMUM)
     warm_start(network, source, sample(samples), method, final)
     return network
@@ -166,7 +166,7 @@ def test_thresholds_fold_into_rows_where_one_table_serves_all(quantizer: str, re
 def test_thresholds_fold_into_rows_where_a_layer_has_one() -> None:
     source = teacher()
     options: dict[str, Any] = {"weights": 8, "states": 16}
-    hidden, readout = source.config.with_layers(**options).layers
+    hidden, readout = with_precision(source.config, **options).layers
     network = SpikingNetwork(small_config(replace(hidden, threshold_per="layer"), readout), CHANNELS, MAXIMUM)
     warm_start(network, source, sample(), "mse", final=True)
     (wide, narrow), (many, one) = zip(

@@ -79,17 +79,17 @@ class Fault:
     data_model: str = "int16"
 
 
-CLAMP = r"= (v\d+) < -128 \? -128 : \(\1 > 127 \? 127 : \1\);"
+CLAMP = r"= (\w+) < -128 \? -128 : \(\1 > 127 \? 127 : \1\);"
 BEYOND, UNWRITTEN = "out of bounds", "uninitialized"
 FAULTS = {
     "an input too many": Fault("plain", BEYOND, r"for \(e = 0; e < (\d+)(?=[^\n]*\n[^\n]*= in\[e)", more),
     "a place too many": Fault("plain", BEYOND, r"for \(place = 0; place < (\d+)(?=[^\n]*\n[^\n]*= in\[)", more),
     "a neuron too many": Fault(
-        "plain", BEYOND, r"for \(i = 0; i < (\d+)(?=[^\n]*\n *const int32_t v\d+ = \w+\[i\])", more
+        "plain", BEYOND, r"for \(i = 0; i < (\d+)(?=[^\n]*\n *const int32_t \w+ = \w+\[i\])", more
     ),
     "a code beyond its table": Fault("plain", BEYOND, r"(?<=\[b & )15(?=\])", "31"),
     "a sum that overflows": Fault(
-        "plain", "signed overflow", r"(?<=const int32_t )(v\d+) = (v\d+) \+ (v\d+);", r"\1 = \2 * 65536 * 256 + \3;"
+        "plain", "signed overflow", r"(?<=const int32_t )(\w+) = (\w+) \+ (\w+);", r"\1 = \2 * 65536 * 256 + \3;"
     ),
     "a sum in an int of 16 bits": Fault("plain", "signed overflow", r"\(int32_t\)(?=sums\[i\] \+)", ""),
     "no clamp": Fault("exact", "downcast", CLAMP, r"= \1;", "int32"),

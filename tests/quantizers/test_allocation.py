@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from quantal.export.base.errors import BadInput
 from quantal.export.base.toolchain import compile_host
 from quantal.export.ir import interpret
 from quantal.export.ir.network import Network
-from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.config.parts.network import Config, Direct, Task
+from quantal.qat.config.parts.training import Bptt
 from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.network.trace import hard_trace
@@ -23,14 +23,15 @@ from quantal.qat.training.run import Run, load_data
 from quantal.qat.training.start import new_run
 from rich.progress import Progress
 from support.graphs import graph
+from support.layers import a_layer, replace
 from support.messages import one_line
 from support.programs import header_of
 from support.torch_networks import random_input, random_network, small_config
 
 LAYERS = (
-    Layer("first", 12, weights="learned", recurrent=True),
-    Layer("second", 9, weights="learned", gain=3.0),
-    Layer("readout", 3, neuron="li", weights="learned"),
+    a_layer("first", 12, weights="learned", recurrent=True),
+    a_layer("second", 9, weights="learned", gain=3.0),
+    a_layer("readout", 3, neuron="li", weights="learned"),
 )
 NARROWEST = 6 * 3 + 12 * 3 + 12 * 3 + 9 * 1  # rows of whole bytes at 2 bits: input, recurrent, second, readout
 
@@ -40,7 +41,7 @@ GRAPHS = ("planes", "line", "delays", "residual", "neurons_diagonal", "neurons_l
 
 
 def network_of(budget: int = 1000, **options: Any) -> SpikingNetwork:
-    config = Config(Task("digits"), Encoder(), LAYERS, Training(budget=budget, **options))
+    config = Config(task=Task(name="digits"), encoder=Direct(), layers=LAYERS, training=Bptt(budget=budget, **options))
     return SpikingNetwork(config, channels=6, maximum=3)
 
 
@@ -59,7 +60,7 @@ def learning(name: str) -> SpikingNetwork:
         else layer
         for layer in config.layers
     )
-    return SpikingNetwork(replace(config, layers=layers, training=Training(budget=100_000)), 64, 16)
+    return SpikingNetwork(replace(config, layers=layers, training=Bptt(budget=100_000)), 64, 16)
 
 
 def stretched(network: SpikingNetwork) -> SpikingNetwork:
@@ -123,9 +124,9 @@ def test_levels_that_codes_stand_for_are_counted_too(options: dict[str, Any], ch
     """At most: few levels are made by shifts and adds where an event is more than a spike, and signs by a sum."""
     kernels = {"connection": "conv", "shape": (1, 4, 4), "kernel": (2, 2), "stride": (1, 1), "padding": (0, 0)}
     layers = (
-        Layer("image", channels * 9, channels=channels, **kernels, **options),
-        Layer("hidden", channels, recurrent=True, delays=(0, 1), **options),
-        Layer("readout", 3, neuron="li", weights="learned"),
+        a_layer("image", channels * 9, channels=channels, **kernels, **options),
+        a_layer("hidden", channels, recurrent=True, delays=(0, 1), **options),
+        a_layer("readout", 3, neuron="li", weights="learned"),
     )
     network = stretched(SpikingNetwork(small_config(*layers, budget=10_000), channels=16, maximum=1))
     taken = compiled_bytes(lower(network, "net").network, tmp_path)
@@ -139,8 +140,8 @@ def test_levels_that_codes_stand_for_are_counted_too(options: dict[str, Any], ch
 def test_convolutions_fit_their_budget(groups: int, budget: int, tmp_path: Path) -> None:
     kernels = {"connection": "conv", "shape": (2, 4, 4), "kernel": (2, 2), "stride": (1, 1), "padding": (0, 0)}
     layers = (
-        Layer("image", 10 * 9, channels=10, groups=groups, weights="learned", **kernels),
-        Layer("readout", 1, neuron="li", weights="learned"),
+        a_layer("image", 10 * 9, channels=10, groups=groups, weights="learned", **kernels),
+        a_layer("readout", 1, neuron="li", weights="learned"),
     )
     network = SpikingNetwork(small_config(*layers, budget=budget), channels=32, maximum=3)
     allocate(network, squares(network, 1, 1), budget)
@@ -169,7 +170,7 @@ def test_the_layer_whose_errors_cost_most_keeps_its_bits(dear: int) -> None:
 @pytest.mark.parametrize("width", [2, 4, 8])
 def test_every_width_is_one_network_in_torch_and_in_integers(width: int) -> None:
     config = {"weights": "learned", "recurrent": True}
-    layers = (Layer("hidden", 5, gain=4.0, **config), Layer("readout", 3, neuron="li", weights=8))
+    layers = (a_layer("hidden", 5, gain=4.0, **config), a_layer("readout", 3, neuron="li", weights=8))
     network = random_network(*layers, channels=4, maximum=3, seed=2, budget=10_000)
     network.stack[0].quantizer.width.fill_(width)
     lowered, x = lower(network, "network"), random_input(6, 30, 4, 3, 2)
@@ -181,8 +182,10 @@ def test_every_width_is_one_network_in_torch_and_in_integers(width: int) -> None
 
 
 def test_a_run_settles_its_widths_by_its_gradients(tmp_path: Any) -> None:
-    layers = (Layer("hidden", 24, weights="learned"), Layer("readout", 10, neuron="li", weights="learned"))
-    config = Config(Task("digits"), Encoder(steps=4), layers, Training(epochs=3, budget=700))
+    layers = (a_layer("hidden", 24, weights="learned"), a_layer("readout", 10, neuron="li", weights="learned"))
+    config = Config(
+        task=Task(name="digits"), encoder=Direct(steps=4), layers=layers, training=Bptt(epochs=3, budget=700)
+    )
     data = load_data(config, None)
     run = new_run(tmp_path / "run", config, data)
     train_until(run, data, 3, Progress(disable=True))
@@ -195,5 +198,5 @@ def test_a_run_settles_its_widths_by_its_gradients(tmp_path: Any) -> None:
 @pytest.mark.parametrize(("weights", "budget"), [("learned", 0), (4, 1000)])
 def test_a_budget_goes_with_learned_widths_and_they_with_it(weights: int | str, budget: int) -> None:
     with pytest.raises(BadInput) as error:
-        small_config(Layer("readout", 3, neuron="li", weights=weights), budget=budget)
+        small_config(a_layer("readout", 3, neuron="li", weights=weights), budget=budget)
     one_line(error, "budget")

@@ -1,16 +1,15 @@
 """Differentiable quantization: its formulas, its borders, and the hand-over from soft to hard."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from quantal.qat.arithmetic.grids import SoftGrid, TableGrid
-from quantal.qat.config.schema import Layer
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.quantizers.states import differentiable
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS, Differentiable, sum_of_sigmoids
+from support.layers import a_layer, replace
 from support.quantizers import OPS, gaussian, gradient, learn, quantized, tiny, uniform
 from support.torch_networks import random_input, small_config
 from torch import Tensor
@@ -105,7 +104,7 @@ def test_a_soft_network_is_handed_over_to_a_hard_one() -> None:
     At T = 1 by 0.13 to 0.47 with seeds 0 to 19, at T = 1000 by 0.08 of that at most.
     """
     options: dict[str, Any] = {"weight_quantizer": "dq", "weights": 3, "states": 16, "state_range": 16.0}
-    readout = Layer("readout", 3, neuron="li", **options)  # alone, for a spike more or less is no small difference
+    readout = a_layer("readout", 3, neuron="li", **options)  # alone, for a spike more or less is no small difference
     config = small_config(readout)
     network = SpikingNetwork(replace(config, training=replace(config.training, forward="soft")), 20, 1).double()
     x = torch.from_numpy(random_input(32, 6, 20, 1, 0)).double()

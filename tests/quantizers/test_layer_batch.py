@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from quantal.qat.config.schema import Layer
 from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.network.trace import hard_trace
+from support.layers import a_layer
 from support.quantizers import uniform
 from support.torch_networks import random_input, small_config
 
@@ -18,8 +18,8 @@ from support.torch_networks import random_input, small_config
 def normalized(seed: int) -> SpikingNetwork:
     """Neurons without a memory, their state grid as fine as an accumulator: they compare a current with a threshold."""
     options: dict[str, Any] = {"decay": 0.0, "reset": "none", "states": 16, "state_range": 32.0}
-    hidden = Layer("hidden", 24, weights=4, norm="layer-batch", gain=2.0, **options)
-    network = SpikingNetwork(small_config(hidden, Layer("readout", 2, neuron="li"), seed=seed), 12, 8)
+    hidden = a_layer("hidden", 24, weights=4, norm="layer-batch", gain=2.0, **options)
+    network = SpikingNetwork(small_config(hidden, a_layer("readout", 2, neuron="li"), seed=seed), 12, 8)
     layer = network.stack[0]
     assert layer.norm is not None
     assert layer.bias is not None

@@ -1,6 +1,5 @@
 """Networks that are silent, constant or saturated: calibrated as any other, and said to be so in words."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from quantal.export.ir import interpret
-from quantal.qat.config.schema import Layer
 from quantal.qat.engine import cpu
 from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.network import SpikingNetwork
@@ -18,6 +16,7 @@ from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from quantal.qat.training.diagnosis import SATURATED, _of_membranes, findings
 from quantal.qat.training.warm_start import METHODS, warm_start
 from support.commands import succeed
+from support.layers import a_layer, replace
 from support.torch_networks import random_network, small_config
 
 FLOAT: dict[str, Any] = {"weights": "float", "states": "float"}
@@ -31,7 +30,7 @@ def _in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stuck(how: str, **options: Any) -> SpikingNetwork:
     """A network that is silent, or nearly, or says one thing whatever it sees, or whose membranes are far too large."""
-    layers = Layer("hidden", 5, recurrent=True, **options), Layer("out", 3, neuron="li", **options)
+    layers = a_layer("hidden", 5, recurrent=True, **options), a_layer("out", 3, neuron="li", **options)
     network = random_network(*layers, channels=4, maximum=1, seed=1)
     with torch.no_grad():
         for layer in network.stack:
@@ -68,7 +67,7 @@ def test_any_calibration_takes_a_network_that_is_stuck(how: str, method: str) ->
 def test_every_quantizer_takes_rows_of_zeros(name: str, scale: str) -> None:
     for bits in WEIGHT_QUANTIZERS[name][1]:
         network = random_network(
-            Layer("hidden", 5, weight_quantizer=name, weights=bits, scale=scale), Layer("out", 3, neuron="li"),
+            a_layer("hidden", 5, weight_quantizer=name, weights=bits, scale=scale), a_layer("out", 3, neuron="li"),
             channels=4, maximum=1, seed=1,
         )  # fmt: skip
         layer = network.stack[0]
@@ -91,7 +90,7 @@ def said(network: SpikingNetwork, x: np.ndarray, y: np.ndarray) -> list[str]:
 
 def network_of(hidden: dict[str, Any], readout: dict[str, Any], loss: str = "last") -> SpikingNetwork:
     """A network of 4 inputs whose parameters are those of its start."""
-    layers = Layer("hidden", 5, **hidden), Layer("out", 3, neuron="li", **readout)
+    layers = a_layer("hidden", 5, **hidden), a_layer("out", 3, neuron="li", **readout)
     config = small_config(*layers)
     return SpikingNetwork(replace(config, training=replace(config.training, loss=loss)), 4, 1)
 
@@ -169,7 +168,7 @@ def test_a_network_that_says_one_class_is_told_which(loss: str) -> None:
 
 
 def test_a_network_in_full_precision_is_looked_at_too() -> None:
-    layers = Layer("hidden", 5, bias=False, **FLOAT), Layer("out", 3, neuron="li", bias=False, **FLOAT)
+    layers = a_layer("hidden", 5, bias=False, **FLOAT), a_layer("out", 3, neuron="li", bias=False, **FLOAT)
     network = SpikingNetwork(small_config(*layers), 4, 1)
     with torch.no_grad():
         network.stack[0].weight.zero_()

@@ -8,13 +8,13 @@ import pytest
 import torch
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.neurons import RESETTING
-from quantal.qat.config.schema import Layer
 from quantal.qat.data.registry import load
 from quantal.qat.lower import lower
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.quantizers.states import STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import standardized
 from quantal.qat.training.start import new_run
+from support.layers import a_layer
 from support.messages import one_line
 from support.quantizers import OPS, WEIGHTS, gaussian, learn, tiny
 from support.torch_networks import random_input, small_config
@@ -130,8 +130,8 @@ def test_states_without_room_for_a_threshold_are_refused(
     options: dict[str, Any], words: list[str], tmp_path: Path
 ) -> None:
     for precision in ({}, {"weights": "float"}):
-        hidden = Layer("hidden", 4, state_quantizer="shared", **precision, **options)
-        config = small_config(hidden, Layer("readout", 10, neuron="li", **precision))
+        hidden = a_layer("hidden", 4, state_quantizer="shared", **precision, **options)
+        config = small_config(hidden, a_layer("readout", 10, neuron="li", **precision))
         with pytest.raises(BadInput) as error:
             new_run(tmp_path / "run", config, load("digits", None))
         one_line(error, *words)

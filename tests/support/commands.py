@@ -29,8 +29,8 @@ recurrent = true
 
 [[layer]]
 name = "readout"
-neuron = "li"
 size = 10
+neuron = "li"
 
 [training]
 epochs = 1

@@ -5,10 +5,12 @@ import hashlib
 import numpy as np
 import torch
 from quantal.export.ir.network import Network
-from quantal.qat.config import schema
+from quantal.qat.config.parts.network import Config, Direct, Task
+from quantal.qat.config.parts.training import Bptt
 from quantal.qat.lower import record
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.quantizers.states import STATE_QUANTIZERS
+from support.layers import a_layer
 
 
 def digest_of_networks() -> str:
@@ -21,10 +23,10 @@ def digest_of_networks() -> str:
         {"synapse": "exponential", "adaptation": 0.4},
     ):  # fmt: skip
         made_ = SpikingNetwork(
-            schema.Config(
-                schema.Task("digits"), schema.Encoder(),
-                (schema.Layer("hidden", 300, recurrent=True, **options), schema.Layer("o", 9, neuron="li")),  # type: ignore[arg-type]
-                schema.Training(),
+            Config(
+                task=Task(name="digits"), encoder=Direct(),
+                layers=(a_layer("hidden", 300, recurrent=True, **options), a_layer("o", 9, neuron="li")),  # type: ignore[arg-type]
+                training=Bptt(),
             ), 301, 7,
         )  # fmt: skip
         with torch.no_grad():

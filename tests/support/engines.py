@@ -6,25 +6,25 @@ import hypothesis.strategies as st
 import torch
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.neurons import NEURONS, RESETTING
-from quantal.qat.config.schema import Layer
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.quantizers.normalization import NORMS
 from quantal.qat.quantizers.states import AFTER_RESET, STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
+from support.layers import a_layer
 from support.neurons import KINDS, neuron_options
 from support.torch_networks import random_network
 from torch import Tensor
 
-READOUT = Layer("readout", 3, neuron="li")
+READOUT = a_layer("readout", 3, neuron="li")
 
 
 def layer_of(seed: int, channels: int, maximum: int, **options: Any) -> tuple[SpikingLayer, SpikingNetwork]:
     """A layer with those options and every parameter moved, and the network that holds it."""
-    layer = Layer("hidden", **{"size": 9, "gain": 3.0, **options})
+    layer = a_layer("hidden", **{"size": 9, "gain": 3.0, **options})
     with_readout = (layer,) if NEURONS[layer.neuron].readout else (layer, READOUT)
     if layer.weights == "float":
-        with_readout = tuple(Layer(**{**vars(one), "weights": "float"}) for one in with_readout)
+        with_readout = tuple(a_layer(**{**vars(one), "weights": "float"}) for one in with_readout)
     network = random_network(*with_readout, channels=channels, maximum=maximum, seed=seed)
     return network.stack[0], network
 

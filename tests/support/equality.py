@@ -12,13 +12,15 @@ from quantal.export.ir import interpret
 from quantal.export.ir.network import Network
 from quantal.qat.arithmetic.grids import TableGrid
 from quantal.qat.arithmetic.neurons import NEURONS
-from quantal.qat.config.schema import Layer
+from quantal.qat.config.parts.layers import Layer
+from quantal.qat.config.parts.states import Shared, Uniform
 from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.network.trace import hard_trace
 from quantal.qat.quantizers.normalization import NORMS
 from quantal.qat.quantizers.states import STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
+from support.layers import a_layer
 from support.neurons import neuron_options
 from torch import Tensor
 
@@ -42,7 +44,7 @@ def assert_equal(network: SpikingNetwork, x: Ints) -> Network:
 
 
 def hidden(**options: Any) -> Layer:
-    return Layer("hidden", 5, **{"gain": 2.0} | options)
+    return a_layer("hidden", 5, **{"gain": 2.0} | options)
 
 
 # ---- everything at random
@@ -60,7 +62,7 @@ def layers(draw: st.DrawFn, name: str, neurons: list[str], recurrent: st.SearchS
     size = draw(st.integers(1, 5))
     standardize = weight_quantizer != "maqd" and draw(st.booleans())
     standardized = standardize or weight_quantizer == "maqd"  # of a single weight nothing is left
-    layer = Layer(
+    layer = a_layer(
         name=name,
         size=size,
         neuron=neuron,
@@ -88,13 +90,14 @@ def layers(draw: st.DrawFn, name: str, neurons: list[str], recurrent: st.SearchS
 
 def works(layer: Layer) -> bool:
     """Whether its states have room for its thresholds: else it is refused, see test_quantizers.py."""
-    fires, subtracted = NEURONS[layer.neuron].fires, layer.reset == "subtract"
-    if not fires or layer.after_reset or NEURONS[layer.neuron].stateless:
+    neuron, states = layer.neuron, layer.states
+    subtracted = neuron.reset == "subtract"
+    if not neuron.fires or layer.after_reset or neuron.stateless:
         return True
-    if layer.state_quantizer == "uniform":
-        return not subtracted or layer.timing == "delayed" or layer.state_range < 2 ** int(layer.states)
-    needed = 2 * layer.spikes if subtracted or layer.spikes > 1 else 0
-    return layer.state_quantizer != "shared" or 2 ** (int(layer.states) - 1) - 1 >= needed
+    if isinstance(states, Uniform):
+        return not subtracted or neuron.timing == "delayed" or states.range < 2**states.membrane
+    needed = 2 * neuron.spikes if subtracted or neuron.spikes > 1 else 0
+    return not isinstance(states, Shared) or 2 ** (states.membrane - 1) - 1 >= needed
 
 
 # ---- an independent reference, in plain integers
@@ -109,7 +112,7 @@ def plain_steps(network: SpikingNetwork, x: list[list[int]]) -> list[dict[str, l
     """The first layer's states and spikes after each step on one sample, from the equations of a neuron alone."""
     layer = network.stack[0]
     config, integers, p = layer.config, layer.integers(), layer.integers().params
-    size, alpha = config.size, config.neuron == "alpha"
+    size, alpha = config.size, config.neuron.kind == "alpha"
     fan_in_shift, recurrent_shift, state_shift = layer.shifts.tolist()
 
     def ints(values: Tensor | None) -> list[Any]:
@@ -123,9 +126,9 @@ def plain_steps(network: SpikingNetwork, x: list[list[int]]) -> list[dict[str, l
     )  # fmt: skip
     recurrent = [[0] * size] * size if integers.recurrent is None else ints(integers.recurrent)
     decays = {name: each(getattr(p, name)) for name in ("decay", "synapse_decay", "adaptation_decay")}
-    if config.decay == 1:  # a membrane that does not leak
+    if config.neuron.decay == 1:  # a membrane that does not leak
         decays["decay"] = [2**p.decay_bits] * size
-    lo, hi = -(2 ** (config.states - 1)), 2 ** (config.states - 1) - 1  # type: ignore[operator]
+    lo, hi = -(2 ** (config.states.membrane - 1)), 2 ** (config.states.membrane - 1) - 1  # type: ignore[operator]
     table = p.grid if isinstance(p.grid, TableGrid) else None
     borders, levels = (ints(table.borders), ints(table.levels)) if table else ([], [])
 
@@ -149,7 +152,7 @@ def plain_steps(network: SpikingNetwork, x: list[list[int]]) -> list[dict[str, l
         return rest.get(p.reset, 0) if count else level
 
     def neuron(j: int, current: int, old: dict[str, int]) -> dict[str, int]:
-        if config.neuron == "step":
+        if config.neuron.kind == "step":
             return old | {"spike": fired(current, theta[j])}
         new, before = dict(old), decode(old["u"])
         if alpha:
@@ -163,8 +166,8 @@ def plain_steps(network: SpikingNetwork, x: list[list[int]]) -> list[dict[str, l
         raised = leaked(old["a"] << p.trace.shift, "adaptation_decay", j) + old["spike"] * adaptation[j]
         new["a"] = trace(raised) if config.adaptation else 0
         passed, threshold = (theta[j] + (code << p.trace.shift) for code in (old["a"], new["a"]))
-        new["rest"] = config.refractory if old["spike"] else max(old["rest"] - 1, 0)
-        sent = old["spike"] if config.adaptation or config.refractory else fired(before, passed)
+        new["rest"] = config.neuron.refractory if old["spike"] else max(old["rest"] - 1, 0)
+        sent = old["spike"] if config.adaptation or config.neuron.refractory else fired(before, passed)
         if p.reset == "zero-before":
             before = reset(before, passed, sent)
         level = leaked(before, "decay", j) + current

@@ -11,9 +11,12 @@ BY_SIZE = sorted(HEADERS, key=lambda case: (len(HEADERS[case]), case))
 def shapes(header: str) -> set[str]:
     """The lines of code of the implementation, without tables, whatever names, numbers and words stand in them."""
     code = re.sub(r"/\*.*?\*/", "", header[header.index("_IMPLEMENTED\n") :], flags=re.DOTALL)
+    code = re.sub(r"(?<=[^;{}\s])[ \\]*\n +(?=[^\s}])", " ", code)  # lines that go on
+    values = set(re.findall(r"const int32_t (\w+) =", code)) - {"x", "top", "left"}
+    code = re.sub(rf"\b({'|'.join(values)})\b", "v", code)
     code = re.sub(r"\bu?int\d+_t\b", "T", re.sub(r"\b(?!uint_fast|u?int\d)[A-Za-z]\w*_\w*", "N", code))
-    code = re.sub(r"\bv\d+\b|\(-2147483647 - 1\)", "v", re.sub(r"(?<![\w-])-?\d+u?\b", "#", code))
-    code = re.sub(r"(\(v >= N\[#\]\) \+ )+", "", code)  # as many as there are borders
+    code = re.sub(r"\(-2147483647 - 1\)", "v", re.sub(r"(?<![\w-])-?\d+u?\b", "#", code))
+    code = re.sub(r"(\(v >= N\[#\]\) \+\s*)+", "", code)  # as many as there are borders
     code = code.replace("# + v", "v + #")
     return {line.strip() for line in code.splitlines() if re.search("[a-z]", line)}
 

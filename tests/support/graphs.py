@@ -1,7 +1,6 @@
 """Networks that are more than a chain, as TOML."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,9 @@ import torch
 from quantal.export.base.fixed import Ints
 from quantal.qat.arithmetic.neurons import RESETTING
 from quantal.qat.config import config_file
-from quantal.qat.config.schema import Config
+from quantal.qat.config.parts.network import Config
 from quantal.qat.network.network import SpikingNetwork
+from support.layers import replace
 
 INPUTS, MOST, STEPS, SAMPLES = 64, 16, 9, 5
 
@@ -34,8 +34,11 @@ def made(settings: Config, seed: int = 0) -> tuple[SpikingNetwork, Ints]:
 
 
 HEAD = '[task]\nname = "digits"\n[encoder]\nkind = "direct"\nsteps = 6\n'
-CONV = '[[layer]]\nname = "image"\nconnection = "conv"\nshape = [1, 8, 8]\nchannels = 4\nkernel = [3]\ngain = 4.0\n'
-OUT = '[[layer]]\nname = "out"\nsize = 10\nneuron = "li"\nstate_range = 32.0\n'
+CONV = (
+    '[[layer]]\nname = "image"\nconnection = "conv"\nshape = [1, 8, 8]\nchannels = 4\nkernel = [3]\n'
+    "weights.gain = 4.0\n"
+)
+OUT = '[[layer]]\nname = "out"\nsize = 10\nneuron = "li"\nstates.range = 32.0\n'
 
 GRAPHS = {
     "planes": CONV
@@ -45,7 +48,6 @@ padding = [1]
 name = "half"
 connection = "pool"
 kernel = [2]
-neuron = "none"
 [[layer]]
 name = "grouped"
 connection = "conv"
@@ -54,8 +56,8 @@ groups = 2
 kernel = [3, 2]
 stride = [2, 1]
 padding = [1, 0]
-gain = 4.0
-decay_per = "neuron"
+neuron.decay_per = "neuron"
+weights.gain = 4.0
 """
     + OUT,
     "line": """
@@ -67,52 +69,46 @@ channels = 5
 kernel = [4]
 stride = [3]
 padding = [1]
-gain = 4.0
 bias = false
-threshold_per = "layer"
-weights = 2
+neuron.threshold_per = "layer"
+weights = { gain = 4.0, bits = 2 }
 [[layer]]
 name = "sums"
 connection = "pool"
 kernel = [3]
 stride = [2]
-neuron = "none"
 [[layer]]
 name = "deep"
 connection = "conv"
 channels = 3
 kernel = [2]
-gain = 4.0
-scale = "layer"
-weights = 8
-weight_quantizer = "dq-kmeans"
+weights = { gain = 4.0, scale = "layer", bits = 8, quantizer = "dq-kmeans" }
 [[layer]]
 name = "out"
 size = 10
 neuron = "count"
-gain = 4.0
+weights.gain = 4.0
 """,
     "delays": """
 [[layer]]
 name = "early"
 size = 9
 delays = [0, 1, 4]
-gain = 4.0
+weights.gain = 4.0
 [[layer]]
 name = "fed"
 size = 7
 inputs = ["early", "input"]
 delays = [2]
-recurrent = true
-recurrence = "diagonal"
-gain = 4.0
+recurrent = "diagonal"
+weights.gain = 4.0
 [[layer]]
 name = "out"
 size = 10
 inputs = ["fed", "early"]
 delays = [0, 3]
 neuron = "li"
-state_range = 32.0
+states.range = 32.0
 """,
     "residual": CONV
     + """
@@ -122,35 +118,34 @@ connection = "conv"
 channels = 4
 kernel = [3]
 padding = [1]
-gain = 4.0
 norm = "psp"
+weights.gain = 4.0
 [[layer]]
 name = "block"
 connection = "conv"
 channels = 4
 kernel = [3]
 padding = [1]
-gain = 4.0
 norm = "psp"
 add = "image"
+weights.gain = 4.0
 [[layer]]
 name = "again"
 connection = "conv"
 channels = 4
 kernel = [1]
-gain = 2.0
-weights = 8
 add = "block"
+weights = { gain = 2.0, bits = 8 }
 [[layer]]
 name = "dense"
 size = 8
-gain = 4.0
+weights.gain = 4.0
 [[layer]]
 name = "other"
 size = 8
-gain = 4.0
 recurrent = true
 add = "dense"
+weights.gain = 4.0
 """
     + OUT,
     "normalized": CONV
@@ -163,15 +158,14 @@ channels = 4
 kernel = [2]
 stride = [2]
 norm = "layer-batch"
-weight_quantizer = "maqd"
+weights = "maqd"
 [[layer]]
 name = "table"
 connection = "conv"
 channels = 4
 kernel = [2]
-gain = 4.0
-state_quantizer = "aligned"
-states = 3
+weights.gain = 4.0
+states = { quantizer = "aligned", membrane = 3 }
 """
     + OUT,
 }

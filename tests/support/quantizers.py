@@ -1,17 +1,16 @@
 """Values, tables and small networks on which quantizers are tried."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from quantal.qat.arithmetic.grids import TableGrid
 from quantal.qat.arithmetic.torch_ops import TorchOps
-from quantal.qat.config.schema import Layer
 from quantal.qat.engine import cpu
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.quantizers.states import StateQuantizer
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
+from support.layers import a_layer, replace
 from support.torch_networks import small_config
 from torch import Tensor
 from torch.nn import functional
@@ -56,7 +55,7 @@ def tiny(
     alone |= {"spikes", "adaptation", "adaptation_decay", "refractory"} if readout == "li" else set()
     alone |= {"synapse_decay"} if "synapse" not in options else set()
     last = {name: value for name, value in options.items() if name not in alone}
-    layers = Layer("hidden", size, **{"gain": 3.0} | options), Layer("readout", 3, neuron=readout, **last)
+    layers = a_layer("hidden", size, **{"gain": 3.0} | options), a_layer("readout", 3, neuron=readout, **last)
     config = small_config(*layers)
     config = replace(config, training=replace(config.training, forward=forward, temperature=temperature))
     return SpikingNetwork(config, inputs, 1)

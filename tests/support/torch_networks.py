@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from quantal.export.base.fixed import Ints
-from quantal.qat.config import rules, schema
-from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.config import rules
+from quantal.qat.config.parts.layers import Layer
+from quantal.qat.config.parts.network import Config, Direct, Task
+from quantal.qat.config.parts.training import Bptt
 from quantal.qat.network.network import SpikingNetwork
+from support.layers import a_layer
 
 
 def three_layers(
@@ -32,9 +35,9 @@ def three_layers(
     }
     chosen = drawn | {"gain": 4.0} | options
     return random_network(
-        schema.Layer("first", 7, **(chosen | dict(hidden))),
-        schema.Layer("second", 5, recurrent=True, **(chosen | dict(hidden))),
-        schema.Layer("out", 4, neuron=neuron, pool=pool, **chosen),
+        a_layer("first", 7, **(chosen | dict(hidden))),
+        a_layer("second", 5, recurrent=True, **(chosen | dict(hidden))),
+        a_layer("out", 4, neuron=neuron, pool=pool, **chosen),
         channels=channels,
         maximum=maximum,
         seed=seed,
@@ -43,8 +46,8 @@ def three_layers(
 
 def small_config(*layers: Layer, seed: int = 0, budget: int = 0) -> Config:
     """A valid configuration of these layers."""
-    config = Config(task=Task("digits"), encoder=Encoder(), layers=layers, training=Training(seed=seed, budget=budget))
-    rules.check(config, "test")
+    config = Config(task=Task(name="digits"), encoder=Direct(), layers=layers, training=Bptt(seed=seed, budget=budget))
+    rules.refuse(config, "test")
     return config
 
 
@@ -71,7 +74,7 @@ def random_network(*layers: Layer, channels: int, maximum: int, seed: int, budge
             if layer.adaptation is not None:
                 layer.adaptation *= uniform(layer.adaptation, 0, 2)
             if layer.bias is not None:
-                layer.bias += uniform(layer.bias, -0.3, 0.3) * layer.config.threshold
+                layer.bias += uniform(layer.bias, -0.3, 0.3) * layer.config.neuron.threshold
             if layer.ranges is not None:
                 layer.ranges += uniform(layer.ranges, -0.5, 0.5) * layer.ranges.abs()
             if layer.norm is not None:  # a negative gain negates a row, and its sign ends in the codes

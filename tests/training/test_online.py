@@ -7,10 +7,10 @@ import pytest
 import torch
 from quantal.qat.arithmetic import neurons
 from quantal.qat.arithmetic.torch_ops import TorchMaths
-from quantal.qat.config.schema import Layer
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import LOGIT_RANGE, SpikingNetwork
 from quantal.qat.training import saf
+from support.layers import a_layer
 from support.torch_networks import random_network
 from torch import Tensor
 from torch.nn import functional
@@ -32,14 +32,14 @@ def network_of(
 ) -> SpikingNetwork:
     """Two layers of neurons and a readout, in float64; each with a decay of its own, which it keeps."""
     layers = (
-        Layer("first", 9, decay=decays[0], gain=8.0, **options | of_all),
-        Layer("second", 8, decay=decays[1], gain=8.0, **options | of_all),
-        Layer("out", CLASSES, neuron="li", decay=decays[2], **{"state_range": STATE_RANGE} | of_all),
+        a_layer("first", 9, decay=decays[0], gain=8.0, **options | of_all),
+        a_layer("second", 8, decay=decays[1], gain=8.0, **options | of_all),
+        a_layer("out", CLASSES, neuron="li", decay=decays[2], **{"state_range": STATE_RANGE} | of_all),
     )
     network = random_network(*layers, channels=CHANNELS, maximum=MAXIMUM, seed=seed).double()
     for layer in network.stack:
         if layer.decay is not None:
-            layer.decay.data.fill_(layer.config.decay)
+            layer.decay.data.fill_(layer.config.neuron.decay)
     saf.hold_decays(network)
     return network
 
@@ -110,11 +110,11 @@ def lif(layer: SpikingLayer, inputs: list[Tensor], surrogate: Any) -> tuple[list
 
     Gradients pass a membrane from step to step; they pass neither a reset nor a recurrent spike.
     """
-    decay, outputs, membranes = layer.config.decay, [], []
+    decay, outputs, membranes = layer.config.neuron.decay, [], []
     u = s = torch.zeros(len(inputs[0]), layer.config.size, dtype=torch.float64)
     for x in inputs:
         removed = 0.0 if layer.threshold is None else layer.threshold * s.detach()
-        u = decay * (u - removed) if layer.config.timing == "immediate" else decay * u - removed
+        u = decay * (u - removed) if layer.config.neuron.timing == "immediate" else decay * u - removed
         u = u + x @ layer.weight.t() + layer.bias
         if layer.recurrent is not None:
             u = u + s.detach() @ layer.recurrent.t()
@@ -179,7 +179,7 @@ def test_the_accumulations_are_the_membrane(options: dict[str, Any], threshold: 
             if layer.recurrent is not None:
                 u = u + running.spikes_before @ layer.recurrent.t()
             if layer.threshold is not None:
-                again = layer.config.decay if layer.config.timing == "immediate" else 1.0
+                again = layer.config.neuron.decay if layer.config.neuron.timing == "immediate" else 1.0
                 u = u - layer.threshold * again * running.spikes_before
                 assert torch.equal(spikes, outputs[t])
                 assert torch.equal(spikes, (u > layer.threshold).double())

@@ -1,6 +1,5 @@
 """The spiking synaptic penalty: the count is the simulator's, and training with it sends fewer spikes."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,9 @@ import pytest
 import torch
 from quantal.export.base.errors import BadInput
 from quantal.export.ir import interpret
-from quantal.qat.config.rules import check
-from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.config.parts.network import Config, Direct, Task
+from quantal.qat.config.parts.training import Bptt
+from quantal.qat.config.rules import refuse as check
 from quantal.qat.lower import lower
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.training.epochs import train_until
@@ -17,6 +17,7 @@ from quantal.qat.training.measure import accuracy_of
 from quantal.qat.training.run import load_data
 from quantal.qat.training.start import new_run
 from rich.progress import Progress
+from support.layers import a_layer, replace
 from support.messages import one_line
 from support.torch_networks import random_input, random_network, small_config
 
@@ -41,7 +42,7 @@ def column_additions(network: SpikingNetwork, x: np.ndarray) -> list[int]:
 @pytest.mark.parametrize("spikes", [1, 3])
 def test_operations_are_the_column_additions_of_a_simulation(spikes: int) -> None:
     several = {"spikes": spikes, "state_range": 16.0, "gain": 4.0, "threshold": 0.3}
-    layers = Layer("a", 7, recurrent=True, **several), Layer("b", 5, **several), Layer("readout", 3, neuron="li")
+    layers = a_layer("a", 7, recurrent=True, **several), a_layer("b", 5, **several), a_layer("readout", 3, neuron="li")
     network = random_network(*layers, channels=4, maximum=2, seed=1)
     x = random_input(6, 12, 4, 2, 1)
     sent: list[torch.Tensor] = []
@@ -53,8 +54,8 @@ def test_operations_are_the_column_additions_of_a_simulation(spikes: int) -> Non
 
 def trained(folder: Path, penalty: float) -> tuple[float, float]:
     """(accuracy, operations a sample) of digits trained with it."""
-    layers = Layer("hidden", 32, gain=4.0), Layer("readout", 10, neuron="li", state_range=16.0)
-    config = Config(Task("digits"), Encoder("direct", steps=6), layers, Training(epochs=4, penalty=penalty, rate=5e-3))
+    layers = a_layer("hidden", 32, gain=4.0), a_layer("readout", 10, neuron="li", state_range=16.0)
+    config = Config(Task(name="digits"), Direct(steps=6), layers, Bptt(epochs=4, penalty=penalty, rate=5e-3))
     data = load_data(config, None)
     run = new_run(folder / f"run{penalty}", config, data)
     train_until(run, data, 4, Progress(disable=True))
@@ -73,7 +74,7 @@ def test_the_penalty_buys_operations(tmp_path: Path) -> None:
 
 
 def test_a_readout_alone_has_nothing_to_penalize() -> None:
-    config = small_config(Layer("readout", 3, neuron="li"))
+    config = small_config(a_layer("readout", 3, neuron="li"))
     with pytest.raises(BadInput) as error:
         check(replace(config, training=replace(config.training, penalty=1.0)), "net")
     one_line(error, "penalty")

@@ -1,6 +1,5 @@
 """What recurrent and adaptive networks need to learn long sequences, and that each of it is off unless asked for."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,10 @@ import torch
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.surrogates import SURROGATES, Surrogate
 from quantal.qat.arithmetic.torch_ops import TorchOps
-from quantal.qat.config.rules import check
-from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.config.parts.layers import Layer
+from quantal.qat.config.parts.network import Config, Direct, Task
+from quantal.qat.config.parts.training import Bptt
+from quantal.qat.config.rules import refuse as check
 from quantal.qat.data.common import Dataset, Split
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.training.epochs import train_until
@@ -19,11 +20,12 @@ from quantal.qat.training.run import Run
 from quantal.qat.training.start import new_run
 from rich.progress import Progress
 from support.engines import assert_equal, both, input_of, layer_of
+from support.layers import a_layer, replace
 from support.messages import one_line
 from support.torch_networks import small_config
 
-HIDDEN = Layer("hidden", 9, recurrent=True, decay_per="neuron", decay_bits=10, adaptation=0.2, adaptation_decay=0.9)
-READOUT = Layer("readout", 2, neuron="li")
+HIDDEN = a_layer("hidden", 9, recurrent=True, decay_per="neuron", decay_bits=10, adaptation=0.2, adaptation_decay=0.9)
+READOUT = a_layer("readout", 2, neuron="li")
 
 
 def network_with(**changes: Any) -> SpikingNetwork:
@@ -33,7 +35,12 @@ def network_with(**changes: Any) -> SpikingNetwork:
 
 def trained(folder: Path, **changes: Any) -> tuple[SpikingNetwork, SpikingNetwork]:
     """(the network at first, and after two epochs) with these changes to [training]."""
-    config = Config(Task("npz"), Encoder(steps=6), (HIDDEN, READOUT), Training(epochs=2, rate=0.02, **changes))
+    config = Config(
+        task=Task(name="npz"),
+        encoder=Direct(steps=6),
+        layers=(HIDDEN, READOUT),
+        training=Bptt(epochs=2, rate=0.02, **changes),
+    )
     rng = np.random.default_rng(1)
     split = Split(rng.integers(0, 2, (80, 6, 4)), np.arange(80) % 2)
     data = Dataset(split, split, classes=2, maximum=1)
@@ -155,7 +162,7 @@ def test_a_spread_beyond_what_a_decay_can_be_stays_a_decay() -> None:
     ("layer", "words"),
     [
         (replace(HIDDEN, decay_per="layer", adaptation_spread=2.0), ["layer[0]: adaptation_spread", "neuron"]),
-        (Layer("hidden", 4, decay_per="neuron", adaptation_spread=2.0), ["adaptation_spread", "adaptation"]),
+        (a_layer("hidden", 4, decay_per="neuron", adaptation_spread=2.0), ["adaptation_spread", "adaptation"]),
     ],
 )
 def test_what_has_no_effect_is_refused(layer: Layer, words: list[str]) -> None:

@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
 from quantal.qat.arithmetic.surrogates import SURROGATES, Surrogate
 from quantal.qat.arithmetic.torch_ops import TorchOps
-from quantal.qat.config.schema import Layer
 from quantal.qat.network.network import SpikingNetwork
 from support.engines import assert_equal, both, input_of, layer_of
+from support.layers import a_layer, replace
 from support.torch_networks import small_config
 from torch import Tensor
 
@@ -65,7 +64,7 @@ def test_every_surrogate_is_the_same_in_the_fused_engine(name: str, dtype: torch
 
 
 def test_the_configuration_chooses_it() -> None:
-    layers = Layer("hidden", 5), Layer("readout", 3, neuron="li")
+    layers = a_layer("hidden", 5), a_layer("readout", 3, neuron="li")
     config = small_config(*layers)
     for name in SURROGATES:
         chosen = replace(config, training=replace(config.training, surrogate=name, slope=2.5))

@@ -2,9 +2,8 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,30 +16,34 @@ from quantal.export.ir.interpret import run as interpreted
 from quantal.qat.cli.export import export
 from quantal.qat.cli.train import train
 from quantal.qat.config import config_file, rules
-from quantal.qat.config.schema import LOSSES, Config, Encoder, Layer, Task, Training
+from quantal.qat.config.parts.network import Config, Direct, Task
+from quantal.qat.config.parts.training import Bptt, Loss
+from quantal.qat.config.precision import full_precision
 from quantal.qat.data.registry import Dataset, Split, load
 from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.trace import hard_trace
 from quantal.qat.training import objectives
 from quantal.qat.training.epochs import batch_gradients, train_until
 from quantal.qat.training.measure import measure
-from quantal.qat.training.run import Run, twin
+from quantal.qat.training.run import Run
 from quantal.qat.training.start import new_run
 from rich.progress import Progress
+from support.layers import a_layer, replace
 from support.messages import one_line
 
+LOSSES = get_args(Loss)
 SILENT = Progress(disable=True)
 STEPS, SAMPLES = 12, 60
 
 
 def configured(loss: str, outputs: int, **training: Any) -> Config:
     layers = (
-        Layer("hidden", 24, recurrent=True, gain=2.0, adaptation=0.2),
-        Layer("readout", outputs, neuron="li", state_range=16.0, states=12),
+        a_layer("hidden", 24, recurrent=True, gain=2.0, adaptation=0.2),
+        a_layer("readout", outputs, neuron="li", state_range=16.0, states=12),
     )
-    chosen = Training(**{"loss": loss, "epochs": 3, "batch": 20, "rate": 1e-2, **training})
-    config = Config(Task("npz"), Encoder("direct", steps=STEPS), layers, chosen)
-    rules.check(config, "test")
+    chosen = Bptt(**{"loss": loss, "epochs": 3, "batch": 20, "rate": 1e-2, **training})
+    config = Config(task=Task(name="npz"), encoder=Direct(steps=STEPS), layers=layers, training=chosen)
+    rules.refuse(config, "test")
     return config
 
 
@@ -153,7 +156,7 @@ def test_the_measures_are_their_definition() -> None:
 
 @pytest.mark.parametrize("loss", ["steps", "regression"])
 def test_a_run_goes_the_whole_way(files: dict[str, Path], tmp_path: Path, loss: str) -> None:
-    (tmp_path / "net.toml").write_text(configured(loss, OUTPUTS[loss], epochs=12).dumps())
+    (tmp_path / "net.toml").write_text(config_file.dumps(configured(loss, OUTPUTS[loss], epochs=12)))
 
     def command(name: Any, *words: object) -> str:
         done = CliRunner().invoke(name, [*map(str, words)], catch_exceptions=False)
@@ -230,7 +233,7 @@ def test_a_task_demands_its_loss(files: dict[str, Path], tmp_path: Path, loss: s
 def test_what_a_loss_cannot_have_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
     for loss in ("steps", "regression"):
         data = data_of(files, loss)
-        teacher = new_run(tmp_path / loss, twin(configured(loss, OUTPUTS[loss])), data)
+        teacher = new_run(tmp_path / loss, full_precision(configured(loss, OUTPUTS[loss])), data)
         with pytest.raises(BadInput) as error:
             new_run(tmp_path / "run", configured(loss, OUTPUTS[loss]), data, teacher=teacher)
         one_line(error, "--teacher", repr(loss))
@@ -238,7 +241,7 @@ def test_what_a_loss_cannot_have_is_refused(files: dict[str, Path], tmp_path: Pa
             new_run(tmp_path / "run", configured("last", 3), data_of(files, "last"), teacher=teacher)
         one_line(error, "--teacher")
     with pytest.raises(BadInput) as error:
-        config_file.loads(configured("regression", 2).dumps().replace('"li"', '"count"'), "net")
+        config_file.loads(config_file.dumps(configured("regression", 2)).replace('"li"', '"count"'), "net")
     one_line(error, "training: loss", "li readout", "count")
     with pytest.raises(BadInput) as error:
         new_run(tmp_path / "run", configured("regression", 3), data_of(files, "regression"))

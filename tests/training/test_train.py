@@ -17,6 +17,7 @@ from quantal.export import network_file
 from quantal.export.ir import interpret
 from quantal.export.ir.ops import MatVec
 from quantal.qat.config import config_file
+from quantal.qat.config.precision import with_precision
 from quantal.qat.data.registry import load
 from quantal.qat.lower import lower
 from quantal.qat.network.network import SpikingNetwork
@@ -176,7 +177,7 @@ def test_a_comparison_prints_the_accuracy_in_full_precision_too() -> None:
         "test accuracy N %",
     ]
     twin = Run.open(Path("run/full_precision")).config
-    assert twin == Run.open(Path("run")).config.with_layers(weights="float", states="float")
+    assert twin == with_precision(Run.open(Path("run")).config, weights="float", states="float")
 
 
 def test_the_digits_are_learned_in_three_epochs() -> None:

@@ -1,7 +1,6 @@
 """Truncated BPTT: the forward as it is, gradients as autograd has them with a detach, memory for a part at a time."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic import neurons
 from quantal.qat.arithmetic.torch_ops import TorchOps
 from quantal.qat.config.config_file import loads
-from quantal.qat.config.rules import check
-from quantal.qat.config.schema import Config, Encoder, Layer, Task, Training
+from quantal.qat.config.parts.network import Config, Direct, Task
+from quantal.qat.config.parts.training import Bptt
+from quantal.qat.config.rules import refuse as check
 from quantal.qat.data.common import Dataset, Split
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork
@@ -24,6 +24,7 @@ from quantal.qat.training.start import new_run
 from rich.progress import Progress
 from support.engines import KEEPING, assert_equal, input_of, layer_of
 from support.kernels import DEVICE, use_kernels
+from support.layers import a_layer, replace
 from support.messages import one_line
 from support.torch_networks import random_input, random_network, small_config
 from torch import Tensor
@@ -155,7 +156,7 @@ def test_gradients_in_parts_are_those_of_the_whole_cut_there(execution: Executio
 
 
 def test_in_parts_a_network_is_equal_bit_for_bit_and_counts_the_same_operations() -> None:
-    layers = Layer("a", 7, recurrent=True, gain=4.0), Layer("b", 5, gain=4.0), Layer("readout", 3, neuron="count")
+    layers = a_layer("a", 7, recurrent=True, gain=4.0), a_layer("b", 5, gain=4.0), a_layer("readout", 3, neuron="count")
     network = random_network(*layers, channels=4, maximum=2, seed=1)
     x = torch.from_numpy(random_input(6, 12, 4, 2, 1)).float()
     sent: list[Tensor] = []
@@ -177,9 +178,10 @@ def test_in_parts_a_network_is_equal_bit_for_bit_and_counts_the_same_operations(
 def run_of(path: Path, readout: str = "li", **training: Any) -> tuple[Run, Dataset]:
     """A run that has not begun, of 20 steps, and what it is to learn."""
     layers = (
-        Layer("first", 8, recurrent=True, gain=4.0), Layer("second", 6, gain=4.0), Layer("readout", 2, neuron=readout),
+        a_layer("first", 8, recurrent=True, gain=4.0), a_layer("second", 6, gain=4.0),
+        a_layer("readout", 2, neuron=readout),
     )  # fmt: skip
-    config = Config(Task("npz"), Encoder("direct", steps=20), layers, Training(batch=16, **training))
+    config = Config(task=Task(name="npz"), encoder=Direct(steps=20), layers=layers, training=Bptt(batch=16, **training))
     check(config, "net")
     split = Split(random_input(48, 20, 3, 9, 0), np.arange(48) % 2)
     data = Dataset(split, split, classes=2, maximum=9)
@@ -226,7 +228,7 @@ def test_training_with_a_cut_after_the_end_writes_the_same_bytes(tmp_path: Path)
 
 
 def test_moments_of_all_steps_do_not_go_with_it() -> None:
-    config = small_config(Layer("hidden", 4, norm="layer-batch"), Layer("readout", 3, neuron="li"))
+    config = small_config(a_layer("hidden", 4, norm="layer-batch"), a_layer("readout", 3, neuron="li"))
     with pytest.raises(BadInput) as error:
         check(replace(config, training=replace(config.training, truncate=5)), "net.toml")
     one_line(error, "net.toml: training: truncate", "norm")

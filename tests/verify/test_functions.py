@@ -3,7 +3,6 @@
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from quantal.qat.config import config_file
 from quantal.qat.data.encoding import encode
 from quantal.qat.network.network import SpikingNetwork
 from support.commands import quantal
+from support.layers import replace
 from support.networks import lively, write
 from support.torch_networks import three_layers
 from support.verifying import rows_of, sign
@@ -32,8 +32,8 @@ encoder = {{ kind = "{kind}", steps = {steps}, seed = 3, delta = 40 }}
 [[layer]]
 name = "readout"
 size = 3
-neuron = "li"
 delays = [0, 3]
+neuron = "li"
 """
 HEADERS = {  # of a header with those functions, the functions
     "plain": ("reset", "step", "argmax", "classify", "self_test"),

@@ -14,14 +14,14 @@ from quantal.export.base.errors import BadInput, ExecutorError
 from quantal.export.ir import interpret
 from quantal.export.verify import vectors
 from quantal.export.verify.vectors import Comparison, check_input, dumps, load, record_sizes
-from quantal.qat.config.schema import Layer
 from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.trace import hard_trace
+from support.layers import a_layer
 from support.messages import one_line
 from support.torch_networks import random_input, random_network
 
-HIDDEN = Layer("hidden", 1, recurrent=True)  # one neuron: its arrays are contiguous in more than one order
-TRAINED = random_network(HIDDEN, Layer("readout", 2, neuron="li", pool="max"), channels=3, maximum=5, seed=1)
+HIDDEN = a_layer("hidden", 1, recurrent=True)  # one neuron: its arrays are contiguous in more than one order
+TRAINED = random_network(HIDDEN, a_layer("readout", 2, neuron="li", pool="max"), channels=3, maximum=5, seed=1)
 LOWERED = lower(TRAINED, "example")
 NETWORK = LOWERED.network
 X = random_input(4, 6, 3, 5, seed=2)
@@ -279,7 +279,7 @@ def test_the_first_mismatch_is_first_by_sample_step_record_and_neuron(
     assert comparison.first is not None
     assert asdict(comparison.first) == {
         "sample": sample, "step": step, "layer": layer, "neuron": neuron, "expected": expected,
-        "got": expected + 100, "record": record,
+        "got": expected + 100, "record": record, "values": {},
     }  # fmt: skip
     assert not comparison.good
     assert comparison.mismatches == len(places)

@@ -10,15 +10,17 @@ import numpy as np
 from quantal.export.base import fixed, names
 from quantal.export.base.render import wrapped
 from quantal.export.base.word import Word
+from quantal.export.emit.c.equations import equations
 from quantal.export.emit.c.memory import Array, Ring, arrays, interval_comment, output_place, rings
 from quantal.export.emit.c.products import Product
 from quantal.export.emit.c.text import c_type, literal, loop
 from quantal.export.emit.c.weights import Synapses, added, synapses
 from quantal.export.ir import ops
 from quantal.export.ir.fold import needed
+from quantal.export.ir.labels import UNNAMED, value_names
 from quantal.export.ir.network import Layer, Network
 from quantal.export.ir.ops import operands
-from quantal.export.proof.intervals import WORD_HI, WORD_LO, Interval, Proven
+from quantal.export.proof.intervals import Interval, Proven
 
 _FEW_BORDERS = 16  # up to here, comparing with all of them is no more than a search
 
@@ -36,7 +38,7 @@ class Table:
 
 @dataclass
 class Function:
-    """A layer's function. `declared` comes first, then `products`, and `lines` for each neuron; `after` ends it.
+    """A layer's function. `declared` comes first, then `products`, and `lines` for each neuron below its `equations`.
 
     `arguments`: those of step that it needs beside the state. `searched`: the types of the tables of borders in which
     it searches. `sums`: what the products are added up in, a member of the scratch memory.
@@ -47,6 +49,7 @@ class Function:
     size: int
     title: str
     arguments: list[str]
+    equations: list[str]
     declared: list[str] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
@@ -66,7 +69,7 @@ class Function:
             indices.append("uint_fast32_t e;")
         bases = [f"int32_t {product.how.base} = 0;" for product in self.products if product.how.base]
         blocks = [line for product in self.products for line in ("", *product.lines())]
-        return [*indices, *self.declared, *bases, *blocks, "", *loop("i", self.size, *self.lines)]
+        return [*indices, *self.declared, *bases, *blocks, "", *self.equations, *loop("i", self.size, *self.lines)]
 
 
 def layer_title(layer: Layer) -> str:
@@ -91,26 +94,30 @@ class _Writer:
     """
 
     def __init__(self, network: Network, layer: Layer, intervals: tuple[Interval, ...], places: dict[str, str]):
-        self.layer, self.intervals, self.places = layer, intervals, places
+        self.network, self.layer, self.intervals, self.places = network, layer, intervals, places
         self.hulls = [interval.hull for interval in intervals]
         self.needed = needed(layer)
         self.private = names.private(network.name, network.layers.index(layer) + 1, layer.name)
+        self.names = self._named()
         self.search = f"{network.name}_priv_step"
         self.last = layer is network.layers[-1]
         reads_input = any(layer.ops[value] == ops.Input("input") for value in self.needed)
         arguments = ["in"] * reads_input + ["out"] * self.last
-        self.made = Function(layer.name, self.private, layer.size, layer_title(layer), arguments)
+        title, said = layer_title(layer), equations(layer, self.names)
+        self.made = Function(layer.name, self.private, layer.size, title, arguments, said)
 
     def write(self) -> Function:
         """The function."""
         self._point_into_rings()
-        values = [self._value(index) if index in self.needed else "" for index in range(len(self.layer.ops))]
+        for index in sorted(self.needed):
+            self._write(index)
+        values = self.names
         own = arrays(self.layer, self.intervals)
         for name, value in self.layer.records():
             if name in own:
                 self.made.lines.append(f"state->{own[name].name}[i] = ({own[name].type}){values[value]};")
         for state, ring in zip(self.layer.rings, rings(self.layer), strict=True):
-            written = f"newest_{state.name}" if ring.passed_on else f"oldest_{state.name}"
+            written = f"{state.name}_newest" if ring.passed_on else f"{state.name}_oldest"
             self.made.lines.append(f"{written}[i] = ({ring.array.type}){values[state.next]};")
         if self.last:
             self.made.lines.append(f"out[i] = {values[self.layer.output]};")
@@ -121,9 +128,9 @@ class _Writer:
         for state, ring in zip(self.layer.rings, rings(self.layer), strict=True):
             kind = ring.array.type
             if ring.passed_on:  # over what the step before read
-                self.made.declared += [f"{kind} *const newest_{state.name} = {ring.oldest};", ring.advance]
+                self.made.declared += [f"{kind} *const {state.name}_newest = {ring.oldest};", ring.advance]
             else:
-                self.made.declared += [ring.advance, f"{kind} *const oldest_{state.name} = {ring.oldest};"]
+                self.made.declared += [ring.advance, f"{kind} *const {state.name}_oldest = {ring.oldest};"]
 
     def _table(self, suffix: str, values: tuple[int, ...], comment: str = "") -> Table:
         kind = c_type(Word.holding(min(values), max(values)))
@@ -134,18 +141,27 @@ class _Writer:
             self.made.tables.append(table)
         return table
 
-    def _value(self, index: int) -> str:
-        """The C expression by which later lines call value `index`; what is not trivial gets a line of its own."""
-        op = self.layer.ops[index]
-        match op:
-            case ops.Table(values) if len(values) == 1:
-                return literal(values[0])
-            case ops.Input() | ops.State() if not self._read_by_neurons(index):
-                return ""
-        lo, hi = self.hulls[index]
-        expression = self._expression(index)
-        self.made.lines.append(f"const int32_t v{index} = {expression}; /* [{lo}, {hi}] */")
-        return f"v{index}"
+    def _named(self) -> list[str]:
+        """How lines call each value: by its name, or a constant that has none by its number."""
+        pointers = (f"{state.name}_{end}" for state in self.layer.rings for end in ("oldest", "newest"))
+        seen = (f"{op.source}_seen" for op in self.layer.ops if isinstance(op, ops.Input))
+        own = (f"{kind}_{index}" for kind in ("base", "borders") for index in range(len(self.layer.ops)))
+        outside = {"i", "e", "state", "in", "out", *names.of_header(self.network.name), *names.MACROS}
+        found = value_names(self.layer, {*outside, *pointers, *seen, *own})
+        for index, op in enumerate(self.layer.ops):
+            if isinstance(op, ops.Table) and len(op.values) == 1 and op.name in UNNAMED:
+                found[index] = literal(op.values[0])
+        return found
+
+    def _write(self, index: int) -> None:
+        """A line for value `index`, unless it is a number, or a place that products alone read."""
+        op, name, (lo, hi) = self.layer.ops[index], self.names[index], self.hulls[index]
+        if isinstance(op, ops.Table) and len(op.values) == 1:
+            if op.name not in UNNAMED:
+                self.made.declared.append(f"const int32_t {name} = {literal(op.values[0])};")
+        elif not isinstance(op, ops.Input | ops.State) or self._read_by_neurons(index):
+            rounded = ", rounded half up" if isinstance(op, ops.Shr) and op.shift else ""
+            self.made.lines.append(f"const int32_t {name} = {self._expression(index)}; /* [{lo}, {hi}]{rounded} */")
 
     def _read_by_neurons(self, index: int) -> bool:
         readers = [self.layer.ops[value] for value in self.needed]
@@ -153,12 +169,8 @@ class _Writer:
         written = index == self.layer.output and (self.last or self.layer.passed_on is None)
         return index in direct or written or any(state.next == index for state in self.layer.states)
 
-    def _name(self, index: int) -> str:
-        op = self.layer.ops[index]
-        return literal(op.values[0]) if isinstance(op, ops.Table) and len(op.values) == 1 else f"v{index}"
-
     def _expression(self, index: int) -> str:
-        op, n = self.layer.ops[index], self._name
+        op, n = self.layer.ops[index], self.names.__getitem__
         match op:
             case ops.Input() | ops.State():
                 return f"{self._place(index)}[i]"
@@ -177,10 +189,12 @@ class _Writer:
                 return f"({n(a)} + {1 << (shift - 1)}) >> {shift}" if shift else n(a)
             case ops.Shl(a, shift):
                 return f"{n(a)} * {1 << shift}" if shift < 31 else f"{n(a)} * {1 << 30} * 2"
-            case ops.Clamp(a):
-                lo, hi = self.hulls[index]  # its proven interval: no value changes, and the line alone shows its bounds
-                below = f"{n(a)} > {hi} ? {hi} : {n(a)}" if hi < WORD_HI else n(a)
-                return f"{n(a)} < {lo} ? {lo} : ({below})" if lo > WORD_LO else below
+            case ops.Clamp(a, lo, hi):
+                least, most = self.hulls[a]  # an end that it never reaches is not compared with
+                below = f"{n(a)} > {hi} ? {hi} : {n(a)}" if most > hi else n(a)
+                if least >= lo:
+                    return below
+                return f"{n(a)} < {lo} ? {lo} : ({below})" if most > hi else f"{n(a)} < {lo} ? {lo} : {n(a)}"
             case ops.Gt(a, b):
                 return f"{n(a)} > {n(b)} ? 1 : 0"
             case ops.Select(condition, a, b):
@@ -197,17 +211,19 @@ class _Writer:
         if len(borders) > _FEW_BORDERS:
             self.made.searched.append(table.type)
             return f"{self.search}_{table.type}({table.name}, {len(borders)}, {value})"
-        return " + ".join(f"({value} >= {table.name}[{i}])" for i in range(len(borders)))
+        name = f"borders_{index}"
+        self.made.declared.append(f"const {table.type} *const {name} = {table.name};")
+        return " + ".join(f"({value} >= {name}[{i}])" for i in range(len(borders)))
 
     def _place(self, index: int) -> str:
         """Where the values of an INPUT or a STATE stand."""
         op = self.layer.ops[index]
         if isinstance(op, ops.Input):
-            return self._pointed(f"from_{op.source}", self.places[op.source], index)
+            return self._pointed(f"{op.source}_seen", self.places[op.source], index)
         assert isinstance(op, ops.State)
         state = self.layer.state(op.name)
         if state in self.layer.rings:
-            return self._pointed(f"oldest_{op.name}", Ring.of(self.layer, state).oldest, index)
+            return self._pointed(f"{op.name}_oldest", Ring.of(self.layer, state).oldest, index)
         return "state->" + names.field(names.record(self.layer.name, op.name))
 
     def _pointed(self, name: str, place: str, index: int) -> str:

@@ -6,13 +6,14 @@ from quantal.export.emit.c.encoder import encoder
 from quantal.export.emit.c.memory import records, rings
 from quantal.export.emit.c.text import folded
 from quantal.export.proof.intervals import Proven
-from quantal.export.verify.probes import FILLINGS, GUARD
+from quantal.export.verify.probes import FILLINGS, GUARD, macros
 
 
-def emit_test(proven: Proven) -> str:
+def emit_test(proven: Proven, digest: str) -> str:
     """NAME_test.c: runs the self test, or streams steps; built without an operating system it only offers symbols."""
     network = proven.network
     kept, lasting = list(records(proven)), [ring for layer in network.layers for ring in rings(layer)]
+    known = macros(network, digest, f"quantal {__version__}")
     text = render(
         "c/test.c.j2",
         version=__version__,
@@ -23,6 +24,8 @@ def emit_test(proven: Proven) -> str:
         rings=lasting,
         ring_bytes=sum(ring.bytes for ring in lasting),
         encoder=encoder(network),
+        macros=known,
+        macro_bytes=sum(4 if isinstance(value, int) else 4 + len(value) for value in known.values()),
         fillings=FILLINGS,
         guard=GUARD,
     )

@@ -10,7 +10,7 @@ _BREAKS = tuple(
     re.compile(place)
     for place in (r"(?<=[,;]) |(?= (?:[-+*/<>=!&|?:]{1,2}) )|(?<=\w)(?= \")", r"(?<=\w\()(?=\w)| (?=\w)")
 )
-"""Where a line may go on in another: better places first."""
+"""Where a line may go on in another: better places first, and of these one in the fewest brackets, the last."""
 
 
 def c_type(word: Word) -> str:
@@ -56,12 +56,17 @@ def _short(line: str) -> list[str]:
     while len(line) > WIDTH:
         head = line[: WIDTH - len(end)]
         found = ([m.end() for m in kind.finditer(head) if m.end() > len(indent) + 8] for kind in _BREAKS)
-        place = next((places[-1] for places in found if places), None)
+        place = next((max(places, key=lambda at: (-_depth(head[:at]), at)) for places in found if places), None)
         if place is None:
             break
         lines.append(line[:place].rstrip() + end)
         line = f"{indent}    {line[place:].lstrip()}"
     return [*lines, line]
+
+
+def _depth(text: str) -> int:
+    """How many brackets are open at its end."""
+    return sum(text.count(opened) - text.count(closed) for opened, closed in ("()", "[]"))
 
 
 def _comment(line: str, indent: str) -> list[str]:

@@ -34,6 +34,13 @@ class _Graph:
         self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
         return output
 
+    def called(self, name: str | None, result: str) -> str:
+        """The result of the last node, under that name, if there is one."""
+        if name is None:
+            return result
+        self.nodes[-1].output[0] = name
+        return name
+
     def constant(self, values: Ints, dtype: type = np.int32) -> str:
         name = f"c{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.asarray(values).astype(dtype), name))
@@ -86,6 +93,13 @@ def _convolution(graph: _Graph, op: ops.Conv, x: str, kernels: Ints) -> str:
     transposed = np.swapaxes(kernels.reshape(groups, len(kernels) // groups, -1), 1, 2)
     products = graph.node("MatMul", flat, graph.constant(transposed))
     return graph.node("Flatten", graph.node("Transpose", products, perm=[0, 1, 3, 2]))
+
+
+def _label(layer: Layer, index: int) -> str | None:
+    """What the value is called in the graph, whose records are "LAYER.STATE"."""
+    label = layer.labels.get(index)
+    made = isinstance(layer.ops[index], ops.Pointwise | ops.Product)
+    return f"{layer.name}/{label}" if made and label is not None else None
 
 
 def _value(
@@ -158,7 +172,7 @@ def emit_onnx(proven: Proven, digest: str) -> bytes:
         ]
         names: list[str] = []
         for index in range(len(layer.ops)):
-            names.append(_value(graph, layer, index, names, intervals, outputs))
+            names.append(graph.called(_label(layer, index), _value(graph, layer, index, names, intervals, outputs)))
         for record, value in layer.records():
             name = graph.node("Identity", names[value], name=f"{record}.next")
             graph_outputs.append(tensor(name, layer.size))

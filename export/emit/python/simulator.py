@@ -3,6 +3,7 @@
 Matrix products ride on float BLAS: exact, because every partial sum is proven to lie below the float's 2^24 or 2^53.
 """
 
+import keyword
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
@@ -12,9 +13,25 @@ from quantal.export.base import names
 from quantal.export.base.render import render, wrapped
 from quantal.export.base.windows import Window
 from quantal.export.ir import ops
+from quantal.export.ir.labels import value_names
 from quantal.export.ir.network import Layer
 from quantal.export.ir.ops import ARITHMETIC
 from quantal.export.proof.intervals import Interval, Proven
+
+# What a step's lines use beside its values.
+_TAKEN = {
+    *keyword.kwlist,
+    "state",
+    "x",
+    "outputs",
+    "younger",
+    "after",
+    "np",
+    "len",
+    "product",
+    "gathered",
+    "convolution",
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,8 @@ def _write_layer(number: int, layer: Layer, intervals: Sequence[Interval]) -> Py
         matrices.append((f"{constants}_{op.weights.upper()}_{index}", exact, rows))
         return matrices[-1][0]
 
+    n = value_names(layer, _TAKEN)
+
     def expression(index: int) -> str:
         op = layer.ops[index]
         match op:
@@ -65,39 +84,39 @@ def _write_layer(number: int, layer: Layer, intervals: Sequence[Interval]) -> Py
                 each = layer.size // len(values)
                 return str(values[0]) if len(values) == 1 else table(f"{index}_{name.upper()}", values, each)
             case ops.Conv(_, x):
-                return f"convolution(v{x}, {matrix(op, index)}, {window(op, index)}, {op.shape[0]}, {op.groups})"
+                return f"convolution({n[x]}, {matrix(op, index)}, {window(op, index)}, {op.shape[0]}, {op.groups})"
             case ops.SumPool(x):
-                return f"gathered(v{x}, {window(op, index)}, {op.shape[0]}).sum(axis=-1).reshape(len(v{x}), -1)"
+                return f"gathered({n[x]}, {window(op, index)}, {op.shape[0]}).sum(axis=-1).reshape(len({n[x]}), -1)"
             case ops.MatVec(_, x):
-                return f"product(v{x}, {matrix(op, index)})"
+                return f"product({n[x]}, {matrix(op, index)})"
             case ops.Add(a, b):
-                return f"v{a} + v{b}"
+                return f"{n[a]} + {n[b]}"
             case ops.Sub(a, b):
-                return f"v{a} - v{b}"
+                return f"{n[a]} - {n[b]}"
             case ops.Mul(a, b):
-                return f"v{a} * v{b}"
+                return f"{n[a]} * {n[b]}"
             case ops.Shr(a, shift):
-                return f"(v{a} + {1 << (shift - 1)}) >> {shift}" if shift else f"v{a}"
+                return f"({n[a]} + {1 << (shift - 1)}) >> {shift}" if shift else f"{n[a]}"
             case ops.Shl(a, shift):
-                return f"v{a} << {shift}"
+                return f"{n[a]} << {shift}"
             case ops.Clamp(a, lo, hi):
-                return f"np.minimum(np.maximum(v{a}, {lo}), {hi})"
+                return f"np.minimum(np.maximum({n[a]}, {lo}), {hi})"
             case ops.Gt(a, b):
-                return f"np.greater(v{a}, v{b}).astype(np.int32)"
+                return f"np.greater({n[a]}, {n[b]}).astype(np.int32)"
             case ops.Select(condition, a, b):
-                return f"np.where(np.not_equal(v{condition}, 0), v{a}, v{b})"
+                return f"np.where(np.not_equal({n[condition]}, 0), {n[a]}, {n[b]})"
             case ops.Step(a, borders):
-                return f"np.searchsorted({table(f'BORDERS{index}', borders)}, v{a}, side='right').astype(np.int32)"
+                return f"np.searchsorted({table(f'BORDERS{index}', borders)}, {n[a]}, side='right').astype(np.int32)"
             case ops.Lookup(a, levels):
-                return f"{table(f'LEVELS{index}', levels)}[v{a}]"
+                return f"{table(f'LEVELS{index}', levels)}[{n[a]}]"
             case _:
                 assert_never(op)
 
     hulls = [interval.hull for interval in intervals]
-    lines = [f"v{i} = {expression(i)}  # [{hulls[i][0]}, {hulls[i][1]}]" for i in range(len(layer.ops))]
-    records = [(name, f"v{value}") for name, value in layer.records()]
-    delayed = [(names.record(layer.name, state.name), f"v{state.next}") for state in layer.states if state.delay > 1]
-    return PythonLayer(layer.name, layer.size, lines, records, f"v{layer.output}", matrices, tables, windows, delayed)
+    lines = [f"{n[i]} = {expression(i)}  # [{hulls[i][0]}, {hulls[i][1]}]" for i in range(len(layer.ops))]
+    records = [(name, n[value]) for name, value in layer.records()]
+    delayed = [(names.record(layer.name, state.name), n[state.next]) for state in layer.states if state.delay > 1]
+    return PythonLayer(layer.name, layer.size, lines, records, n[layer.output], matrices, tables, windows, delayed)
 
 
 def emit_simulator(proven: Proven, digest: str) -> str:

@@ -23,6 +23,44 @@ static void fill(void *memory, uint32_t size, uint8_t byte)
     }
 }
 
+static uint8_t *copy(uint8_t *to, const void *from, uint32_t size)
+{
+    const uint8_t *byte = (const uint8_t *)from;
+    while (size-- > 0) {
+        *to++ = *byte++;
+    }
+    return to;
+}
+
+static uint8_t *number_of(uint8_t *to, int32_t number)
+{
+    return copy(to, &number, sizeof number);
+}
+
+/* How long a text is, and its first bytes. */
+static uint8_t *text_of(uint8_t *to, const char *text, uint32_t size, uint32_t wanted)
+{
+    to = number_of(to, (int32_t)size);
+    fill(to, wanted, 0);
+    (void)copy(to, text, size < wanted ? size : wanted);
+    return to + wanted;
+}
+
+/* What the header's macros stand for. */
+static void macros(uint8_t *to)
+{
+    to = text_of(to, COUNT_CONV_NONE_IMMEDIATE_GENERATOR,
+        sizeof COUNT_CONV_NONE_IMMEDIATE_GENERATOR - 1, 13);
+    to = text_of(to, COUNT_CONV_NONE_IMMEDIATE_DIGEST, sizeof COUNT_CONV_NONE_IMMEDIATE_DIGEST - 1,
+        71);
+    to = number_of(to, COUNT_CONV_NONE_IMMEDIATE_INPUTS);
+    to = number_of(to, COUNT_CONV_NONE_IMMEDIATE_INPUT_MIN);
+    to = number_of(to, COUNT_CONV_NONE_IMMEDIATE_INPUT_MAX);
+    to = number_of(to, COUNT_CONV_NONE_IMMEDIATE_OUTPUTS);
+    to = number_of(to, COUNT_CONV_NONE_IMMEDIATE_STEPS);
+    (void)to;
+}
+
 #ifdef QUANTAL_BARE
 
 count_conv_none_immediate_state harness_state;
@@ -51,15 +89,6 @@ void harness_step(void)
     count_conv_none_immediate_step(&harness_state, harness_input, harness_output);
 }
 
-static uint8_t *copy(uint8_t *to, const void *from, uint32_t size)
-{
-    const uint8_t *byte = (const uint8_t *)from;
-    while (size-- > 0) {
-        *to++ = *byte++;
-    }
-    return to;
-}
-
 void harness_write(void)
 {
     const count_conv_none_immediate_state *const state = &harness_state;
@@ -67,6 +96,15 @@ void harness_write(void)
     to = copy(to, state->out_u, 10);
     to = copy(to, state->out_count, 20);
     (void)copy(to, harness_output, sizeof harness_output);
+}
+
+uint8_t harness_of_macros[112];
+
+void harness_macros(void);
+
+void harness_macros(void)
+{
+    macros(harness_of_macros);
 }
 
 uint32_t harness_self_test(void)
@@ -152,8 +190,8 @@ static int argmax_rows(void)
 static int classify_samples(long steps)
 {
     const size_t count = (size_t)steps * COUNT_CONV_NONE_IMMEDIATE_INPUTS;
-    count_conv_none_immediate_input *const in = (count_conv_none_immediate_input *)malloc(count
-        * sizeof *in);
+    count_conv_none_immediate_input *const in
+        = (count_conv_none_immediate_input *)malloc(count * sizeof *in);
     if (in == NULL) {
         return 2;
     }
@@ -174,6 +212,14 @@ static int self_test_once(void)
     return 0;
 }
 
+static int macros_once(void)
+{
+    static uint8_t found[112];
+    macros(found);
+    fwrite(found, sizeof found, 1, stdout);
+    return 0;
+}
+
 static int call(const char *function, long steps)
 {
     if (strcmp(function, "reset") == 0) {
@@ -187,6 +233,9 @@ static int call(const char *function, long steps)
     }
     if (strcmp(function, "self_test") == 0) {
         return self_test_once();
+    }
+    if (strcmp(function, "macros") == 0) {
+        return macros_once();
     }
     return 2;
 }

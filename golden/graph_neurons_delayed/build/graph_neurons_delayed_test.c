@@ -23,6 +23,43 @@ static void fill(void *memory, uint32_t size, uint8_t byte)
     }
 }
 
+static uint8_t *copy(uint8_t *to, const void *from, uint32_t size)
+{
+    const uint8_t *byte = (const uint8_t *)from;
+    while (size-- > 0) {
+        *to++ = *byte++;
+    }
+    return to;
+}
+
+static uint8_t *number_of(uint8_t *to, int32_t number)
+{
+    return copy(to, &number, sizeof number);
+}
+
+/* How long a text is, and its first bytes. */
+static uint8_t *text_of(uint8_t *to, const char *text, uint32_t size, uint32_t wanted)
+{
+    to = number_of(to, (int32_t)size);
+    fill(to, wanted, 0);
+    (void)copy(to, text, size < wanted ? size : wanted);
+    return to + wanted;
+}
+
+/* What the header's macros stand for. */
+static void macros(uint8_t *to)
+{
+    to = text_of(to, GRAPH_NEURONS_DELAYED_GENERATOR, sizeof GRAPH_NEURONS_DELAYED_GENERATOR - 1,
+        13);
+    to = text_of(to, GRAPH_NEURONS_DELAYED_DIGEST, sizeof GRAPH_NEURONS_DELAYED_DIGEST - 1, 71);
+    to = number_of(to, GRAPH_NEURONS_DELAYED_INPUTS);
+    to = number_of(to, GRAPH_NEURONS_DELAYED_INPUT_MIN);
+    to = number_of(to, GRAPH_NEURONS_DELAYED_INPUT_MAX);
+    to = number_of(to, GRAPH_NEURONS_DELAYED_OUTPUTS);
+    to = number_of(to, GRAPH_NEURONS_DELAYED_STEPS);
+    (void)to;
+}
+
 #ifdef QUANTAL_BARE
 
 graph_neurons_delayed_state harness_state;
@@ -49,15 +86,6 @@ void harness_reset(void)
 void harness_step(void)
 {
     graph_neurons_delayed_step(&harness_state, harness_input, harness_output);
-}
-
-static uint8_t *copy(uint8_t *to, const void *from, uint32_t size)
-{
-    const uint8_t *byte = (const uint8_t *)from;
-    while (size-- > 0) {
-        *to++ = *byte++;
-    }
-    return to;
 }
 
 void harness_write(void)
@@ -126,6 +154,15 @@ void harness_write_rings(void)
     to = copy(to, &harness_state.all_delay1_line_at, sizeof harness_state.all_delay1_line_at);
     to = copy(to, harness_state.all_delay3_line, sizeof harness_state.all_delay3_line);
     to = copy(to, &harness_state.all_delay3_line_at, sizeof harness_state.all_delay3_line_at);
+}
+
+uint8_t harness_of_macros[112];
+
+void harness_macros(void);
+
+void harness_macros(void)
+{
+    macros(harness_of_macros);
 }
 
 uint32_t harness_self_test(void)
@@ -267,8 +304,8 @@ static int argmax_rows(void)
 static int classify_samples(long steps)
 {
     const size_t count = (size_t)steps * GRAPH_NEURONS_DELAYED_INPUTS;
-    graph_neurons_delayed_input *const in = (graph_neurons_delayed_input *)malloc(count
-        * sizeof *in);
+    graph_neurons_delayed_input *const in
+        = (graph_neurons_delayed_input *)malloc(count * sizeof *in);
     if (in == NULL) {
         return 2;
     }
@@ -289,6 +326,14 @@ static int self_test_once(void)
     return 0;
 }
 
+static int macros_once(void)
+{
+    static uint8_t found[112];
+    macros(found);
+    fwrite(found, sizeof found, 1, stdout);
+    return 0;
+}
+
 static int call(const char *function, long steps)
 {
     if (strcmp(function, "reset") == 0) {
@@ -302,6 +347,9 @@ static int call(const char *function, long steps)
     }
     if (strcmp(function, "self_test") == 0) {
         return self_test_once();
+    }
+    if (strcmp(function, "macros") == 0) {
+        return macros_once();
     }
     return 2;
 }

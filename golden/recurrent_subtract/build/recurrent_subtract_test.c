@@ -23,6 +23,43 @@ static void fill(void *memory, uint32_t size, uint8_t byte)
     }
 }
 
+static uint8_t *copy(uint8_t *to, const void *from, uint32_t size)
+{
+    const uint8_t *byte = (const uint8_t *)from;
+    while (size-- > 0) {
+        *to++ = *byte++;
+    }
+    return to;
+}
+
+static uint8_t *number_of(uint8_t *to, int32_t number)
+{
+    return copy(to, &number, sizeof number);
+}
+
+/* How long a text is, and its first bytes. */
+static uint8_t *text_of(uint8_t *to, const char *text, uint32_t size, uint32_t wanted)
+{
+    to = number_of(to, (int32_t)size);
+    fill(to, wanted, 0);
+    (void)copy(to, text, size < wanted ? size : wanted);
+    return to + wanted;
+}
+
+/* What the header's macros stand for. */
+static void macros(uint8_t *to)
+{
+    to = text_of(to, RECURRENT_SUBTRACT_GENERATOR, sizeof RECURRENT_SUBTRACT_GENERATOR - 1, 13);
+    to = text_of(to, RECURRENT_SUBTRACT_DIGEST, sizeof RECURRENT_SUBTRACT_DIGEST - 1, 71);
+    to = number_of(to, RECURRENT_SUBTRACT_INPUTS);
+    to = number_of(to, RECURRENT_SUBTRACT_INPUT_MIN);
+    to = number_of(to, RECURRENT_SUBTRACT_INPUT_MAX);
+    to = number_of(to, RECURRENT_SUBTRACT_OUTPUTS);
+    to = number_of(to, RECURRENT_SUBTRACT_STEPS);
+    to = number_of(to, RECURRENT_SUBTRACT_CHANNELS);
+    (void)to;
+}
+
 #ifdef QUANTAL_BARE
 
 recurrent_subtract_state harness_state;
@@ -51,15 +88,6 @@ void harness_step(void)
     recurrent_subtract_step(&harness_state, harness_input, harness_output);
 }
 
-static uint8_t *copy(uint8_t *to, const void *from, uint32_t size)
-{
-    const uint8_t *byte = (const uint8_t *)from;
-    while (size-- > 0) {
-        *to++ = *byte++;
-    }
-    return to;
-}
-
 void harness_write(void)
 {
     const recurrent_subtract_state *const state = &harness_state;
@@ -69,6 +97,15 @@ void harness_write(void)
     to = copy(to, state->readout_u, 20);
     to = copy(to, state->readout_best, 20);
     (void)copy(to, harness_output, sizeof harness_output);
+}
+
+uint8_t harness_of_macros[116];
+
+void harness_macros(void);
+
+void harness_macros(void)
+{
+    macros(harness_of_macros);
 }
 
 uint32_t harness_self_test(void)
@@ -193,6 +230,14 @@ static int encode_steps(void)
     return 0;
 }
 
+static int macros_once(void)
+{
+    static uint8_t found[116];
+    macros(found);
+    fwrite(found, sizeof found, 1, stdout);
+    return 0;
+}
+
 static int call(const char *function, long steps)
 {
     if (strcmp(function, "reset") == 0) {
@@ -206,6 +251,9 @@ static int call(const char *function, long steps)
     }
     if (strcmp(function, "self_test") == 0) {
         return self_test_once();
+    }
+    if (strcmp(function, "macros") == 0) {
+        return macros_once();
     }
     if (strcmp(function, "encode") == 0) {
         return encode_steps();

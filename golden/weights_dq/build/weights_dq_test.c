@@ -22,6 +22,42 @@ static void fill(void *memory, uint32_t size, uint8_t byte)
     }
 }
 
+static uint8_t *copy(uint8_t *to, const void *from, uint32_t size)
+{
+    const uint8_t *byte = (const uint8_t *)from;
+    while (size-- > 0) {
+        *to++ = *byte++;
+    }
+    return to;
+}
+
+static uint8_t *number_of(uint8_t *to, int32_t number)
+{
+    return copy(to, &number, sizeof number);
+}
+
+/* How long a text is, and its first bytes. */
+static uint8_t *text_of(uint8_t *to, const char *text, uint32_t size, uint32_t wanted)
+{
+    to = number_of(to, (int32_t)size);
+    fill(to, wanted, 0);
+    (void)copy(to, text, size < wanted ? size : wanted);
+    return to + wanted;
+}
+
+/* What the header's macros stand for. */
+static void macros(uint8_t *to)
+{
+    to = text_of(to, WEIGHTS_DQ_GENERATOR, sizeof WEIGHTS_DQ_GENERATOR - 1, 13);
+    to = text_of(to, WEIGHTS_DQ_DIGEST, sizeof WEIGHTS_DQ_DIGEST - 1, 71);
+    to = number_of(to, WEIGHTS_DQ_INPUTS);
+    to = number_of(to, WEIGHTS_DQ_INPUT_MIN);
+    to = number_of(to, WEIGHTS_DQ_INPUT_MAX);
+    to = number_of(to, WEIGHTS_DQ_OUTPUTS);
+    to = number_of(to, WEIGHTS_DQ_STEPS);
+    (void)to;
+}
+
 #ifdef QUANTAL_BARE
 
 weights_dq_state harness_state;
@@ -50,15 +86,6 @@ void harness_step(void)
     weights_dq_step(&harness_state, harness_input, harness_output);
 }
 
-static uint8_t *copy(uint8_t *to, const void *from, uint32_t size)
-{
-    const uint8_t *byte = (const uint8_t *)from;
-    while (size-- > 0) {
-        *to++ = *byte++;
-    }
-    return to;
-}
-
 void harness_write(void)
 {
     const weights_dq_state *const state = &harness_state;
@@ -81,6 +108,15 @@ void harness_write(void)
     to = copy(to, state->h7_spike, 8);
     to = copy(to, state->readout_u, 10);
     (void)copy(to, harness_output, sizeof harness_output);
+}
+
+uint8_t harness_of_macros[112];
+
+void harness_macros(void);
+
+void harness_macros(void)
+{
+    macros(harness_of_macros);
 }
 
 uint32_t harness_self_test(void)
@@ -202,6 +238,14 @@ static int self_test_once(void)
     return 0;
 }
 
+static int macros_once(void)
+{
+    static uint8_t found[112];
+    macros(found);
+    fwrite(found, sizeof found, 1, stdout);
+    return 0;
+}
+
 static int call(const char *function, long steps)
 {
     if (strcmp(function, "reset") == 0) {
@@ -215,6 +259,9 @@ static int call(const char *function, long steps)
     }
     if (strcmp(function, "self_test") == 0) {
         return self_test_once();
+    }
+    if (strcmp(function, "macros") == 0) {
+        return macros_once();
     }
     return 2;
 }
@@ -232,8 +279,8 @@ int main(int argc, char **argv)
     }
     failed = weights_dq_self_test(&the_state);
     if (failed != 0) {
-        printf("weights_dq: step %lu differs from the golden vector\n", (unsigned long)(failed
-            - 1));
+        printf("weights_dq: step %lu differs from the golden vector\n",
+            (unsigned long)(failed - 1));
         return 1;
     }
     printf("weights_dq: self test passed\n");

@@ -1,0 +1,76 @@
+"""Layers written in one line: every field of every part by a name of its own, wherever it stands in a network file."""
+
+import dataclasses
+from typing import Any
+
+import msgspec
+from quantal.qat.config.parts.fields import Part, kinds, known, tag
+from quantal.qat.config.parts.layers import Dense, Reservoir
+from quantal.qat.config.parts.neurons import Adaptation, Neuron, Synapse
+from quantal.qat.config.parts.states import States
+from quantal.qat.config.parts.weights import Weights
+
+# Of each part: what says its kind here, and the fields that are called otherwise than in a file.
+_PARTS: dict[str, tuple[Any, str, dict[str, str]]] = {
+    "neuron": (Neuron, "neuron", {}),
+    "weights": (Weights, "weight_quantizer", {"bits": "weights"}),
+    "states": (
+        States,
+        "state_quantizer",
+        {"membrane": "states", "current": "current_bits", "adaptation": "adaptation_bits", "range": "state_range",
+         "gradient": "state_gradient"},
+    ),
+}  # fmt: skip
+
+
+def a_layer(name: str, size: int = 0, **flat: Any) -> Any:
+    """A dense layer, or a reservoir, with these fields; what its parts do not have is left out."""
+    kind = Reservoir if flat.get("reservoir") else Dense
+    own = {field: flat[field] for field in known(kind) if field in flat and field not in _PARTS}
+    flat = _with_traces(flat)
+    parts = {part: _part(part, flat) for part in _PARTS}
+    if parts["neuron"].stateless:
+        del parts["states"]
+    return kind(**own | {"name": name, "size": size} | parts)
+
+
+def replace(value: Any, **changes: Any) -> Any:
+    """The dataclass or the part with other fields; of a layer's they are named as in `a_layer`."""
+    if isinstance(value, Dense | Reservoir):
+        return a_layer(**{**fields_of(value), **changes})
+    return (
+        msgspec.structs.replace(value, **changes) if isinstance(value, Part) else dataclasses.replace(value, **changes)
+    )
+
+
+def fields_of(layer: Any) -> dict[str, Any]:
+    """The fields of a dense layer or a reservoir, named as in `a_layer`."""
+    found: dict[str, Any] = {field: getattr(layer, field) for field in known(type(layer)) if field not in _PARTS}
+    found["reservoir"] = isinstance(layer, Reservoir)
+    for name, (_, kind, called) in _PARTS.items():
+        part = getattr(layer, name)
+        found |= {called.get(field, field): getattr(part, field) for field in known(type(part))}
+        found |= {name: "float"} if tag(type(part)) == "float" else {kind: tag(type(part))}
+    return found
+
+
+def _with_traces(flat: dict[str, Any]) -> dict[str, Any]:
+    """The fields with a synapse and an adaptation that are parts."""
+    found = dict(flat)
+    if isinstance(word := flat.get("synapse"), str):
+        found["synapse"] = None if word == "none" else Synapse(decay=flat.get("synapse_decay", 0.8))
+    if isinstance(amount := flat.get("adaptation"), int | float):
+        more = {"decay": flat.get("adaptation_decay", 0.95), "spread": flat.get("adaptation_spread", 1.0)}
+        found["adaptation"] = Adaptation(amount=amount, **more) if amount else None
+    return found
+
+
+def _part(name: str, flat: dict[str, Any]) -> Any:
+    union, kind, called = _PARTS[name]
+    possible = {tag(one): one for one in kinds(union)}
+    chosen = "float" if flat.get(name) == "float" else flat.get(kind, next(iter(possible)))
+    if isinstance(chosen, Part):
+        return chosen
+    made = possible[chosen]
+    names = {field: called.get(field, field) for field in known(made)}
+    return made(**{field: flat[word] for field, word in names.items() if word in flat})
