@@ -28,13 +28,14 @@ pytest.importorskip("ziglang")
 STEPS, CHANNELS, MAXIMUM = 7, 5, 255
 ENCODED = """
 task.name = "npz"
-encoder = {{ kind = "{kind}", steps = {steps}, seed = 3, delta = 40 }}
+encoder = {{ kind = "{kind}", steps = {steps}{more} }}
 [[layer]]
 name = "readout"
 size = 3
 delays = [0, 3]
 neuron = "li"
 """
+SAID = {"latency": "", "rate": ", seed = 3", "delta": ", delta = 40"}
 HEADERS = {  # of a header with those functions, the functions
     "plain": ("reset", "step", "argmax", "classify", "self_test"),
     "latency": ("encode",),
@@ -61,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Build]:
         if kind == "plain":
             network, x = lively(lambda seed: three_layers(seed, neuron="count"), range(1, 50))
             return write(network, folder, "model", x[::-1].copy())  # whose first sample is drawn
-        text = ENCODED.format(kind=kind, steps=STEPS)
+        text = ENCODED.format(kind=kind, steps=STEPS, more=SAID[kind])
         network = SpikingNetwork(config_file.loads(text, "test"), CHANNELS, maximum)
         shape = (4, CHANNELS) if kind == "latency" else (4, STEPS, CHANNELS)
         values = np.random.default_rng(0).integers(0, maximum, shape, endpoint=True)
