@@ -147,7 +147,10 @@ EQUAL = {  # ends of the places of changes that mean the same
     "return n ^ (n >> 16); [16 -> 17]": "the upper half, which alone is taken, stays as it is",
     "return n ^ (n >> 16); [^ -> |]": "so it does",
 }
-EQUAL_AT = {16: "return n ^ (n >> 16); [16 -> 15]"}  # of a maximum: its lowest bit, which decides at no even border
+EQUAL_AT = {  # of a maximum
+    16: "return n ^ (n >> 16); [16 -> 15]",  # it changes the lowest bit, and all borders are even
+    40: "+ 40; [>= -> ==]",  # nothing is further away
+}
 ALIKE = ({"<", "<=", ">", ">=", "==", "!="}, {"+", "-", "*", "/"}, {">>", "<<"}, {"^", "|", "&"}, {"&&", "||"})
 WORD = re.compile(
     r"(?<= )(?P<operator><<|>>|<=|>=|==|!=|&&|[-+*/<>^])(?= )|(?<![\w.])(?P<number>0x[0-9A-F]+|\d+)(?=u?\b)"
