@@ -61,7 +61,7 @@ def _table(possible: tuple[type[Part], ...], value: Any, path: Path, problems: P
             values[fields[name].name] = _value(fields[name].type, entry, at, problems)
     for name, one in fields.items():
         if name not in rest and default(one) is NODEFAULT:
-            problems.add((*path, name), f"missing, expected {expected(one.type)}")
+            problems.add((*path, name), f"missing, expected {_wanted(one.type)}")
             values[one.name] = BAD
     return BAD if any(entry is BAD for entry in values.values()) or len(rest) > len(values) else kind(**values)
 
@@ -81,13 +81,20 @@ def _value(annotation: Any, value: Any, path: Path, problems: Problems) -> Any:
 
 def _tables(possible: tuple[type[Part], ...], value: Any, path: Path, problems: Problems) -> Any:
     if not isinstance(value, list) or not value:
-        problems.add(path, "expected at least one [[layer]] table")
+        problems.add(path, f"expected at least one [[{path[-1]}]] table, got {shown(value)}")
         return BAD
     if len(value) > MOST_LAYERS:
         problems.add(path, f"expected at most {MOST_LAYERS}, got {len(value)}")
         return BAD
     found = tuple(_table(possible, row, (*path, i), problems) for i, row in enumerate(value))
     return BAD if any(row is BAD for row in found) else found
+
+
+def _wanted(annotation: Any) -> str:
+    """What a field takes, in words."""
+    if listed_kinds(annotation):
+        return "a list of tables"
+    return "a table" if kinds(annotation) else expected(annotation)
 
 
 def _with_options(rest: Mapping[str, Any], path: Path, problems: Problems) -> dict[str, Any]:

@@ -137,6 +137,9 @@ def test_the_program_says_one_line_too(place: Path, command: str, words: str) ->
     """Not even a warning of some library comes with it."""
     (place / "broken").mkdir()
     (place / "overflow.toml").write_text(
-        NETWORK.replace("size = 12", "size = 12\nthreshold = 1000\nstates = 2\nstate_range = 1024\ngain = 0.001")
+        NETWORK.replace(
+            "size = 12",
+            "size = 12\nneuron.threshold = 1000\nstates.membrane = 2\nstates.range = 1024\nweights.gain = 0.001",
+        )
     )
     refused(place, command, words, run=lambda *args: program(*args, cwd=place))

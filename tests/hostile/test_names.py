@@ -40,7 +40,7 @@ def configured(a: str, b: str, c: str) -> Config:
         (b, f'inputs = ["{a}"]\ndelays = [1]'),
         (c, f'inputs = ["{a}", "{b}"]\nadd = "{b}"\ndelays = [1, 3]'),
     )
-    text = "".join(f'[[layer]]\nname = "{name}"\nsize = 3\ngain = 4.0\n{more}\n' for name, more in layers)
+    text = "".join(f'[[layer]]\nname = "{name}"\nsize = 3\nweights.gain = 4.0\n{more}\n' for name, more in layers)
     return config_file.loads(f'{HEAD}{text}[[layer]]\nname = "out"\nsize = 2\nneuron = "li"\n', "net.toml")
 
 

@@ -261,8 +261,10 @@ def test_a_layer_may_be_silent() -> None:
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with net.toml and its run in full precision, `full`."""
     folder = tmp_path_factory.mktemp("pruning")
-    text = NETWORK.replace("size = 12", "size = 40\ngain = 2.0").replace("epochs = 1", "epochs = 6\nrate = 0.005")
-    (folder / "net.toml").write_text(text.replace('neuron = "li"', 'neuron = "li"\nstate_range = 16.0'))
+    text = NETWORK.replace("size = 12", "size = 40\nweights.gain = 2.0").replace(
+        "epochs = 1", "epochs = 6\nrate = 0.005"
+    )
+    (folder / "net.toml").write_text(text.replace('neuron = "li"', 'neuron = "li"\nstates.range = 16.0'))
     options = ("--network", folder / "net.toml", "--weights", "float", "--states", "float")
     succeed("train", *options, "--out", folder / "full")
     return folder

@@ -9,6 +9,7 @@ from quantal.qat.config.parts.layers import Conv, Dense, Reservoir
 from quantal.qat.config.parts.neurons import Adaptation, Neuron, Synapse
 from quantal.qat.config.parts.states import States
 from quantal.qat.config.parts.weights import Weights
+from quantal.qat.config.rules import spans
 
 # Of each part: what says its kind here, and the fields that are called otherwise than in a file.
 _PARTS: dict[str, tuple[Any, str, dict[str, str]]] = {
@@ -33,7 +34,12 @@ def a_layer(name: str, size: int = 0, **flat: Any) -> Any:
         del parts["states"]
     if kind is not Conv:
         own["size"] = size
-    return kind(**own | {"name": name} | parts)
+    layer = kind(**own | {"name": name} | parts)
+    return layer if spans(layer) else msgspec.structs.replace(layer, states=_without_range(layer.states))
+
+
+def _without_range(states: Any) -> Any:
+    return msgspec.structs.replace(states, range=2.0)
 
 
 def replace(value: Any, **changes: Any) -> Any:
@@ -61,10 +67,13 @@ def _with_traces(flat: dict[str, Any]) -> dict[str, Any]:
     found = dict(flat)
     if isinstance(word := flat.get("synapse"), str):
         found["synapse"] = None if word == "none" else Synapse(decay=flat.get("synapse_decay", 0.8))
-    if isinstance(amount := flat.get("adaptation"), int | float):
-        more = {"decay": flat.get("adaptation_decay", 0.95), "spread": flat.get("adaptation_spread", 1.0)}
-        found["adaptation"] = Adaptation(amount=amount, **more) if amount else None
-    return found
+    amount = flat.get("adaptation") or None
+    if isinstance(amount, int | float):
+        amount = Adaptation(amount=amount)
+    if amount is not None:
+        changes = {part: flat[name] for part in ("decay", "spread") if (name := f"adaptation_{part}") in flat}
+        amount = msgspec.structs.replace(amount, **changes)
+    return found | {"adaptation": amount}
 
 
 def _part(name: str, flat: dict[str, Any]) -> Any:

@@ -202,7 +202,8 @@ def test_every_parameter_learns() -> None:
 @pytest.mark.parametrize(("weights", "states"), list(zip(range(1, 9), (2, 3, 4, 6, 8, 10, 15, 16), strict=True)))
 def test_the_precision_asked_for_reaches_every_layer(weights: int, states: int) -> None:
     train("run", "--weights", weights, "--states", states)
-    assert {(layer.weights, layer.states) for layer in Run.open(Path("run")).config.layers} == {(weights, states)}
+    layers = Run.open(Path("run")).config.weighted
+    assert {(layer.weights.bits, layer.states.membrane) for layer in layers} == {(weights, states)}
     succeed("export", "run", "--out", "build")
     for layer in network_file.load(Path("build/network.json")).network.layers:
         for op in (op for op in layer.ops if isinstance(op, MatVec)):
@@ -226,8 +227,8 @@ def test_the_precision_asked_for_reaches_every_layer(weights: int, states: int) 
 )
 def test_the_quantizer_asked_for_reaches_every_layer_and_is_shipped(flag: str, name: str, bits: int) -> None:
     train("run", f"--{flag}-quantizer", name, f"--{flag}s", bits)
-    layers = Run.open(Path("run")).config.layers
-    assert {(getattr(layer, f"{flag}_quantizer"), getattr(layer, f"{flag}s")) for layer in layers} == {(name, bits)}
+    parts = [getattr(layer, f"{flag}s") for layer in Run.open(Path("run")).config.layers]
+    assert {(part.quantizer, part.bits if flag == "weight" else part.membrane) for part in parts} == {(name, bits)}
     succeed("export", "run", "--out", "build")
     said = {layer.semantics[f"{flag}s"] for layer in network_file.load(Path("build/network.json")).network.layers}
     assert said == {f"{bits} bits, {name}"}
@@ -235,7 +236,7 @@ def test_the_quantizer_asked_for_reaches_every_layer_and_is_shipped(flag: str, n
     assert row["mismatches"] == 0
 
 
-DIFFERENTIABLE = 'weight_quantizer = "dq"\nstate_quantizer = "dq"'
+DIFFERENTIABLE = 'weights.quantizer = "dq"\nstates.quantizer = "dq"'
 
 
 @pytest.mark.parametrize(
@@ -243,8 +244,8 @@ DIFFERENTIABLE = 'weight_quantizer = "dq"\nstate_quantizer = "dq"'
     [
         (DIFFERENTIABLE, "temperature = 2"),
         (DIFFERENTIABLE, 'forward = "soft"'),
-        ('weight_quantizer = "dq-kmeans"\nnorm = "layer-batch"\nspikes = 2\nstate_range = 8', ""),
-        ('weight_quantizer = "dq-kmeans"\nnorm = "psp"\nstandardize = true', ""),
+        ('weights.quantizer = "dq-kmeans"\nnorm = "layer-batch"\nneuron.spikes = 2\nstates.range = 8', ""),
+        ('weights.quantizer = "dq-kmeans"\nnorm = "psp"\nweights.standardize = true', ""),
     ],
 )
 def test_what_changes_with_the_epochs_goes_on_where_it_was(options: str, training: str) -> None:
@@ -266,9 +267,9 @@ def test_what_changes_with_the_epochs_goes_on_where_it_was(options: str, trainin
     ("task", "encoder", "readout"),
     [
         ("digits", 'kind = "direct"', 'neuron = "li"'),
-        ("digits", 'kind = "latency"', 'neuron = "li"\npool = "max"'),
+        ("digits", 'kind = "latency"', 'neuron.kind = "li"\nneuron.pool = "max"'),
         ("digits", 'kind = "rate"\nseed = 3', 'neuron = "count"'),
-        ("npz", 'kind = "direct"', 'neuron = "li"\npool = "max"'),
+        ("npz", 'kind = "direct"', 'neuron.kind = "li"\nneuron.pool = "max"'),
         ("npz", 'kind = "rate"', 'neuron = "li"'),
         ("npz", 'kind = "delta"\ndelta = 20', 'neuron = "count"'),
     ],
