@@ -30,8 +30,10 @@ REAL_KINDS = {name: kind for name, kind in KINDS.items() if "state_quantizer" no
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with net.toml, its run in full precision, `full`, and one of 8-bit weights, `eight`."""
     folder = tmp_path_factory.mktemp("learned")
-    text = NETWORK.replace("size = 12", "size = 40\ngain = 2.0").replace("epochs = 1", "epochs = 6\nrate = 0.005")
-    (folder / "net.toml").write_text(text.replace('neuron = "li"', 'neuron = "li"\nstate_range = 16.0'))
+    text = NETWORK.replace("size = 12", "size = 40\nweights.gain = 2.0").replace(
+        "epochs = 1", "epochs = 6\nrate = 0.005"
+    )
+    (folder / "net.toml").write_text(text.replace('neuron = "li"', 'neuron = "li"\nstates.range = 16.0'))
     options = ("train", "--network", folder / "net.toml")
     succeed(*options, "--weights", "float", "--states", "float", "--out", folder / "full")
     succeed(*options, "--weights", 8, "--from", folder / "full", "--epochs", 1, "--out", folder / "eight")
