@@ -12,6 +12,9 @@ from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.grids import ShiftGrid
 from quantal.qat.arithmetic.neurons import NEURONS, RESETTING, UNQUANTIZED, Params
 from quantal.qat.arithmetic.torch_ops import TorchOps
+from quantal.qat.config.parts.neurons import Neuron
+from quantal.qat.config.problems import Problems
+from quantal.qat.config.reader import part
 from scipy.signal import lfilter
 from support.layers import a_layer, replace
 from support.messages import one_line
@@ -162,8 +165,10 @@ def test_an_alpha_neuron_that_subtracts_is_refused() -> None:
     for reset in ("zero", "none"):
         small_config(replace(layers[0], reset=reset), layers[1])
     with pytest.raises(BadInput) as error:
-        small_config(*layers)
-    one_line(error, "layer[0]", "reset", "alpha", "'zero' or 'none'", "'subtract'")
+        with_neuron = {"kind": "alpha", "reset": "subtract"}
+        part(Neuron, with_neuron, ("neuron",), problems := Problems())
+        problems.refuse("layer hidden")
+    one_line(error, "layer hidden", "neuron: reset", "zero", "none", "subtract")
 
 
 # ---- what they do not have
