@@ -164,9 +164,8 @@ def test_an_alpha_neuron_that_subtracts_is_refused() -> None:
     layers = a_layer("hidden", 3, neuron="alpha", decay=0.5), a_layer("readout", 3, neuron="li")
     for reset in ("zero", "none"):
         small_config(replace(layers[0], reset=reset), layers[1])
+    part(Neuron, {"kind": "alpha", "reset": "subtract"}, ("neuron",), problems := Problems())
     with pytest.raises(BadInput) as error:
-        with_neuron = {"kind": "alpha", "reset": "subtract"}
-        part(Neuron, with_neuron, ("neuron",), problems := Problems())
         problems.refuse("layer hidden")
     one_line(error, "layer hidden", "neuron: reset", "zero", "none", "subtract")
 
