@@ -40,7 +40,7 @@ def configured(a: str, b: str, c: str) -> Config:
         (b, f'inputs = ["{a}"]\ndelays = [1]'),
         (c, f'inputs = ["{a}", "{b}"]\nadd = "{b}"\ndelays = [1, 3]'),
     )
-    text = "".join(f'[[layer]]\nname = "{name}"\nsize = 3\ngain = 4.0\n{more}\n' for name, more in layers)
+    text = "".join(f'[[layer]]\nname = "{name}"\nsize = 3\nweights.gain = 4.0\n{more}\n' for name, more in layers)
     return config_file.loads(f'{HEAD}{text}[[layer]]\nname = "out"\nsize = 2\nneuron = "li"\n', "net.toml")
 
 
@@ -138,7 +138,7 @@ def test_a_configuration_that_is_taken_can_be_exported(a: str, b: str, c: str, n
         config = configured(a, b, c)
         names.check_network(name, "--name")
     except BadInput as error:
-        check_refusal(str(error), r"(net\.toml: layer\[\d\]|--name): ")
+        check_refusal(str(error), r"(net\.toml:\d+: layer\[\d\]|--name): ")
         return
     network = lowered(config, name)
     assert network_file.loads(network_file.dumps(prove(network)), "network.json").network.name == name
