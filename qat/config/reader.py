@@ -14,6 +14,7 @@ from quantal.qat.config.problems import Problems
 
 BAD = object()
 """What stands for a value that was refused."""
+LAYERS = "at least one [[layer]] table"
 
 
 def read_config(document: Mapping[str, Any], problems: Problems) -> Config | None:
@@ -39,8 +40,8 @@ def part(annotation: Any, value: Any, path: Path, problems: Problems) -> Any:
 def _table(possible: tuple[type[Part], ...], value: Any, path: Path, problems: Problems, short: bool = False) -> Any:
     """The struct of the kind that the table says it is. short: the table stands for a word or a number."""
     if not isinstance(value, Mapping):
-        named = f" or one of {', '.join(words(possible))}" if tag_field(possible[0]) else ""
-        problems.add(path, f"expected a table{named}, got {shown(value)}")
+        named = ", ".join(words(possible))
+        problems.add(path, f"expected a table{named and f' or one of {named}'}, got {shown(value)}")
         return BAD
     field, tags = tag_field(possible[0]), {tag(kind): kind for kind in possible}
     chosen = value.get(field, tag(possible[0])) if field else ""
@@ -61,7 +62,7 @@ def _table(possible: tuple[type[Part], ...], value: Any, path: Path, problems: P
             values[fields[name].name] = _value(fields[name].type, entry, at, problems)
     for name, one in fields.items():
         if name not in rest and default(one) is NODEFAULT:
-            problems.add((*path, name), f"missing, expected {expected(one.type)}")
+            problems.add((*path, name), f"missing, expected {_wanted(one.type)}")
             values[one.name] = BAD
     return BAD if any(entry is BAD for entry in values.values()) or len(rest) > len(values) else kind(**values)
 
@@ -79,9 +80,14 @@ def _value(annotation: Any, value: Any, path: Path, problems: Problems) -> Any:
         return BAD
 
 
+def _wanted(annotation: Any) -> str:
+    """What a field of this type takes, in words."""
+    return "a table" if kinds(annotation) else LAYERS if listed_kinds(annotation) else expected(annotation)
+
+
 def _tables(possible: tuple[type[Part], ...], value: Any, path: Path, problems: Problems) -> Any:
     if not isinstance(value, list) or not value:
-        problems.add(path, "expected at least one [[layer]] table")
+        problems.add(path, f"expected {LAYERS}")
         return BAD
     if len(value) > MOST_LAYERS:
         problems.add(path, f"expected at most {MOST_LAYERS}, got {len(value)}")
