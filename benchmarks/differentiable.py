@@ -12,7 +12,7 @@ from pathlib import Path
 
 import matplotlib
 import torch
-from msgspec.structs import replace
+from quantal.qat.config.parts.fields import replace
 from quantal.qat.config.parts.states import DqStates
 from quantal.qat.config.precision import with_precision
 from quantal.qat.config.preset import preset

@@ -7,10 +7,10 @@ on. --data names the folder of QTDB_train.mat.
 import argparse
 from pathlib import Path
 
-from msgspec.structs import replace
 from presets import quantal
 from quantal.export.base import files
 from quantal.qat.config import config_file
+from quantal.qat.config.parts.fields import replace
 from quantal.qat.config.parts.network import Config
 from quantal.qat.config.parts.training import Bptt
 from quantal.qat.config.preset import preset

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 from deployment import deploy, instructions, size
-from msgspec.structs import replace
 from quantal.qat.config import config_file
+from quantal.qat.config.parts.fields import replace
 from quantal.qat.config.parts.network import Config
 from quantal.qat.config.parts.states import Aligned
 from quantal.qat.config.precision import full_precision, with_precision

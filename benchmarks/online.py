@@ -27,9 +27,9 @@ from typing import Any
 from unittest import mock
 
 import torch
-from msgspec.structs import replace
 from quantal.export.base import portable
 from quantal.qat.config import config_file
+from quantal.qat.config.parts.fields import replace
 from quantal.qat.config.parts.training import Bptt, SafE, SafF
 from quantal.qat.config.preset import preset
 from quantal.qat.data.registry import load

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from deployment import deploy, instructions
 from deployment import size as size_of
-from msgspec.structs import replace
+from quantal.qat.config.parts.fields import replace
 from quantal.qat.config.parts.network import Config
 from quantal.qat.data.registry import Dataset
 from quantal.qat.methods import pruning

@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 from deployment import deploy, size
-from msgspec.structs import replace
 from quantal.qat.config import config_file
+from quantal.qat.config.parts.fields import replace
 from quantal.qat.config.parts.network import Config
 from quantal.qat.data.registry import Dataset, Split
 from quantal.qat.training.epochs import train_until

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from msgspec.structs import replace
 from numpy.typing import ArrayLike
 from rich.progress import Progress
 
@@ -16,6 +15,7 @@ from quantal.export.build import Build
 from quantal.export.ir.network import Network
 from quantal.qat import reference
 from quantal.qat.config import config_file, rules
+from quantal.qat.config.parts.fields import replace
 from quantal.qat.config.parts.network import Config
 from quantal.qat.config.parts.training import Ridge
 from quantal.qat.data.registry import Dataset, Split

@@ -30,8 +30,9 @@ _KEYWORDS = frozenset(
 # Alone, a name may be a macro or a keyword of some compiler; as a part of another it is none.
 NEVER_ALONE = frozenset(
     """
-    arm avr bit data far hpux huge i386 idata interrupt linux m68k mips mipsel near pdata pdp11 pic pixel powerpc
-    ppc sbit sfr sh sparc spe sun unix vax vector xdata
+    arm avr bit cdecl complex data daylight environ errno far hpux huge i386 idata imaginary interface interrupt
+    linux m68k mips mipsel near noreturn pascal pdata pdp11 pic pixel powerpc ppc sbit sfr sh small sparc spe
+    stderr stdin stdout sun timezone unix vax vector win32 xdata
     """.split()
 )
 _HARNESS = "harness"  # with which the test program's own symbols begin
@@ -174,14 +175,6 @@ def check_fields(layers: Iterable[Fields], where: str) -> None:
 
 
 # ---- the header
-
-MACROS = frozenset(
-    """
-    arm cdecl complex daylight environ errno far hpux huge i386 imaginary interface linux m68k mips near noreturn pascal
-    powerpc small sparc stderr stdin stdout sun timezone unix vax win32
-    """.split()
-)
-"""Macros in small letters that compilers and systems have: no variable may be called so."""
 
 
 def of_header(network: str) -> set[str]:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from msgspec.structs import replace
 from quantal.export.base.errors import BadInput
 from quantal.export.base.files import check_free
 from quantal.export.cli.output import progress
 from quantal.qat.cli.common import Shared, say, say_peak_memory
 from quantal.qat.config import config_file, rules
+from quantal.qat.config.parts.fields import replace
 from quantal.qat.config.parts.network import Config
 from quantal.qat.config.parts.training import Ridge
 from quantal.qat.config.precision import STATE_BITS, WEIGHT_BITS, full_precision, with_precision

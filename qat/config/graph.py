@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from msgspec.structs import replace
 from quantal.export.base import names
 from quantal.export.base.errors import BadInput, shown
 from quantal.export.base.reading import check_memory
 from quantal.export.base.windows import Window
 from quantal.export.ir.check import MOST_HELD
+from quantal.qat.config.parts.fields import replace
 from quantal.qat.config.parts.layers import CURRENT_NORMS, Conv, Dense, Layer, Pool, Windowed
 from quantal.qat.config.parts.network import Config
 from quantal.qat.config.problems import Problems

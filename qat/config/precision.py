@@ -3,9 +3,8 @@
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 from quantal.export.base.errors import BadInput
-from quantal.qat.config.parts.fields import kinds, known, tag, tag_field
+from quantal.qat.config.parts.fields import kinds, known, replace, tag, tag_field
 from quantal.qat.config.parts.layers import Pool
 from quantal.qat.config.parts.network import Config
 from quantal.qat.config.problems import Problems
@@ -46,7 +45,7 @@ def _layer(layer: Any, weights: tuple[str | None, Bits], states: tuple[str | Non
     if layer.neuron.stateless:
         return layer
     layer = replace(layer, states=_in(layer, "states", *states))
-    if spans(layer) or not layer.states.quantized:
+    if spans(layer):
         return layer
     return replace(layer, states=replace(layer.states, range=2.0))
 

@@ -87,13 +87,20 @@ def _wanted(annotation: Any) -> str:
 
 def _tables(possible: tuple[type[Part], ...], value: Any, path: Path, problems: Problems) -> Any:
     if not isinstance(value, list) or not value:
-        problems.add(path, f"expected {LAYERS}")
+        problems.add(path, f"expected at least one [[{path[-1]}]] table, got {shown(value)}")
         return BAD
     if len(value) > MOST_LAYERS:
         problems.add(path, f"expected at most {MOST_LAYERS}, got {len(value)}")
         return BAD
     found = tuple(_table(possible, row, (*path, i), problems) for i, row in enumerate(value))
     return BAD if any(row is BAD for row in found) else found
+
+
+def _wanted(annotation: Any) -> str:
+    """What a field takes, in words."""
+    if listed_kinds(annotation):
+        return "a list of tables"
+    return "a table" if kinds(annotation) else expected(annotation)
 
 
 def _with_options(rest: Mapping[str, Any], path: Path, problems: Problems) -> dict[str, Any]:

@@ -7,11 +7,14 @@ What concerns one field alone is its type's matter, and which fields there are i
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
+from quantal.export.base.errors import shown
 from quantal.export.base.typed import Path
 from quantal.qat.arithmetic.neurons import RESETTING
 from quantal.qat.config.graph import check_graph
+from quantal.qat.config.parts.fields import Part, tag
 from quantal.qat.config.parts.layers import CURRENT_NORMS, Dense, Layer, Pool, Reservoir, Weighted
 from quantal.qat.config.parts.network import Config
 from quantal.qat.config.parts.neurons import Alpha, Count, Li, Lif, Step
@@ -22,11 +25,15 @@ from quantal.qat.config.problems import Enough, Problems
 
 @dataclass(frozen=True)
 class Rule:
-    """The field that is blamed, with dots; whether it is broken; what is said."""
+    """The field that is blamed, with dots; whether it is broken; what is said, as words or by what was looked at."""
 
     field: str
     broken: Callable[[Any], Any]
-    says: str
+    says: str | Callable[[Any], str]
+
+    def line(self, it: Any) -> str:
+        """What is said of what was looked at."""
+        return self.says.format(it=it) if isinstance(self.says, str) else self.says(it)
 
 
 # ---- of a layer
@@ -39,7 +46,8 @@ def traces(layer: Weighted) -> bool:
 
 def spans(layer: Weighted) -> bool:
     """Whether some state of the layer spans states.range."""
-    return isinstance(layer.states, Uniform) or traces(layer) or (layer.states.tabled and not layer.neuron.fires)
+    kept = layer.states.quantized and (isinstance(layer.states, Uniform) or traces(layer))
+    return kept or isinstance(layer.neuron, Li)
 
 
 def _rounds_away(layer: Weighted) -> bool:
@@ -62,7 +70,10 @@ LAYER = (
     Rule(
         "neuron.timing",
         lambda it: isinstance(it.neuron, _FIRING) and (it.neuron.reset, it.neuron.timing) not in RESETTING,
-        "a reset {it.neuron.reset} does not come {it.neuron.timing}",
+        lambda it: (
+            f"a reset {it.neuron.reset} is {', '.join(when for kind, when in RESETTING if kind == it.neuron.reset)}, "
+            f"got {it.neuron.timing!r}"
+        ),
     ),
     Rule(
         "neuron.timing",
@@ -123,7 +134,7 @@ LAYER = (
     Rule(
         "states.range",
         lambda it: it.states.range != 2 and not spans(it),
-        "has no effect: {it.states.quantizer} states have a range of their own",
+        "has no effect: {it.states.quantizer} states of a neuron that fires have none of that kind",
     ),
     Rule(
         "states.range",
@@ -177,46 +188,58 @@ LAYER = (
 
 # ---- of a layer in its network
 
-Table = tuple[tuple[str, Callable[[Any], bool]], ...]
-"""Of each field, whether it is as it must be."""
+Table = tuple[tuple[str, str, Callable[[Any], bool]], ...]
+"""Of each field: what it must be, in words, and whether it is."""
 
 CHAINED: Table = (
-    ("connection", lambda it: isinstance(it, Dense | Reservoir)),
-    ("inputs", lambda it: not it.inputs),
-    ("delays", lambda it: it.delays == (0,)),
-    ("add", lambda it: not it.add),
-    ("recurrent", lambda it: it.recurrent != "diagonal"),
+    ("connection", "dense or reservoir", lambda it: isinstance(it, Dense | Reservoir)),
+    ("inputs", "the layer before", lambda it: not it.inputs),
+    ("delays", "[0]", lambda it: it.delays == (0,)),
+    ("add", "none", lambda it: not it.add),
+    ("recurrent", "true or false", lambda it: it.recurrent != "diagonal"),
 )
 """What makes a chain of dense layers."""
 
 _ACCUMULATES: Table = (
     *CHAINED,
-    ("neuron.kind", lambda it: isinstance(it.neuron, Lif | Li)),
-    ("neuron.reset", lambda it: isinstance(it.neuron, Li) or it.neuron.reset == "subtract"),
-    ("neuron.timing", lambda it: it.neuron.timing != "snntorch"),
-    ("neuron.synapse", lambda it: it.neuron.synapse is None),
-    ("neuron.adaptation", lambda it: it.neuron.adaptation is None),
-    ("neuron.refractory", lambda it: it.neuron.refractory == 0),
-    ("neuron.spikes", lambda it: it.neuron.spikes == 1),
-    ("neuron.pool", lambda it: getattr(it.neuron, "pool", "last") == "last"),
-    ("neuron.decay_per", lambda it: it.neuron.decay_per == "layer"),
-    ("norm", lambda it: it.norm == "none"),
-    ("states.quantizer", lambda it: not it.states.tabled),
+    ("neuron.kind", "lif or li", lambda it: isinstance(it.neuron, Lif | Li)),
+    ("neuron.reset", "subtract", lambda it: isinstance(it.neuron, Li) or it.neuron.reset == "subtract"),
+    ("neuron.timing", "delayed or immediate", lambda it: it.neuron.timing != "snntorch"),
+    ("neuron.synapse", "none", lambda it: it.neuron.synapse is None),
+    ("neuron.adaptation", "none", lambda it: it.neuron.adaptation is None),
+    ("neuron.refractory", "0", lambda it: it.neuron.refractory == 0),
+    ("neuron.spikes", "1", lambda it: it.neuron.spikes == 1),
+    ("neuron.pool", "last", lambda it: it.neuron.pool == "last"),
+    ("neuron.decay_per", "layer", lambda it: it.neuron.decay_per == "layer"),
+    ("norm", "none", lambda it: it.norm == "none"),
+    ("states.quantizer", "evenly spaced ones", lambda it: not it.states.tabled),
 )
 """What a layer must be for SAF, whose membranes are sums over accumulated spikes."""
 
 _FITTED: Table = (
-    ("neuron.kind", lambda it: isinstance(it.neuron, Li)),
-    ("neuron.pool", lambda it: it.neuron.pool == "last"),
-    ("norm", lambda it: it.norm == "none"),
-    ("weights.standardize", lambda it: not it.weights.standardize),
+    ("neuron.kind", "li", lambda it: isinstance(it.neuron, Li)),
+    ("neuron.pool", "last", lambda it: it.neuron.pool == "last"),
+    ("norm", "none", lambda it: it.norm == "none"),
+    ("weights.standardize", "false", lambda it: not it.weights.standardize),
 )
 """What a readout must be for a ridge regression."""
 
 
-def misfit(layer: Layer, table: Table) -> str:
-    """The first field of the table that is not as it must be; "" where all are."""
-    return next((field for field, fits in table if not fits(layer)), "")
+def misfit(layer: Layer, table: Table) -> tuple[str, str]:
+    """(field, what was expected and is there) of the first that is not as it must be; empty where all are."""
+    for field, takes, fits in table:
+        if not fits(layer):
+            value = attrgetter(field)(layer)
+            return field, f"expected {takes}, got {_called(value)}"
+    return "", ""
+
+
+def _called(value: Any) -> str:
+    return tag(type(value)) or type(value).__name__ if isinstance(value, Part) else shown(value)
+
+
+def _because(found: tuple[str, str], why: str) -> tuple[str, str]:
+    return found[0], f"{why}: {found[1]}"
 
 
 def _of_layer(config: Config, index: int) -> list[tuple[str, str]]:
@@ -224,11 +247,11 @@ def _of_layer(config: Config, index: int) -> list[tuple[str, str]]:
     layer, method, last = config.layers[index], config.training.method, index == len(config.layers) - 1
     found: list[tuple[str, str]] = []
     if isinstance(config.training, Ridge) or any(isinstance(one, Reservoir) for one in config.layers):
-        found.append((misfit(layer, CHAINED), "reservoirs and ridge are for chains of dense layers"))
+        found.append(_because(misfit(layer, CHAINED), "reservoirs and ridge are for chains of dense layers"))
     if isinstance(config.training, SafE | SafF):
-        found.append((misfit(layer, _ACCUMULATES), f"{method} does not train layers like this"))
+        found.append(_because(misfit(layer, _ACCUMULATES), f"is not what {method} trains"))
     if isinstance(config.training, Ridge) and last:
-        found.append((misfit(layer, _FITTED), "ridge does not fit readouts like this"))
+        found.append(_because(misfit(layer, _FITTED), "is not what ridge fits"))
     if isinstance(config.training, Ridge) and not last and not isinstance(layer, Reservoir):
         found.append(("connection", "ridge learns the readout alone, expected reservoir"))
     if isinstance(layer, Reservoir) and index and not isinstance(config.layers[index - 1], Reservoir):
@@ -307,7 +330,7 @@ def _apply(rules: tuple[Rule, ...], it: Any, path: Path, problems: Problems) -> 
     for rule in rules:
         if rule.field not in blamed and rule.broken(it):
             blamed.add(rule.field)
-            problems.add((*path, *rule.field.split(".")), rule.says.format(it=it))
+            problems.add((*path, *rule.field.split(".")), rule.line(it))
 
 
 def refuse(config: Config, where: str) -> None:

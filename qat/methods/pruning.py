@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from msgspec.structs import replace
 from quantal.export.base.errors import BadInput
+from quantal.qat.config.parts.fields import replace
 from quantal.qat.config.parts.layers import Pool
 from quantal.qat.config.parts.network import Config
 from quantal.qat.config.parts.weights import Maqd
@@ -155,8 +155,8 @@ def sizes(config: Config, keep: int | float, names: tuple[str, ...]) -> dict[str
         if kept[name] > own[name]:
             raise BadInput(f"--keep: layer {name} has {own[name]} neurons, not {kept[name]}")
     for layer in config.layers:
-        if field := misfit(layer, CHAINED):
-            raise BadInput(f"layer {layer.name}: {field}: only chains of dense layers are pruned")
+        if (found := misfit(layer, CHAINED))[0]:
+            raise BadInput(f"layer {layer.name}: {found[0]}: only chains of dense layers are pruned: {found[1]}")
         assert not isinstance(layer, Pool)
         if isinstance(layer.weights, Maqd):
             raise BadInput(f"layer {layer.name}: weights: maqd's rows are standardized: prune full precision")

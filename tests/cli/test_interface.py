@@ -112,7 +112,7 @@ def nan(shape: tuple[int, ...]) -> np.ndarray:
     return np.full(shape, np.nan)
 
 
-MAQD = "[[layer]]\nweights = 'maqd'"
+MAQD = "[[layer]]\nweights.quantizer = 'maqd'"
 REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no such run": (lambda t: quantal.load_run("nowhere"), "nowhere: no such run folder"),
     "no such build": (lambda t: quantal.load_build("nowhere"), "nowhere: no such build folder"),

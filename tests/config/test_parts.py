@@ -233,17 +233,23 @@ def test_an_old_field_is_refused_with_its_new_form(key: str) -> None:
         ('neuron = "li"', 'neuron = "li"\nrecurrent = true', ("recurrent: a li neuron",)),
         ('neuron = "li"', 'neuron = "li"\nnorm = "batch"', ("norm: a readout's classes",)),
         ("epochs = 3", "epochs = 3\nbudget = 9", ("training: budget",)),
-        ('neuron = "li"', 'neuron = "count"\n[training]\nloss = "regression"\n[augmentation]', ("not a count",)),
         ('name = "digits"', 'name = "digits"\n"" = [1]', ("task: '': expected a number or a string",)),
         ("epochs = 3", 'epochs = 3\nforward = "soft"', ("training: forward: soft is for",)),
         ("epochs = 3", "epochs = 3\npenalty = 1.0", ("training: penalty",)),
         ("epochs = 3", "epochs = 3\ntruncate = 2", ("training: truncate",)),
-        ("epochs = 3", 'method = "saf-e"', ("neuron: synapse: saf-e does not train",)),
+        ("epochs = 3", 'method = "saf-e"', ("neuron: synapse: is not what saf-e trains",)),
         ("epochs = 3", 'method = "ridge"', ("connection: ",)),
     ],
 )
 def test_what_does_not_go_together_is_refused(old: str, new: str, words: tuple[str, ...]) -> None:
     refused(old, new, *words)
+
+
+def test_a_regression_is_read_from_an_integrator() -> None:
+    text = START.replace('neuron = "li"\n', 'neuron = "count"\n').replace("states.range = 16.0\n", "")
+    assert (
+        "regression reads an li readout, not a count" in config_file.complaints(f'{text}loss = "regression"', "net")[0]
+    )
 
 
 def test_all_problems_are_found_at_once_and_bounded() -> None:

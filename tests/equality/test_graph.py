@@ -90,7 +90,7 @@ def test_every_neuron_is_equal_in_every_kind_of_layer(name: str, kind: str) -> N
 
     def changed(layer: Layer) -> Layer:
         tabled = "state_quantizer" in options and ("residual" in name)
-        spared = layer.connection == "pool" or layer.neuron == "li" or tabled
+        spared = layer.connection == "pool" or layer.neuron.readout or tabled
         if options.get("neuron") == "step":
             spared = spared or layer.recurrent
         return layer if spared else replace(layer, **options)
@@ -270,7 +270,7 @@ POOL = '[[layer]]\nname = "a"\nconnection = "pool"\nkernel = [2]\n'
             ("layer[0]: recurrent", "only dense"),
         ),
         (
-            POOL + 'shape = [1, 8, 8]\ndecay = 0.5\n' + OUT,
+            POOL + 'shape = [1, 8, 8]\nneuron.decay = 0.5\n' + OUT,
             ("layer[0]: decay", "no effect on a pool"),
         ),
         ('[[layer]]\nname = "a"\nsize = 4\nadd = "b"\n' + OUT, ("layer[0]: add", "'b'")),
@@ -300,7 +300,7 @@ POOL = '[[layer]]\nname = "a"\nconnection = "pool"\nkernel = [2]\n'
 def test_what_is_no_network_is_refused_by_name(text: str, words: tuple[str, ...]) -> None:
     with pytest.raises(BadInput) as error:
         config_file.loads(HEAD + text, "net.toml")
-    one_line(error, f"net.toml: {words[0]}", *words[1:])
+    one_line(error, "net.toml", *words)
 
 
 def test_a_shape_that_the_data_does_not_have_is_refused() -> None:

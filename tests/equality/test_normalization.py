@@ -302,7 +302,9 @@ def test_a_moment_below_0_is_refused(tmp_path: Path) -> None:
 def test_a_norm_is_taken_over_from_full_precision(fold: str, calibration: str) -> None:
     """The moments as they are, and with them what each neuron sends (see the next test)."""
     options = "\n".join(f"{name} = {json.dumps(value)}" for name, value in FOLDS[fold].items())
-    Path("net.toml").write_text(NETWORK.replace("size = 12", f"size = 24\ndecay_bits = 12\n{options}") + "rate = 0.01")
+    Path("net.toml").write_text(
+        NETWORK.replace("size = 12", f"size = 24\nneuron.decay_bits = 12\n{options}") + "rate = 0.01"
+    )
     full = ("--weights", "float", "--states", "float", "--epochs", 1)
     succeed("train", "--network", "net.toml", *full, "--out", "full")
     precise = ("--weights", 8, "--states", 12, "--epochs", 0, "--calibration", calibration)

@@ -136,5 +136,10 @@ def test_names(place: Path, name: str) -> None:
 def test_the_program_says_one_line_too(place: Path, command: str, words: str) -> None:
     """Not even a warning of some library comes with it."""
     (place / "broken").mkdir()
-    (place / "overflow.toml").write_text(NETWORK.replace("size = 12", f"size = 12\n{OVERFLOWING}"))
+    (place / "overflow.toml").write_text(
+        NETWORK.replace(
+            "size = 12",
+            "size = 12\nneuron.threshold = 1000\nstates.membrane = 2\nstates.range = 1024\nweights.gain = 0.001",
+        )
+    )
     refused(place, command, words, run=lambda *args: program(*args, cwd=place))

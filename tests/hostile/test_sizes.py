@@ -21,12 +21,12 @@ from quantal.export.verify.vectors import load as load_vectors
 from quantal.qat.config import config_file
 from quantal.qat.config.parts.network import Config, Direct, Task
 from quantal.qat.config.parts.training import Bptt
-from quantal.qat.config.schema import Layer as LayerConfig
 from quantal.qat.data.registry import load
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.training.run import Run
 from support.commands import NETWORK, quantal
 from support.datasets import refuse
+from support.layers import a_layer
 from support.reading import MiB, peak, refused
 
 # ---- sizes that are only claimed
@@ -57,7 +57,7 @@ def test_a_window_larger_than_its_network_is_refused_before_it_is_gathered(side:
 def test_a_configuration_says_how_large_its_windows_may_be() -> None:
     conv = 'connection = "conv"\nchannels = 1\nshape = [1, 8, 8]\nkernel = [8000]\npadding = [7999]'
     text = NETWORK.replace("size = 12\nrecurrent = true", conv)
-    refused(lambda: config_file.loads(text, "net.toml"), "net.toml: layer[0]: kernel: 8000 by 8000", "8,388,608")
+    refused(lambda: config_file.loads(text, "net.toml"), "net.toml", "layer[0]: kernel: 8000 by 8000", "8,388,608")
 
 
 def _network(ops: int, size: int, delay: int = 1) -> Program:
@@ -179,7 +179,7 @@ def test_weights_that_take_too_much_are_refused_with_the_memory(tmp_path: Path) 
         "more than the 8 allowed",
     )
     refused(lambda: config_file.loads(text, "net.toml"), "net.toml", *words, reading.MEMORY)
-    layers = (LayerConfig("hidden", 60_000), LayerConfig("o", 10, neuron="li"))
+    layers = (a_layer("hidden", 60_000), a_layer("o", 10, neuron="li"))
     config = Config(task=Task(name="npz"), encoder=Direct(), layers=layers, training=Bptt())
     refused(lambda: SpikingNetwork(config, 60_000, 1), "layer hidden: learning 3,600,000,000 weights", "53.65 GiB")
 

@@ -30,8 +30,10 @@ REAL_KINDS = {name: kind for name, kind in KINDS.items() if "state_quantizer" no
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with net.toml, its run in full precision, `full`, and one of 8-bit weights, `eight`."""
     folder = tmp_path_factory.mktemp("learned")
-    text = NETWORK.replace("size = 12", "size = 40\ngain = 2.0").replace("epochs = 1", "epochs = 6\nrate = 0.005")
-    (folder / "net.toml").write_text(text.replace('neuron = "li"', 'neuron = "li"\nstate_range = 16.0'))
+    text = NETWORK.replace("size = 12", "size = 40\nweights.gain = 2.0").replace(
+        "epochs = 1", "epochs = 6\nrate = 0.005"
+    )
+    (folder / "net.toml").write_text(text.replace('neuron = "li"', 'neuron = "li"\nstates.range = 16.0'))
     options = ("train", "--network", folder / "net.toml")
     succeed(*options, "--weights", "float", "--states", "float", "--out", folder / "full")
     succeed(*options, "--weights", 8, "--from", folder / "full", "--epochs", 1, "--out", folder / "eight")
@@ -352,19 +354,19 @@ def test_resuming_after_a_warm_start_goes_on_as_if_never_stopped(here: Path, lea
         ("size = 40", "size = 41", "layer hidden: size: 40"),
         ("recurrent = true", "recurrent = false", "layer hidden: recurrent: True"),
         ("recurrent = true", "recurrent = true\nbias = false", "layer hidden: bias: True"),
-        ("recurrent = true", 'recurrent = true\nreset = "zero"', "layer hidden: reset: 'subtract'"),
-        ("recurrent = true", 'recurrent = true\ntiming = "immediate"', "layer hidden: timing: 'delayed'"),
-        ("recurrent = true", "recurrent = true\nspikes = 2", "layer hidden: spikes: 1"),
-        ("recurrent = true", 'recurrent = true\ndecay_per = "neuron"', "layer hidden: decay_per: 'layer'"),
+        ("recurrent = true", 'recurrent = true\nneuron.reset = "zero"', "layer hidden: reset: 'subtract'"),
+        ("recurrent = true", 'recurrent = true\nneuron.timing = "immediate"', "layer hidden: timing: 'delayed'"),
+        ("recurrent = true", "recurrent = true\nneuron.spikes = 2", "layer hidden: spikes: 1"),
+        ("recurrent = true", 'recurrent = true\nneuron.decay_per = "neuron"', "layer hidden: decay_per: 'layer'"),
         ("recurrent = true", 'recurrent = true\nnorm = "layer-batch"', "layer hidden: norm: 'none'"),
-        ("recurrent = true", 'recurrent = true\nsynapse = "exponential"', "layer hidden: synapse: 'none'"),
-        ("recurrent = true", "recurrent = true\nstandardize = true", "layer hidden: standardize: False"),
-        ("recurrent = true", "recurrent = true\nrefractory = 2", "layer hidden: refractory: 0"),
-        ("recurrent = true", "recurrent = true\nadaptation = 0.5", "layer hidden: adaptation: 0.0"),
-        ("recurrent = true", "recurrent = true\ndecay = 1", "layer hidden: decay: 0.9"),
+        ("recurrent = true", 'recurrent = true\nneuron.synapse = "exponential"', "layer hidden: synapse: 'none'"),
+        ("recurrent = true", "recurrent = true\nweights.standardize = true", "layer hidden: standardize: False"),
+        ("recurrent = true", "recurrent = true\nneuron.refractory = 2", "layer hidden: refractory: 0"),
+        ("recurrent = true", "recurrent = true\nneuron.adaptation = 0.5", "layer hidden: adaptation: 0.0"),
+        ("recurrent = true", "recurrent = true\nneuron.decay = 1", "layer hidden: decay: 0.9"),
         ('name = "hidden"', 'name = "other"', "layer hidden: name: 'hidden'"),
         ('neuron = "li"', 'neuron = "count"', "layer readout: neuron: 'li'"),
-        ('neuron = "li"', 'neuron = "li"\npool = "max"', "layer readout: pool: 'last'"),
+        ('neuron = "li"', 'neuron.kind = "li"\nneuron.pool = "max"', "layer readout: pool: 'last'"),
         ("[encoder]", '[encoder]\nkind = "latency"', ""),
         ('[[layer]]\nname = "hidden"', '[[layer]]\nname = "more"\nsize = 9\n\n[[layer]]\nname = "hidden"', "2 layers"),
     ],

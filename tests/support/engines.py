@@ -22,7 +22,7 @@ READOUT = a_layer("readout", 3, neuron="li")
 def layer_of(seed: int, channels: int, maximum: int, **options: Any) -> tuple[SpikingLayer, SpikingNetwork]:
     """A layer with those options and every parameter moved, and the network that holds it."""
     layer = a_layer("hidden", **{"size": 9, "gain": 3.0, **options})
-    with_readout = (layer,) if NEURONS[layer.neuron].readout else (layer, READOUT)
+    with_readout = (layer,) if layer.neuron.readout else (layer, READOUT)
     if layer.weights == "float":
         with_readout = tuple(a_layer(**{**vars(one), "weights": "float"}) for one in with_readout)
     network = random_network(*with_readout, channels=channels, maximum=maximum, seed=seed)

@@ -55,7 +55,10 @@ def test_operations_are_the_column_additions_of_a_simulation(spikes: int) -> Non
 def trained(folder: Path, penalty: float) -> tuple[float, float]:
     """(accuracy, operations a sample) of digits trained with it."""
     layers = a_layer("hidden", 32, gain=4.0), a_layer("readout", 10, neuron="li", state_range=16.0)
-    config = Config(Task(name="digits"), Direct(steps=6), layers, Bptt(epochs=4, penalty=penalty, rate=5e-3))
+    config = Config(
+        task=Task(name="digits"), encoder=Direct(steps=6), layers=layers,
+        training=Bptt(epochs=4, penalty=penalty, rate=5e-3),
+    )  # fmt: skip
     data = load_data(config, None)
     run = new_run(folder / f"run{penalty}", config, data)
     train_until(run, data, 4, Progress(disable=True))

@@ -161,8 +161,8 @@ def test_a_spread_beyond_what_a_decay_can_be_stays_a_decay() -> None:
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
-        (replace(HIDDEN, decay_per="layer", adaptation_spread=2.0), ["layer[0]: adaptation_spread", "neuron"]),
-        (a_layer("hidden", 4, decay_per="neuron", adaptation_spread=2.0), ["adaptation_spread", "adaptation"]),
+        (replace(HIDDEN, decay_per="layer", adaptation_spread=2.0), ["layer[0]: neuron: adaptation: spread", "neuron"]),
+        (a_layer("hidden", 4, decay=1.0, decay_per="neuron"), ["layer[0]: neuron: decay_per", "no effect"]),
     ],
 )
 def test_what_has_no_effect_is_refused(layer: Layer, words: list[str]) -> None:

@@ -189,7 +189,7 @@ def test_a_run_goes_the_whole_way(files: dict[str, Path], tmp_path: Path, loss: 
     assert measures["rmse"] == pytest.approx(math.sqrt((error**2).mean()), rel=1e-12)
     assert measures["r2"] > 0.05  # 0.27 to 0.65 with seeds 0 to 19; the mean of the targets gives 0
     assert "real value 0 offset" in (build / "npz.h").read_text()
-    assert run.network.layers[-1].config.states == 12
+    assert run.network.layers[-1].config.states.membrane == 12
 
 
 @pytest.mark.parametrize("loss", ["steps", "regression"])
@@ -240,8 +240,10 @@ def test_what_a_loss_cannot_have_is_refused(files: dict[str, Path], tmp_path: Pa
         with pytest.raises(BadInput) as error:
             new_run(tmp_path / "run", configured("last", 3), data_of(files, "last"), teacher=teacher)
         one_line(error, "--teacher")
+    counted = configured("regression", 2)
+    counted = replace(counted, layers=(counted.layers[0], a_layer("readout", 2, neuron="count")))
     with pytest.raises(BadInput) as error:
-        config_file.loads(config_file.dumps(configured("regression", 2)).replace('"li"', '"count"'), "net")
+        config_file.loads(config_file.dumps(counted), "net")
     one_line(error, "training: loss", "li readout", "count")
     with pytest.raises(BadInput) as error:
         new_run(tmp_path / "run", configured("regression", 3), data_of(files, "regression"))

@@ -231,7 +231,7 @@ def test_moments_of_all_steps_do_not_go_with_it() -> None:
     config = small_config(a_layer("hidden", 4, norm="layer-batch"), a_layer("readout", 3, neuron="li"))
     with pytest.raises(BadInput) as error:
         check(replace(config, training=replace(config.training, truncate=5)), "net.toml")
-    one_line(error, "net.toml: training: truncate", "norm")
+    one_line(error, "net.toml", "training: truncate", "norm")
 
 
 @pytest.mark.parametrize("value", ["-1", "65_536", "2.5", '"all"'])
@@ -241,4 +241,4 @@ def test_what_is_no_number_of_steps_is_refused(value: str) -> None:
     )
     with pytest.raises(BadInput) as error:
         loads(text, "net.toml")
-    one_line(error, "net.toml: training: truncate", "integer")
+    one_line(error, "net.toml", "training: truncate", "integer")

@@ -146,7 +146,7 @@ class _Writer:
         pointers = (f"{state.name}_{end}" for state in self.layer.rings for end in ("oldest", "newest"))
         seen = (f"{op.source}_seen" for op in self.layer.ops if isinstance(op, ops.Input))
         own = (f"{kind}_{index}" for kind in ("base", "borders") for index in range(len(self.layer.ops)))
-        outside = {"i", "e", "state", "in", "out", *names.of_header(self.network.name), *names.MACROS}
+        outside = {"i", "e", "state", "in", "out", *names.of_header(self.network.name)}
         found = value_names(self.layer, {*outside, *pointers, *seen, *own})
         for index, op in enumerate(self.layer.ops):
             if isinstance(op, ops.Table) and len(op.values) == 1 and op.name in UNNAMED:

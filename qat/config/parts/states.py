@@ -9,6 +9,12 @@ Tabled = Annotated[int, within(1, 8, "bits of the membrane's code")]
 Gradient = Annotated[Literal["clip", "identity"], about("of a state beyond its levels: cut, or passed on as it is")]
 
 
+Range = Annotated[
+    float,
+    within(1, 1024, "thresholds that an evenly spaced state spans at first; what an li readout reaches, for the loss"),
+]
+
+
 class _States(Part, tag_field="quantizer"):
     number: ClassVar[str] = "membrane"
 
@@ -38,9 +44,7 @@ class _Codes(_States):
 
     current: Annotated[int, within(2, 16, "bits of a synapse's current; the membrane's unless given")] | None = None
     adaptation: Annotated[int, within(2, 16, "bits of an adaptation; the membrane's unless given")] | None = None
-    range: Annotated[
-        float, within(1, 1024, "thresholds that an evenly spaced state spans at first; of a readout, what it reaches")
-    ] = 2.0
+    range: Range = 2.0
 
 
 class Uniform(_Codes, tag="uniform"):
@@ -88,10 +92,10 @@ class DqStates(_Table, tag="dq"):
 class FloatStates(_States, tag="float"):
     """Full precision, for comparison: it cannot be exported."""
 
+    range: Range = 2.0
     membrane: ClassVar[str] = "float"
     current: ClassVar[None] = None
     adaptation: ClassVar[None] = None
-    range: ClassVar[float] = 2.0
 
 
 States = Uniform | Shared | Squat | SquatThreshold | SquatZero | Aligned | DqStates | FloatStates
