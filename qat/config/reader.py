@@ -14,7 +14,6 @@ from quantal.qat.config.problems import Problems
 
 BAD = object()
 """What stands for a value that was refused."""
-LAYERS = "at least one [[layer]] table"
 
 
 def read_config(document: Mapping[str, Any], problems: Problems) -> Config | None:
@@ -78,11 +77,6 @@ def _value(annotation: Any, value: Any, path: Path, problems: Problems) -> Any:
         inner, words = fault(annotation, value)
         problems.add((*path, *inner), words)
         return BAD
-
-
-def _wanted(annotation: Any) -> str:
-    """What a field of this type takes, in words."""
-    return "a table" if kinds(annotation) else LAYERS if listed_kinds(annotation) else expected(annotation)
 
 
 def _tables(possible: tuple[type[Part], ...], value: Any, path: Path, problems: Problems) -> Any:

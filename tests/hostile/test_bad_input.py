@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support.commands import EXPORT, NETWORK, OVERFLOWING, program, refused
+from support.commands import EXPORT, NETWORK, program, refused
 
 # ---- options
 
@@ -32,13 +32,13 @@ from support.commands import EXPORT, NETWORK, OVERFLOWING, program, refused
         ("train --task digits --weights 0 --out new", "'--weights' '0'"),
         ("train --task digits --weights ternary --out new", "'--weights' 'ternary'"),
         ("train --task digits --weights learned --out new", "training: budget:"),
-        ("train --task digits --weights 1 --weight-quantizer maqd --out new", "hidden: weights: bits: [2, 8], 1"),
+        ("train --task digits --weights 1 --weight-quantizer maqd --out new", "weights: maqd 2 to 8 bits, 1"),
         ("train --task digits --weight-quantizer ternary --out new", "'--weight-quantizer': 'ternary' 'tquant'"),
-        ("train --task digits --weights 4 --weight-quantizer tquant --out new", "hidden: weights: tquant 2 bits, 4"),
+        ("train --task digits --weight-quantizer tquant --out new", "weights: tquant 2 bits, 4"),
         ("train --task digits --states 0 --out new", "'--states' '0'"),
-        ("train --task digits --states 1 --out new", "hidden: states: membrane: [2, 16], 1"),
+        ("train --task digits --states 1 --out new", "states: uniform 2 to 16 bits, 1"),
         ("train --task digits --states 17 --out new", "'--states' '17'"),
-        ("train --task digits --states 9 --state-quantizer aligned --out new", "hidden: states: membrane: [1, 8], 9"),
+        ("train --task digits --states 9 --state-quantizer aligned --out new", "states: aligned 1 to 8 bits, 9"),
         ("train --task digits --state-quantizer round --out new", "'--state-quantizer': 'round' 'aligned'"),
         ("train --task digits --epochs -1 --out new", "'--epochs' 0<=x<=100000"),
         ("train --task digits --epochs 100001 --out new", "'--epochs' 0<=x<=100000"),

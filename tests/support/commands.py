@@ -36,9 +36,6 @@ neuron = "li"
 epochs = 1
 """
 
-OVERFLOWING = "neuron.threshold = 1000\nstates = { membrane = 2, range = 1024 }\nweights.gain = 0.001"
-"""Fields of the hidden layer with which its sums leave 32 bits."""
-
 
 @dataclass(frozen=True)
 class Done:
