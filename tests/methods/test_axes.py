@@ -45,13 +45,12 @@ def _in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def chain(options: dict[str, Any]) -> SpikingNetwork:
     """A layer of 7, one of 5 that is recurrent where it may be, and a readout of 3, all of sizes of their own."""
-    of_readout: dict[str, Any] = {"norm": "psp"} if options.get("norm") == "psp" else {}
+    norm = {"norm": "psp"} if options.get("norm") == "psp" else {}
     own = {"gain": 4.0} | options
     recurrent = own.pop("recurrent", options.get("neuron") != "step")
     layers = a_layer("first", 7, **own), a_layer("second", 5, recurrent=recurrent, **own)
-    if options.get("state_quantizer") != "shared":  # whose units are the weights'
-        of_readout["state_range"] = 16.0
-    readout = a_layer("out", 3, neuron="li", **of_readout, **{k: v for k, v in options.items() if k in READOUT})
+    own = {k: v for k, v in options.items() if k in READOUT}
+    readout = a_layer("out", 3, neuron="li", state_range=16.0, **norm, **own)
     budget = 100_000 if options.get("weights") == "learned" else 0
     return random_network(*layers, readout, channels=4, maximum=1, seed=3, budget=budget)
 

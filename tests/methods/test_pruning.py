@@ -40,7 +40,9 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "three spikes": {"spikes": 3},
 }
 OPTIONS = PRECISIONS | {
-    f"{name}, {bits}": k | p for name, k in KINDS.items() for bits, p in (("float", FLOAT), ("8", {}))
+    f"{name}, {bits}": k | p
+    for name, k in KINDS.items()
+    for bits, p in (("float", FLOAT | {"state_range": 2.0}), ("8", {}))
 }
 
 
