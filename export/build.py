@@ -14,7 +14,7 @@ import numpy as np
 from quantal.export import __version__, network_file
 from quantal.export.base import reading
 from quantal.export.base.errors import BadInput, shown
-from quantal.export.base.files import check_whole, write_folder
+from quantal.export.base.files import check_whole, scratch, write_folder
 from quantal.export.base.fixed import Ints
 from quantal.export.emit.c.header import emit_header
 from quantal.export.emit.c.program import emit_test
@@ -27,6 +27,7 @@ from quantal.export.verify import probes, vectors
 
 NETWORK_FILE, VECTORS_FILE, MANIFEST_FILE = "network.json", "vectors.npz", "MANIFEST.json"
 EMITTED = (".h", "_test.c", "_sim.py", ".onnx")
+_MOST_SOURCE = 4 * reading.LARGE_TEXT  # bytes of C, which come of a network with far fewer
 _FILE_NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
 
 
@@ -88,6 +89,12 @@ class Build:
     def onnx(self) -> Path:
         """NAME.onnx."""
         return self.path / f"{self.network.name}.onnx"
+
+    def copy_sources(self, folder: Path) -> Path:
+        """The test program, copied into `folder` with the header beside it: compilers do not take every path."""
+        for path in (self.header, self.test_program):
+            scratch(folder / path.name, reading.content(path, _MOST_SOURCE))
+        return folder / self.test_program.name
 
     def vectors(self) -> tuple[Ints, Trace]:
         """The golden vectors: input and trace."""

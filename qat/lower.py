@@ -16,6 +16,7 @@ from quantal.export.ir.fold import folded
 from quantal.export.ir.network import Layer, Network, StateVar
 from quantal.export.ir.ops import Shr
 from quantal.export.proof.intervals import Interval, Proven, claims_of, evaluate, find_invariants, prove, rounded
+from quantal.qat.arithmetic.exact import check_rounding
 from quantal.qat.arithmetic.neurons import NEURONS
 from quantal.qat.arithmetic.wiring import Wires, fan_in, layer_step
 from quantal.qat.config.parts.layers import Conv
@@ -72,6 +73,7 @@ def record(network: SpikingNetwork, name: str) -> Network:
 
     Raises BadInput where a layer is in full precision.
     """
+    check_rounding()
     layers = _relays(network, "input", network.inputs)
     wanted = {layer.add for layer in network.config.layers}
     for layer in network.nodes:

@@ -31,6 +31,7 @@ def appended(path: Path, content: bytes | str) -> Iterator[None]:
     Raises BadInput with the reason.
     """
     with _named(path):
+        _check_regular(path)
         file = path.open("ab", buffering=0)
     with file:
         size = os.fstat(file.fileno()).st_size
@@ -110,6 +111,7 @@ def _place(path: Path, content: bytes | str) -> Path:
     """Puts a whole file in its place; where that is, if `path` is a link."""
     with _named(path):
         target = path.resolve() if path.is_symlink() else path  # the link stays
+        _check_regular(target)
         temporary = _temporary(target)
         try:
             temporary.unlink(missing_ok=True)  # of a process that was killed
@@ -121,6 +123,12 @@ def _place(path: Path, content: bytes | str) -> Path:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
     return target
+
+
+def _check_regular(path: Path) -> None:
+    """Raises BadInput where a pipe, which would wait for its other end, or a device stands in the file's place."""
+    if path.exists() and not (path.is_file() or path.is_dir()):  # of a folder the system itself says so
+        raise BadInput(f"{path}: cannot be written (not a regular file)")
 
 
 def _occupied(path: Path) -> set[str]:

@@ -27,6 +27,14 @@ _KEYWORDS = frozenset(
     typeid typename typeof typeof_unqual union unsigned using virtual void volatile while xor xor_eq
     """.split()
 )
+# Alone, a name may be a macro or a keyword of some compiler; as a part of another it is none.
+NEVER_ALONE = frozenset(
+    """
+    arm avr bit cdecl complex data daylight environ errno far hpux huge i386 idata imaginary interface interrupt
+    linux m68k mips mipsel near noreturn pascal pdata pdp11 pic pixel powerpc ppc sbit sfr sh small sparc spe
+    stderr stdin stdout sun timezone unix vax vector win32 xdata
+    """.split()
+)
 _HARNESS = "harness"  # with which the test program's own symbols begin
 
 # NAME.h beside a program's sources is found before the system's header of that name, by #include <NAME.h> too.
@@ -167,6 +175,12 @@ def check_fields(layers: Iterable[Fields], where: str) -> None:
 
 
 # ---- the header
+
+
+def of_header(network: str) -> set[str]:
+    """The names of types and functions in the network's header, which no variable may hide."""
+    return {f"{network}_{name}" for name in ("input", "sample", "state", "encoder", *FUNCTIONS)}
+
 
 FUNCTIONS = ("reset", "step", "argmax", "classify", "self_test", "encode", "encoder_reset")
 """What a program may call, after the network's name and an underscore; the last two where there is an encoder."""

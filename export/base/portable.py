@@ -64,6 +64,21 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def bound_memory(number: int, most: int) -> None:
+    """Has the process of that number, and all that it starts, hold `most` bytes of data each at most; on Linux.
+
+    What counts is what it may write to: code, files that it maps and room that it only reserves are free.
+    """
+    with suppress(ImportError, AttributeError, OSError):  # other systems, and a process that has ended
+        resource = importlib.import_module("resource")
+        _, hard = resource.prlimit(number, resource.RLIMIT_DATA)
+        bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.prlimit(number, resource.RLIMIT_DATA, (bound, bound))
+        # From here on what it starts is bound as it is. What it has started already:
+        for child in Path(f"/proc/{number}/task/{number}/children").read_text(encoding="utf-8").split():
+            bound_memory(int(child), most)
+
+
 @contextmanager
 def guarded(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """In the block, a process of OWN_GROUP ends with this one, however this one ends; on POSIX systems with a shell.

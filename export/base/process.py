@@ -1,4 +1,5 @@
-"""Runs a program within bounds of time and of what it writes. Where it leaves them it is ended, with all it started.
+"""Runs a program within bounds of time, of memory and of what it writes. Where it leaves them it is ended, with all
+that it started.
 
 It ends with this process, too, whatever ends that.
 """
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from quantal.export.base import portable
+from quantal.export.base import portable, reading
 from quantal.export.base.errors import ExecutorError
 
 _MOST_SAID = 1 << 20  # bytes of standard error that are kept
@@ -52,13 +53,15 @@ def run(
     most: int | None = None,
     stdin: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> Done:
-    """Runs `command` to its end, with the file `stdin` as its input.
+    """Runs `command` to its end, in `folder` or where this process is, with the file `stdin` as its input.
 
+    Where the system bounds the memory of others, as Linux, each process gets what QUANTAL_MEMORY says at most.
     Raises Stopped where that takes more than `seconds`, or where it writes more than `most` bytes; without `most` what
     it writes beyond a MiB is thrown away. Raises OSError where it cannot be started.
     """
-    deadline = time.monotonic() + seconds
+    memory, deadline = reading.memory_limit(), time.monotonic() + seconds
     with open(stdin or os.devnull, "rb") as source:
         process = subprocess.Popen(
             list(map(str, command)),
@@ -66,8 +69,10 @@ def run(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
+            cwd=folder,
             **portable.OWN_GROUP,
         )
+    portable.bound_memory(process.pid, memory)
     with portable.guarded(process):
         return _finished(process, deadline, seconds, most)
 

@@ -83,7 +83,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise BadInput(f"{path}: cannot be read (Is a directory)")
-        if not stat.S_ISREG(mode) and not (stat.S_ISFIFO(mode) and path.is_relative_to("/dev")):
+        if not stat.S_ISREG(mode) and not (stat.S_ISFIFO(mode) and _of_the_shell(path)):
             raise BadInput(f"{path}: cannot be read (not a regular file)")
         file = path.open("rb")
     except OSError as error:
@@ -95,6 +95,11 @@ def opened(path: Path) -> Iterator[BufferedReader]:
             yield file
         except OSError as error:
             raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _of_the_shell(path: Path) -> bool:
+    """Whether it is open already: any other pipe may wait for its other end for ever."""
+    return path.is_relative_to("/dev/fd") or path == Path("/dev/stdin")
 
 
 _PIECE = 1 << 20

@@ -16,12 +16,12 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from quantal.export.base import portable, process
+from quantal.export.base import portable, process, reading
 from quantal.export.base.errors import BadInput
 from quantal.export.base.files import scratch
 
@@ -34,6 +34,11 @@ _ERROR = re.compile("error:", re.IGNORECASE)
 _LINKER = re.compile(
     "undefined (reference|symbol)|multiple definition|cannot find|overflowed|unrecognized", re.IGNORECASE
 )
+_NO_MEMORY = re.compile(
+    "out ?of ?memory|memory exhausted|cannot allocate memory|std::bad_alloc|killed signal", re.IGNORECASE
+)
+_ROOM = 1 << 22
+"""Bytes that must be free for a compiler that fails to be believed."""
 _SUMMARY = re.compile(r"ld returned \d+ exit status|linker command failed")
 """What a driver says last of a linker that has told what is wrong."""
 
@@ -142,8 +147,7 @@ def compile_host(sources: Sequence[Path], out: Path, *, flags: Sequence[str] = (
 
     seconds: how long that may take; SECONDS unless given, here and below.
     """
-    command = host_compiler(seconds)
-    invoke([*command, "-std=c99", "-O2", *map(str, sources), "-o", str(out), *flags], seconds)
+    _compile([*host_compiler(seconds), "-std=c99", "-O2"], sources, out, flags=flags, seconds=seconds)
 
 
 def compile_core(
@@ -164,13 +168,13 @@ def compile_core(
     # Without -nostdlib on purpose: there is no libc to leave out on these targets, and the flag would also leave out
     # zig's runtime library, which has the division, memcpy and memset that the compiler calls by itself.
     roots = [f"-Wl,-u,{symbol}" for symbol in keep] + [f"-Wl,-e,{symbol}" for symbol in keep[:1]]
-    command = [*_cross_command(core, include, defines), "-static", "-Wl,--gc-sections", *roots, *_paths(sources, out)]
-    invoke(command, seconds)
+    command = [*_cross_command(core, out.parent, include, defines), "-static", "-Wl,--gc-sections", *roots]
+    _compile(command, sources, out, seconds=seconds)
 
 
 def compile_object(core: Core, source: Path, out: Path, *, include: Path, defines: Sequence[str] = ()) -> None:
     """Compiles one source without linking, as `compile_core` would, to size it. Raises CompileError, BadInput."""
-    invoke([*_cross_command(core, include, defines), "-c", *_paths([source], out)])
+    _compile([*_cross_command(core, out.parent, include, defines), "-c"], [source], out)
 
 
 def section_sizes(path: Path) -> Sizes:
@@ -192,20 +196,58 @@ def section_sizes(path: Path) -> Sizes:
     return Sizes(**total)
 
 
-def invoke(command: Sequence[str], seconds: int | None = None) -> None:
-    """Runs a compiler. Raises CompileError where it fails, CompilerStopped where it does not end."""
+def invoke(command: Sequence[str], seconds: int | None = None, folder: Path | None = None) -> None:
+    """Runs a compiler in `folder`, or where this process is.
+
+    Raises CompileError where it fails, CompilerStopped where it does not end or lacks memory, BadInput where the disk
+    is full.
+    """
     environment = os.environ | {"LC_ALL": "C"}  # messages in English, for CompileError to find "error:" in them
+    places = [tempfile.gettempdir()] if folder is None else [str(folder)]
     if "ziglang" in command:
         cache = str(cache_folder("zig"))
         environment |= {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
+        places.append(cache)
     try:
-        done = process.run(command, seconds=seconds or SECONDS, environment=environment)
+        done = process.run(command, seconds=seconds or SECONDS, environment=environment, folder=folder)
     except process.Stopped as error:
         raise CompilerStopped(str(error)) from None
     except OSError as error:  # it is no program of this machine
         raise CompileError(f"{command[0]}: cannot be run ({error.strerror})") from None
     if done.code:
-        raise CompileError(done.err.decode(errors="replace"))
+        _check_room(places)
+        said = done.err.decode(errors="replace")
+        if _NO_MEMORY.search(said):
+            raise CompilerStopped(f"{CompileError(said)}: {reading.MEMORY} sets how many GiB it may take")
+        raise CompileError(said)
+
+
+def _check_room(places: Iterable[str]) -> None:
+    """Raises BadInput where a compiler has no room for what it writes: it may say so, or nothing, or anything else."""
+    for place in places:
+        free = shutil.disk_usage(place).free
+        if free < _ROOM:
+            raise BadInput(
+                f"{place}: cannot be written (a compiler failed here, where only {free:,} bytes are free); "
+                "make room, or set TMPDIR or QUANTAL_CACHE to another folder"
+            )
+
+
+def _compile(
+    command: Sequence[str], sources: Sequence[Path], out: Path, *, flags: Sequence[str] = (), seconds: int | None = None
+) -> None:
+    """Makes `out` of `sources`. Zig reads names of files in what it writes, but not every name: it gets short ones."""
+    folder = out.parent if "ziglang" in command else None
+    names = [_name(source, folder) for source in sources]
+    invoke([*command, *names, "-o", _name(out, folder), *flags], seconds, folder)
+
+
+def _name(path: Path, folder: Path | None) -> str:
+    """What `path` is called by a program that runs in `folder`."""
+    if folder is None:
+        return str(path)
+    path, folder = path.absolute(), folder.absolute()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 def _host_command(variable: str, name: str, what: str, seconds: int | None) -> list[str]:
@@ -242,7 +284,7 @@ def _fault(command: tuple[str, ...], name: str, seconds: int | None) -> str | No
         scratch(source, '#include <stdio.h>\nint main(void) { return puts("") < 0; }\n')
         made = Path(folder) / "good.exe"  # Windows wants the ending
         try:
-            invoke([*command, *_paths([source], made)], seconds)
+            _compile(command, [source], made, seconds=seconds)
         except CompileError as error:
             return str(error)
         return None if made.exists() else "it makes no program"
@@ -257,14 +299,12 @@ def _zig_command(name: str) -> list[str]:
     return [sys.executable, "-m", "ziglang", name]
 
 
-def _cross_command(core: Core, include: Path, defines: Sequence[str]) -> list[str]:
+def _cross_command(core: Core, folder: Path, include: Path, defines: Sequence[str]) -> list[str]:
+    """The compiler for a core, which is to run in `folder`."""
     require("ziglang")
     target = ["-target", core.target, *core.flags]
-    return [*_zig_command("cc"), *target, *_CORE_FLAGS, f"-iquote{include}", *(f"-D{define}" for define in defines)]
-
-
-def _paths(sources: Sequence[Path], out: Path) -> list[str]:
-    return [*map(str, sources), "-o", str(out)]
+    quoted = f"-iquote{_name(include, folder)}"
+    return [*_zig_command("cc"), *target, *_CORE_FLAGS, quoted, *(f"-D{define}" for define in defines)]
 
 
 def cache_folder(name: str) -> Path:

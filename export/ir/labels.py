@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+from quantal.export.base.names import NEVER_ALONE
 from quantal.export.ir.network import Layer
 from quantal.export.ir.ops import Input, Op, State, SumPool, Table, Weighted
 
@@ -14,7 +15,7 @@ def value_names(layer: Layer, reserved: Collection[str] = ()) -> list[str]:
     taken, found = set(reserved), []
     for index, op in enumerate(layer.ops):
         name = layer.labels.get(index) or _of_op(op, index)
-        if name in taken or name.endswith("_t"):  # C has types of that ending
+        if name in taken or name in NEVER_ALONE or name.endswith("_t"):  # C has types of that ending
             name = f"{name}_{index}"
         taken.add(name)
         found.append(name)

@@ -44,9 +44,10 @@ def compiled_sizes(build: Build, core_name: str) -> Sizes:
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         source, compiled = Path(folder) / "model.c", Path(folder) / "model.o"
         text = f'#define {name.upper()}_IMPLEMENTATION\n#include "{name}.h"\n{name}_state state_of_one;\n'
+        build.copy_sources(Path(folder))
         scratch(source, text)
         try:
-            compile_object(core, source, compiled, include=build.path)
+            compile_object(core, source, compiled, include=source.parent)
         except CompileError as error:
             raise ExecutorError(f"{build.header}: does not compile for {core.name} ({error})") from None
         return section_sizes(compiled)

@@ -34,12 +34,10 @@ def machine_for(build: Build, core: Core, seconds: int | None = None) -> Iterato
     """The test program on an emulated core. Raises ExecutorError where it does not compile, in so many seconds."""
     keep = (*HARNESS, *(f"{build.network.name}_{function}" for function in FUNCTIONS))
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
-        elf = Path(folder) / "test.elf"
+        source, elf = build.copy_sources(Path(folder)), Path(folder) / "test.elf"
         try:
             defines = ("QUANTAL_BARE",)
-            compile_core(
-                core, [build.test_program], elf, include=build.path, keep=keep, defines=defines, seconds=seconds
-            )
+            compile_core(core, [source], elf, include=source.parent, keep=keep, defines=defines, seconds=seconds)
         except CompileError as error:
             raise ExecutorError(f"{build.header}: does not compile for {core.name} ({error})") from None
         yield Machine(core, elf)

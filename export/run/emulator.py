@@ -6,6 +6,7 @@ Unicorn is imported here and nowhere else: it is GPL-2 and comes with the `verif
 import bisect
 import struct
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,7 @@ _WORD = 4
 _MOST = 10**10  # instructions of a call, where nobody says how many
 _ROOM = 0x4000_0000  # what `room` gives lies from here up
 _MASK = 0xFFFF_FFFF
+_PATIENCE = 0.1  # seconds between looks at whether there was an interruption, where a wait is none of its own
 
 # Unicorn's processor models. The E31 is RV32IMAC: what it has beyond `riscv32`, the compiler does not use.
 _MODELS = {
@@ -78,6 +80,7 @@ class Machine:
         self.engine: Any = unicorn.Uc(arch, mode)
         """Unicorn's own object, for what this class does not offer."""
         self.engine.ctl_set_cpu_model(getattr(registers, _MODELS[core.name]))
+        self._thread = ThreadPoolExecutor(1)
         self._hook: int | None = None
         self._room = _ROOM
         self._visits: Counter[tuple[int, int]] = Counter()  # how often each block (address, bytes) was entered
@@ -179,13 +182,26 @@ class Machine:
         self.engine.reg_write(self._link, _RETURN | self._thumb)
         try:
             # Bit 0 of the start selects Thumb; the end is compared with the program counter, which never has it.
-            self.engine.emu_start(start, _RETURN, count=most)
+            self._emulate(start, most)
         except self._unicorn.UcError as error:
             raise EmulationError(f"{self._name}: {name}: {error} at {self._place()}") from error
         if self.engine.reg_read(self._pc) != _RETURN:
             when = "" if self._waits() else f"after {most:,} instructions "
             raise EmulationError(f"{self._name}: {name}: stopped {when}at {self._place()}")
         return int(self.engine.reg_read(self._arguments[0])) & _MASK
+
+    def _emulate(self, start: int, most: int) -> None:
+        """Runs in a thread beside this one, which an interruption would otherwise reach only at the core's end."""
+        running = self._thread.submit(self.engine.emu_start, start, _RETURN, count=most)
+        try:
+            while not wait((running,), _PATIENCE).done:
+                pass
+        except BaseException:
+            while not running.done():  # it may not have begun yet
+                self.engine.emu_stop()
+                wait((running,), _PATIENCE)
+            raise
+        running.result()
 
     def _waits(self) -> bool:
         """Whether the last instruction was one that waits for an interrupt."""

@@ -20,7 +20,7 @@ from quantal.export.run.bounds import GENEROUS, Bounds
 from quantal.export.run.runner import Runner
 from quantal.export.verify.probes import Probe
 
-_HASHES = re.compile(r"_priv_test_hash\[(\d+)\] = \{[^}]*?(\d+)u\s*\}")
+_HASHES = re.compile(rb"_priv_test_hash\[(\d+)\] = \{[^}]*?(\d+)u\s*\}")
 """The table of the self test: how many steps it has, and the last of its hashes."""
 
 
@@ -30,15 +30,15 @@ def split_records(content: bytes, records: np.dtype[np.void], samples: int, step
     return {name: table[name] for name in records.names or ()}
 
 
-def _compile(build: Build, program: Path, seconds: int | None) -> None:
+def _compile(build: Build, source: Path, program: Path, seconds: int | None) -> None:
     """Compiles for speed: integers mean the same in whatever instructions the compiler takes. Raises ExecutorError."""
     try:
         try:
-            compile_host([build.test_program], program, flags=["-O3", f"-march={target()}"], seconds=seconds)
+            compile_host([source], program, flags=["-O3", f"-march={target()}"], seconds=seconds)
         except CompilerStopped:
             raise
         except CompileError:  # some compilers have no -march
-            compile_host([build.test_program], program, seconds=seconds)
+            compile_host([source], program, seconds=seconds)
     except CompileError as error:
         raise ExecutorError(f"{build.header}: does not compile ({error})") from None
 
@@ -49,7 +49,7 @@ def on_host(build: Build, bounds: Bounds = GENEROUS) -> Iterator[Runner]:
     records, inputs = record_dtype(build.proven), input_word(build.network).dtype
     with tempfile.TemporaryDirectory(prefix="quantal-") as folder:
         program, read = Path(folder) / "test.exe", Path(folder) / "inputs"  # Windows wants the ending
-        _compile(build, program, bounds.seconds)
+        _compile(build, build.copy_sources(Path(folder)), program, bounds.seconds)
 
         def call(arguments: list[str], stdin: bytes, most: int, seconds: int, of: Path = program) -> bytes:
             scratch(read, stdin)  # a file, not a pipe, which would have to be fed while the other is read
@@ -88,17 +88,17 @@ WRONG = "self_test of a wrong hash"
 
 def _with_a_wrong_hash(build: Build, folder: Path, seconds: int | None) -> tuple[int, Path]:
     """(how many steps the self test has, the test program of a header in which the hash of the last is another)."""
-    text = build.header.read_text(encoding="utf-8")
+    folder.mkdir()
+    source = build.copy_sources(folder)
+    header = folder / build.header.name
+    text = header.read_bytes()
     table = _HASHES.search(text)
     if table is None:
         raise ExecutorError(f"{build.header}: has no hashes for its self test")
-    folder.mkdir()
     start, end = table.span(2)
-    changed = f"{text[:start]}{int(table[2]) ^ 1}{text[end:]}"
-    scratch(folder / build.header.name, changed)
-    scratch(folder / build.test_program.name, build.test_program.read_bytes())
+    scratch(header, b"%b%d%b" % (text[:start], int(table[2]) ^ 1, text[end:]))
     try:
-        compile_host([folder / build.test_program.name], folder / "test.exe", flags=["-O0"], seconds=seconds)
+        compile_host([source], folder / "test.exe", flags=["-O0"], seconds=seconds)
     except CompileError as error:
         raise ExecutorError(f"{build.header}: does not compile ({error})") from None
     return int(table[1]), folder / "test.exe"

@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import os
 import sys
 import tempfile
 import zipfile
@@ -91,7 +92,8 @@ def _ask(kind: str, model: Path, asked: Mapping[str, np.ndarray], bounds: tuple[
         # -P: what lies beside a program of ours is none of our modules.
         command: list[str | Path] = [sys.executable, "-P", _CHILD, kind, model, question]
         seconds, most = bounds
-        done = process.run(command, seconds=seconds, most=most)
+        alone = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # each would take memory, and integers need none
+        done = process.run(command, seconds=seconds, most=most, environment=alone)
     if done.code != 0 or not zipfile.is_zipfile(io.BytesIO(done.out)):
         said = done.err.decode(errors="replace").splitlines()
         raise ExecutorError(f"{model}: ended with exit code {done.code} ({said[-1] if said else 'no message'})")

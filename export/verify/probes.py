@@ -20,11 +20,10 @@ FILLINGS = (0xA5, 0x5A)
 """What every byte of a state is before it is reset, in turn: no first value is both."""
 GUARD = FILLINGS[1]
 """What the byte after an encoded step must still be."""
-ENCODED = ("latency", "rate", "delta")
-"""The encoders that a header has."""
 _SAMPLES = 4  # that are classified, and encoded
 _CALLS = 4096  # of an encoder, at most
 _VALUES = 1 << 20  # that it reads in all, at most
+_TURNS = 8  # steps in which what it remembers goes up and down, at least
 
 
 @dataclass(frozen=True)
@@ -43,44 +42,83 @@ class Calls:
 
 def encoder_calls(network: Network) -> Calls | None:
     """The calls of the encoder in the network's header, None where it has none."""
-    encoding = network.encoding
-    kind = str(encoding.get("kind"))
-    if kind not in ENCODED:
-        return None
-    steps, channels, maximum = (int(encoding[name]) for name in ("steps", "channels", "maximum"))
-    seed, delta = int(encoding.get("seed", 0)), int(encoding.get("delta", 0))
+    calls = ENCODED.get(str(network.encoding.get("kind")))
+    return None if calls is None else calls(*(int(network.encoding.get(name, 0)) for name in _SAID))
+
+
+_SAID = ("steps", "channels", "maximum", "seed", "delta")
+
+
+def _drawn(steps: int, channels: int, maximum: int) -> Ints:
+    """Values (samples, calls, channels) of so many steps, or of as many as there may be calls."""
     count = max(1, min(steps, _CALLS, _VALUES // channels))
-    samples = max(1, min(_SAMPLES, _CALLS // count))
-    rng = np.random.default_rng(0)
-    values = rng.integers(0, maximum, (samples, count, channels), endpoint=True)
+    shape = max(1, min(_SAMPLES, _CALLS // count)), count, channels
+    return np.random.default_rng(0).integers(0, maximum, shape, endpoint=True)
+
+
+def _flat(array: Ints) -> Ints:
+    return array.astype(np.int64).reshape(-1, array.shape[-1])
+
+
+def _latency(steps: int, channels: int, maximum: int, seed: int, delta: int) -> Calls:
+    """Samples of one value at every step, the last among them; then values whose quotient is nearly another one."""
+    values = _drawn(steps, channels, maximum)
+    samples, count, _ = values.shape
+    values[:] = values[:, :1]
+    values[0] = np.array([0, maximum, 1])[np.arange(channels) % 3]
     shown = np.arange(count)
-    if kind == "latency":  # one value a sample, the least and the greatest among them
-        shown[-1] = steps - 1
-        values[:] = values[:, :1]
-        values[0] = np.array([0, maximum, 1])[np.arange(channels) % 3]
-        codes = ENCODERS[kind].run(values[:, 0], steps, maximum, seed, delta)[:, shown]
-    else:
-        if kind == "delta":  # exactly as far as sends a spike, and one less
-            near = min(delta, maximum)
-            turn = np.arange(count)[:, None] + np.arange(channels)
-            values[0] = np.array([near, 0, near - 1, 0])[turn % 4]
-        codes = ENCODERS[kind].run(values, count, maximum, seed, delta)
-    codes = codes.astype(np.int64)
-    sent = None
-    if kind == "delta":
-        sent = delta * np.cumsum(codes[..., :channels] - codes[..., channels:], axis=1).reshape(-1, channels)
-    calls = Calls(np.tile(shown, samples), values.reshape(-1, channels), codes.reshape(samples * count, -1), sent)
-    return _with_silence(calls, seed) if kind == "rate" else calls
-
-
-def _with_silence(calls: Calls, seed: int) -> Calls:
-    """Silence too, which never fires, at the first steps at which some channel's random number is 0."""
-    channels = calls.values.shape[1]
-    steps = np.flatnonzero(hash32(seed, np.arange(_VALUES, dtype=np.uint32)) < 1 << 16)[:4] // channels
-    silence = np.zeros((len(steps), channels), np.int64)
+    shown[-1] = steps - 1
+    codes = ENCODERS["latency"].run(values[:, 0], steps, maximum, seed, delta)[:, shown]
+    every = np.arange(1, maximum + 1)
+    time, left = np.divmod((maximum - every) * (steps - 1), maximum)
+    near = np.unique([0, maximum - 1, *(np.argmax(score) for score in (left, -left, time - left, time + left))])
+    fires = np.repeat(every[near, None], channels, axis=1)
     return Calls(
-        np.append(calls.steps, steps), np.append(calls.values, silence, 0), np.append(calls.codes, silence, 0), None
+        np.append(np.tile(shown, samples), time[near]),
+        np.append(_flat(values), fires, 0),
+        np.append(_flat(codes), np.ones_like(fires), 0),
+        None,
     )
+
+
+def _rate(steps: int, channels: int, maximum: int, seed: int, delta: int) -> Calls:
+    """Samples; then, at steps where some channel's random number is nearly another one, the values on its two sides."""
+    values = _drawn(steps, channels, maximum)
+    samples, count, _ = values.shape
+    codes = ENCODERS["rate"].run(values, count, maximum, seed, delta)
+    silent, left = np.divmod(_random(seed, np.arange(_VALUES)) * maximum, 1 << 16)  # the greatest that does not fire
+    short = (1 << 16) - left
+    scores = (-left - silent, silent - left, silent + 1 - short, -short)
+    near = np.unique([np.argmax(score) for score in scores]) // channels
+    random = _random(seed, near[:, None] * channels + np.arange(channels))
+    quiet = random * maximum >> 16
+    return Calls(
+        np.concatenate([np.tile(np.arange(count), samples), near, near]),
+        np.concatenate([_flat(values), quiet, quiet + 1]),
+        np.concatenate([_flat(codes), np.zeros_like(quiet), np.ones_like(quiet)]),
+        None,
+    )
+
+
+def _random(seed: int, n: Ints) -> Ints:
+    return (hash32(seed, n) >> np.uint32(16)).astype(np.int64)
+
+
+def _delta(steps: int, channels: int, maximum: int, seed: int, delta: int) -> Calls:
+    """Samples; the first goes up and down exactly as far as sends a spike, and one less; the second to the ends."""
+    values = _drawn(max(steps, _TURNS), channels, maximum)
+    samples, count, _ = values.shape
+    near = min(delta, maximum)
+    turn = np.arange(count)[:, None] + np.arange(channels)
+    values[0] = np.array([near, 1, 0, near - 1])[turn % 4]
+    values[1:2] = np.where(np.arange(count) < count // 2, maximum, 0)[:, None]
+    codes = ENCODERS["delta"].run(values, count, maximum, seed, delta).astype(np.int64)
+    sent = delta * np.cumsum(codes[..., :channels] - codes[..., channels:], axis=1)
+    return Calls(np.tile(np.arange(count), samples), _flat(values), _flat(codes), _flat(sent))
+
+
+ENCODED = {"latency": _latency, "rate": _rate, "delta": _delta}
+"""The encoders that a header has, each with what it is asked."""
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,10 @@ class Comparison:
 
     def as_json(self) -> dict[str, object]:
         """The row of `verify --json`."""
-        return asdict(self)
+        row = asdict(self)
+        if self.first is not None and not self.first.values:
+            del row["first"]["values"]
+        return row
 
     @property
     def good(self) -> bool:

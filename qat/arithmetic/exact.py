@@ -5,16 +5,24 @@ logarithms and powers by the library, and products of matrices by what torch is 
 """
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, InvalidOperation, Overflow
+from typing import Any
 
 import torch
+from quantal.export.base.errors import BadInput
 from torch import Tensor
 from torch.nn import functional
 
 _BACKENDS = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
 _BY_BACKEND = all(hasattr(backend, "fp32_precision") for backend in _BACKENDS)  # since torch 2.9
+
+FLOAT32: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+FLOAT64: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+INT64: dict[str, Any] = {"dtype": torch.int64, "device": "cpu"}
+"""What a tensor is made of, and where: torch.set_default_dtype and torch.set_default_device are the user's."""
 
 Precision = tuple[str, ...]
 EXACT: Precision = ("ieee", "ieee") if _BY_BACKEND else ("highest",)
@@ -35,6 +43,33 @@ def _set(words: Precision) -> None:
         torch.set_float32_matmul_precision(words[0])
 
 
+class _Pinned:
+    """Exact products for as long as any thread is inside: the last to leave puts back what the first has found.
+
+    The settings are the process's. A thread that put back what it had found itself would take exactness from those
+    that still multiply, or leave theirs to the user.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._found = threading.Lock(), 0, EXACT
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._found = precision()
+            _set(EXACT)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                _set(self._found)
+
+
+_PINNED = _Pinned()
+
+
 @contextmanager
 def exact_products(device: torch.device) -> Iterator[None]:
     """Multiplies float32 as float32 on that device; afterwards everything is set as it was.
@@ -42,13 +77,20 @@ def exact_products(device: torch.device) -> Iterator[None]:
     torch.set_float32_matmul_precision and its newer siblings let torch round factors to TF32 or bfloat16, and autocast
     makes bfloat16 or float16 of them.
     """
-    before = precision()
-    _set(EXACT)
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        _set(before)
+    with _PINNED, torch.autocast(device.type, enabled=False):
+        yield
+
+
+_ONE, _EPSILON = 1.0, 2.0**-52
+
+
+def check_rounding() -> None:
+    """Raises BadInput unless this thread's floats are rounded to nearest, as they are unless C's fesetround is called.
+
+    Down or to zero, 1 + ¾ε would be 1; up, 1 + ¼ε would be more.
+    """
+    if not _ONE + 0.75 * _EPSILON > _ONE == _ONE + 0.25 * _EPSILON:
+        raise BadInput("floating point: expected rounding to nearest, but a library has set another mode: fesetround")
 
 
 def row_sums(x: Tensor) -> Tensor:
@@ -60,14 +102,21 @@ def row_sums(x: Tensor) -> Tensor:
     return x
 
 
+_DECIMALS = Context(
+    prec=28, rounding=ROUND_HALF_EVEN, Emin=-999999, Emax=999999, capitals=1, clamp=0, flags=[],
+    traps=[InvalidOperation, DivisionByZero, Overflow],
+)  # fmt: skip
+"""Ours alone: a thread's own context, and what new ones are made of, are the user's to change."""
+
+
 def exp(x: float) -> float:
     """e^x, rounded once."""
-    return float(Decimal(x).exp())
+    return float(_DECIMALS.exp(Decimal.from_float(x)))
 
 
 def power(x: float, y: float) -> float:
     """x^y, of x at least 0, in decimals."""
-    return float(Decimal(x) ** Decimal(y))
+    return float(_DECIMALS.power(Decimal.from_float(x), Decimal.from_float(y)))
 
 
 def nearest_exponent(x: float) -> int:

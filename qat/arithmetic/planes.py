@@ -36,4 +36,4 @@ def by_channel(values: Tensor, channels: int) -> Tensor:
 
 def fan_out(window: Window, kernels: int) -> Tensor:
     """(inputs,): to how many sums each input is added, by as many kernels as see its channel."""
-    return torch.as_tensor(window.fan_out() * kernels).repeat(window.shape[0])
+    return torch.from_numpy(window.fan_out() * kernels).repeat(window.shape[0])

@@ -8,6 +8,7 @@ gradient of a code in a table is that of its level: STEP and LOOKUP pass it on a
 from typing import Any
 
 import torch
+from quantal.qat.arithmetic.exact import FLOAT32
 from quantal.qat.arithmetic.grids import TableGrid
 from quantal.qat.arithmetic.surrogates import Surrogate
 from torch import Tensor
@@ -150,7 +151,7 @@ class TorchOps:
         self.surrogate = surrogate
 
     def const(self, value: int) -> Tensor:
-        return torch.tensor(float(value))
+        return torch.tensor(float(value), **FLOAT32)
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b

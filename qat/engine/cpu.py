@@ -125,7 +125,7 @@ class Kernel:
 
     def _scratch(self) -> int:
         if not hasattr(self._own, "scratch"):
-            self._own.scratch = torch.zeros(self.library.scratch_bytes(), dtype=torch.uint8)
+            self._own.scratch = torch.zeros(self.library.scratch_bytes(), dtype=torch.uint8, device="cpu")
         address: int = self._own.scratch.data_ptr()
         return address
 
@@ -144,7 +144,7 @@ class Kernel:
         """This thread's own memory of that shape, whatever it holds: asking the system for it anew costs more."""
         held: Tensor | None = self._own.__dict__.get(name)
         if held is None or held.shape != shape:
-            held = torch.empty(shape, dtype=self.dtype)
+            held = torch.empty(shape, dtype=self.dtype, device="cpu")
             setattr(self._own, name, held)
         return held
 

@@ -32,13 +32,17 @@ RIDGE = 1e-6
 """τ, of the mean of Σ's diagonal: a neuron's mean squared spikes a step."""
 
 
+def _identity(size: int, like: Tensor) -> Tensor:
+    return torch.eye(size, dtype=like.dtype, device=like.device)
+
+
 def choose(sigma: Tensor, metric: Tensor, count: int, tau: float) -> tuple[Tensor, Tensor]:
     """J (count,), ascending, and R_J (n, n): the neurons to keep for a small Tr(M R_J); sigma Σ and metric M (n, n).
 
     Each next one, j, makes it least: it takes (RMR)_jj / (R_jj + τ) from it, and r_j r_jᵀ / (R_jj + τ) from R.
     """
     residual, weighted = sigma.clone(), metric @ sigma  # R, M R
-    left = torch.ones(len(sigma), dtype=torch.bool)
+    left = torch.ones(len(sigma), dtype=torch.bool, device=sigma.device)
     for _ in range(count):
         gain = (residual * weighted).sum(dim=0) / (residual.diagonal() + tau)
         j = int(gain.where(left, -torch.inf).argmax())
@@ -50,9 +54,9 @@ def choose(sigma: Tensor, metric: Tensor, count: int, tau: float) -> tuple[Tenso
 
 def reconstruction(sigma: Tensor, kept: Tensor, tau: float) -> Tensor:
     """A_J (n, count): what of each kept neuron's spikes makes up each neuron's. A kept one is itself, as for τ → 0."""
-    ridge = tau * torch.eye(len(kept), dtype=sigma.dtype)
+    ridge = tau * _identity(len(kept), sigma)
     found: Tensor = torch.linalg.solve(sigma[kept][:, kept] + ridge, sigma[kept]).t()
-    found[kept] = torch.eye(len(kept), dtype=sigma.dtype)
+    found[kept] = _identity(len(kept), sigma)
     return found
 
 
@@ -67,7 +71,7 @@ class Cut:
 
 def cut(layer: SpikingLayer, after: SpikingLayer, sigma: Tensor, count: int) -> Cut:
     """Which `count` neurons of `layer` are kept, and how they stand for all; `after` is the layer that it feeds."""
-    metric = torch.eye(len(sigma), dtype=sigma.dtype)
+    metric = _identity(len(sigma), sigma)
     for weights in (after.weights()[0], layer.recurrent):
         if weights is not None:
             real = weights.detach().to(sigma)
@@ -91,7 +95,7 @@ def cut_all(network: SpikingNetwork, moments: Mapping[str, Tensor], kept: Mappin
 def second_moments(network: SpikingNetwork, parts: Iterable[Tensor]) -> dict[str, Tensor]:
     """Σ (size, size) of the spikes of each layer but the readout, over inputs (samples, steps, inputs), by its name."""
     layers = [layer.config for layer in network.stack[:-1]]
-    sums = {layer.name: torch.zeros(layer.size, layer.size, dtype=torch.float64) for layer in layers}
+    sums = {layer.name: torch.zeros(layer.size, layer.size, dtype=torch.float64, device="cpu") for layer in layers}
     rows = 0
     for x in parts:
         rows += x.shape[0] * x.shape[1]

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic import planes
+from quantal.qat.arithmetic.exact import FLOAT32, FLOAT64
 from quantal.qat.arithmetic.surrogates import Surrogate
 from quantal.qat.arithmetic.torch_ops import TorchOps
 from quantal.qat.config.graph import check_size
@@ -58,7 +59,7 @@ class SpikingNetwork(nn.Module):
         for layer, sources in zip(config.layers, config.sources, strict=True):
             scale: float | Tensor = most[sources[0]]
             if len(sources) > 1:
-                parts = [torch.full((sizes[name] * len(layer.delays),), most[name]) for name in sources]
+                parts = [torch.full((sizes[name] * len(layer.delays),), most[name], **FLOAT32) for name in sources]
                 scale = torch.cat(parts)
             seen = sum(sizes[name] for name in sources) * len(layer.delays)
             if isinstance(layer, layers.Pool):
@@ -73,8 +74,8 @@ class SpikingNetwork(nn.Module):
             sizes[layer.name] = layer.size
         if config.training.loss == "regression":  # see choose_targets
             outputs = config.layers[-1].size
-            self.register_buffer("target_mean", torch.zeros(outputs, dtype=torch.float64))
-            self.register_buffer("target_reach", torch.ones(outputs, dtype=torch.float64))
+            self.register_buffer("target_mean", torch.zeros(outputs, **FLOAT64))
+            self.register_buffer("target_reach", torch.ones(outputs, **FLOAT64))
         for one in self.stack:
             one.truncate = config.training.truncate
         self.ops = TorchOps(_surrogate(config.training))
@@ -178,13 +179,13 @@ class SpikingNetwork(nn.Module):
         reach = np.abs(y - y.mean(axis=0)).max(axis=0)
         if not (reach > 0).all():
             raise BadInput("targets: expected ones that differ, so that there is something to learn")
-        self.target_mean.copy_(torch.as_tensor(y.mean(axis=0)))
-        self.target_reach.copy_(torch.as_tensor(reach * TARGET_MARGIN))
+        self.target_mean.copy_(torch.from_numpy(y.mean(axis=0)))
+        self.target_reach.copy_(torch.from_numpy(reach * TARGET_MARGIN))
 
     def real_values(self) -> tuple[np.ndarray, np.ndarray]:
         """(offset, unit) of each output, (outputs,): its real value is offset + unit · output."""
         with torch.no_grad():
-            unit = self.target_reach * torch.as_tensor(self.logit_unit(1)).double() / LOGIT_RANGE
+            unit = self.target_reach * self.logit_unit(1) / LOGIT_RANGE
         return self.target_mean.cpu().numpy(), unit.cpu().numpy()
 
     def anneal(self, epoch: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic import planes
+from quantal.qat.arithmetic.exact import FLOAT32, INT64
 from quantal.qat.arithmetic.neurons import NEURONS
 from quantal.qat.config.parts.layers import Weighted
 from quantal.qat.config.parts.states import Uniform
@@ -87,10 +88,10 @@ class Parameters(nn.Module):
         size = self.rows
 
         def parameter(count: int, value: float) -> nn.Parameter:
-            return nn.Parameter(torch.full((count,), value))
+            return nn.Parameter(torch.full((count,), value, **FLOAT32))
 
         def uniform(fan_in: int, bound: float | Tensor) -> nn.Parameter:
-            return nn.Parameter((torch.rand(size, fan_in, generator=generator) * 2 - 1) * bound)
+            return nn.Parameter((torch.rand(size, fan_in, generator=generator, **FLOAT32) * 2 - 1) * bound)
 
         self.psp = None
         if config.norm == "psp":
@@ -109,7 +110,8 @@ class Parameters(nn.Module):
         self.adaptation = None if adaptation is None else parameter(size, adaptation.amount * neuron.threshold)
         self.adaptation_decay = decays.get("adaptation_decay")
         if self.adaptation_decay is not None and adaptation is not None and adaptation.spread > 1:
-            constants = adaptation.spread ** torch.linspace(-1, 1, size) / (1 - adaptation.decay)
+            spread = adaptation.spread ** torch.linspace(-1, 1, size, **FLOAT32)
+            constants = spread / (1 - adaptation.decay)
             self.adaptation_decay.data.copy_((1 - 1 / constants).clamp(min=0))
         # One table of levels serves all rows, so they have one threshold, in units of each row's own learned scale.
         learns = self.neuron.fires and self.state_quantizer is None
@@ -117,15 +119,15 @@ class Parameters(nn.Module):
         self.norm = CurrentNorm(size, config.norm) if config.norm in CURRENT_NORMS else None
         self.ranges = None
         if self.state_quantizer is not None and self.state_quantizer.first:
-            self.ranges = nn.Parameter(torch.tensor(self.state_quantizer.first))
-        scale = torch.ones(size if self.scale_per_row else 1, 1)
+            self.ranges = nn.Parameter(torch.tensor(self.state_quantizer.first, **FLOAT32))
+        scale = torch.ones(size if self.scale_per_row else 1, 1, **FLOAT32)
         self.register_buffer("unit_start", scale)
-        self.register_buffer("shifts", torch.zeros(3, dtype=torch.int64))
+        self.register_buffer("shifts", torch.zeros(3, **INT64))
         if self.state_quantizer is not None:
-            self.register_buffer("reach", torch.ones(1))
+            self.register_buffer("reach", torch.ones(1, **FLOAT32))
         learns = config.weights.quantized and added is None  # a current that is added has a unit already
         self.unit_gain = nn.Parameter(torch.ones_like(scale), requires_grad=learns)
-        self.register_buffer("added_shift", torch.zeros((), dtype=torch.int64), persistent=added is not None)
+        self.register_buffer("added_shift", torch.zeros((), **INT64), persistent=added is not None)
         self.begin()
 
     # ---- what there is
@@ -250,7 +252,7 @@ class Parameters(nn.Module):
             added=None if self.added is None else self.added.unit,
         )
         self.unit_start.copy_(chosen.start)
-        self.shifts.copy_(torch.tensor([chosen.fan_in, chosen.recurrent, chosen.state]))
+        self.shifts.copy_(self.shifts.new_tensor([chosen.fan_in, chosen.recurrent, chosen.state]))
         self.added_shift.fill_(chosen.added)
         if table is not None:
             self.reach.fill_(max(1, round(reach / float(self.unit_start.mean()))))

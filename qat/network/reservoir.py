@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from quantal.export.base.errors import BadInput
+from quantal.qat.arithmetic.exact import FLOAT32, INT64
 from quantal.qat.arithmetic.torch_ops import TorchOps
 from quantal.qat.config.parts.layers import Reservoir
 from quantal.qat.network.layer import SpikingLayer
@@ -37,22 +38,28 @@ def draw(layer: SpikingLayer, input_scale: float, generator: torch.Generator) ->
     limit = layer.quantizer.limit if isinstance(layer.quantizer, Lsq) else None
 
     def sizes(columns: int) -> Tensor:
-        drawn = 1 - torch.rand(size, columns, generator=generator)
+        drawn = 1 - torch.rand(size, columns, generator=generator, **FLOAT32)
         return drawn if limit is None else (drawn * limit).ceil() / limit
 
     def first(columns: int, count: int) -> Tensor:
-        return torch.arange(columns).expand(size, -1) < count
+        return torch.arange(columns, **INT64).expand(size, -1) < count
 
     senders = max(1, round(config.density * size))
-    chosen = torch.rand(size, size, generator=generator).argsort(dim=1) < senders
-    signs = torch.where(first(size, size - round(config.inhibitory * size)), 1.0, -1.0)
-    either = torch.where(torch.rand(size, inputs, generator=generator) < 0.5, 1.0, -1.0)
+    chosen = torch.rand(size, size, generator=generator, **FLOAT32).argsort(dim=1) < senders
+    signs = _signs(first(size, size - round(config.inhibitory * size)))
+    either = _signs(torch.rand(size, inputs, generator=generator, **FLOAT32) < 0.5)
     bound = 1 / (math.sqrt(inputs) * input_scale)
     back = bound * 2.0 ** round(math.log2(config.weights.gain / senders / bound))
     layer.weight.copy_(bound * either * sizes(inputs))
     layer.recurrent.copy_(back * signs * chosen * sizes(size))
-    layer.choose_units(layer.of_rows(torch.full((size, 1), bound / (limit or 2**16))), back / (limit or 2**16))
+    levels = limit or 2**16
+    layer.choose_units(layer.of_rows(torch.full((size, 1), bound / levels, **FLOAT32)), back / levels)
     layer.requires_grad_(False)
+
+
+def _signs(positive: Tensor) -> Tensor:
+    """1 where that is so, else -1."""
+    return positive.float() * 2 - 1
 
 
 @torch.no_grad()

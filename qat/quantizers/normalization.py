@@ -7,6 +7,7 @@ with those of its first samples, see SpikingNetwork.begin_norms.
 from collections.abc import Mapping
 
 import torch
+from quantal.qat.arithmetic.exact import FLOAT32
 from torch import Tensor, nn
 
 MOMENTUM, EPSILON, LEAST = 0.1, 1e-5, 1 / 64
@@ -40,11 +41,11 @@ class CurrentNorm(_Norm):
 
     def __init__(self, size: int, kind: str):
         super().__init__()
-        self.gain = nn.Parameter(torch.ones(size))
+        self.gain = nn.Parameter(torch.ones(size, **FLOAT32))
         self.axes = 0 if kind == "batch" else None
         moments = () if self.axes is None else (size,)
-        self.register_buffer("mean", torch.zeros(moments))
-        self.register_buffer("variance", torch.ones(moments))
+        self.register_buffer("mean", torch.zeros(moments, **FLOAT32))
+        self.register_buffer("variance", torch.ones(moments, **FLOAT32))
 
     @property
     def growth(self) -> float:
@@ -83,8 +84,8 @@ class PspNorm(_Norm):
     def __init__(self, inputs: int, maximum: float | Tensor):
         super().__init__()
         self.least = LAMBDA * maximum**2
-        self.gain = nn.Parameter(torch.ones(inputs))
-        self.register_buffer("moment", torch.ones(inputs))
+        self.gain = nn.Parameter(torch.ones(inputs, **FLOAT32))
+        self.register_buffer("moment", torch.ones(inputs, **FLOAT32))
 
     def moments(self, x: Tensor) -> dict[str, Tensor]:
         """Those of s (..., inputs), by name."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from quantal.qat.arithmetic import exact
+from quantal.qat.arithmetic.exact import FLOAT32, FLOAT64
 from quantal.qat.arithmetic.torch_ops import round_half_up
 from torch import Tensor
 
@@ -61,7 +62,7 @@ class StateQuantizer:
 
 
 def _float64(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
+    return torch.tensor(values, **FLOAT64)
 
 
 def _fixed(levels: Tensor) -> StateQuantizer:
@@ -74,9 +75,7 @@ def _ranged(
 ) -> StateQuantizer:  # fmt: skip
     """With those ranges alone on which some level depends: of few bits there are not levels for all."""
     used = basis.any(dim=0)
-    first, least, most = (
-        tuple(torch.tensor(values, dtype=torch.float64)[used].tolist()) for values in (first, least, most)
-    )
+    first, least, most = (tuple(torch.tensor(values, **FLOAT64)[used].tolist()) for values in (first, least, most))
     return StateQuantizer(
         fixed, basis[:, used], first, least, most,
         spanning=lambda lo, hi, ranges: spanning(lo, hi, ranges)[used.to(ranges.device)], **others,
@@ -114,9 +113,9 @@ def aligned(bits: int) -> StateQuantizer:
     count = 1 << bits
     upper, inner = max(1, count // 4), count // 2 - 1
     lower = count - 1 - upper - inner
-    fixed, basis = torch.zeros(count, dtype=torch.float64), torch.zeros(count, 3, dtype=torch.float64)
-    basis[:lower, 0] = -torch.arange(lower, 0, -1) / max(1, lower)
-    basis[lower + 1 : lower + 1 + inner, 1] = torch.arange(1, inner + 1) / max(1, inner)
+    fixed, basis = torch.zeros(count, **FLOAT64), torch.zeros(count, 3, **FLOAT64)
+    basis[:lower, 0] = -torch.arange(lower, 0, -1, **FLOAT32) / max(1, lower)
+    basis[lower + 1 : lower + 1 + inner, 1] = torch.arange(1, inner + 1, **FLOAT32) / max(1, inner)
     steps = _float64([exact.power(k / upper, 1.7) for k in range(1, upper + 1)])
     basis[count - upper :, 2], fixed[count - upper :] = steps, 1 - steps
     # What trained best where a quarter of the levels is one or two of them: close to the threshold.
@@ -137,12 +136,12 @@ def aligned_after_reset(bits: int) -> StateQuantizer:
     count = 1 << bits
     lower = count // 4
     inner = count - 1 - lower
-    basis = torch.zeros(count, 2, dtype=torch.float64)
-    basis[:lower, 0] = -torch.arange(lower, 0, -1) / max(1, lower)
-    basis[lower + 1 :, 1] = torch.arange(1, inner + 1) / inner
+    basis = torch.zeros(count, 2, **FLOAT64)
+    basis[:lower, 0] = -torch.arange(lower, 0, -1, **FLOAT32) / max(1, lower)
+    basis[lower + 1 :, 1] = torch.arange(1, inner + 1, **FLOAT32) / inner
     first = (1.0, max(0.8, inner / (inner + 1)))
     return _ranged(
-        torch.zeros(count, dtype=torch.float64), basis, first, least=(0.05, 0.05), most=(32.0, 32.0),
+        torch.zeros(count, **FLOAT64), basis, first, least=(0.05, 0.05), most=(32.0, 32.0),
         spanning=lambda lo, hi, ranges: ranges.new_tensor((-lo, first[1])),
     )  # fmt: skip
 
@@ -153,7 +152,7 @@ def differentiable(bits: int) -> StateQuantizer:
     Levels α · (−2^(bits−1) + 1 … 2^(bits−1)), borders midway between the integers over β. ranges: α and log(1/β).
     """
     half = 1 << (bits - 1)
-    integers = torch.arange(1 - half, half + 1, dtype=torch.float64)
+    integers = torch.arange(1 - half, half + 1, **FLOAT64)
     first = 1.5 / half
     return StateQuantizer(
         torch.zeros_like(integers), torch.stack([integers, torch.zeros_like(integers)], dim=1),

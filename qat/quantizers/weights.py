@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from quantal.qat.arithmetic.exact import row_sums
+from quantal.qat.arithmetic.exact import INT64, row_sums
 from quantal.qat.arithmetic.torch_ops import round_half_up
 from quantal.qat.quantizers.calibration import kmeans_borders, mquant, tquant
 from torch import Tensor, nn
@@ -106,7 +106,7 @@ class Learned(WeightQuantizer):
 
     def __init__(self) -> None:
         super().__init__(8)
-        self.register_buffer("width", torch.tensor(8))
+        self.register_buffer("width", torch.tensor(8, **INT64))
 
     @property
     def coarse(self) -> int:  # type: ignore[override]
@@ -241,7 +241,7 @@ class Differentiable(_Reaching):
     def begin(self, w: Tensor, per_row: bool) -> None:
         """See WeightQuantizer."""
         self._begin(self._first_reach(w), per_row)
-        levels = torch.tensor(self.levels, dtype=w.dtype)
+        levels = w.new_tensor(self.levels)
         borders = (levels[1:] + levels[:-1]) / 2
         reached = self.reached(w, 0).detach()
         both = torch.cat([reached, -reached])  # levels lie alike on both sides of 0, so must the clusters

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from quantal.export.base import reading
 from quantal.export.base.errors import BadInput, shown
+from quantal.qat.arithmetic.exact import FLOAT32, INT64
 from quantal.qat.config.parts.network import Config
 from quantal.qat.data.encoding import LIMIT, encoded_channels
 from quantal.qat.network.network import SpikingNetwork
@@ -48,9 +49,9 @@ def _tensors(network: SpikingNetwork, optimizer: torch.optim.Optimizer, epochs_d
         state = optimizer.state.get(parameter, {})
         for key in ("exp_avg", "exp_avg_sq"):
             tensors[f"adam.{name}.{key}"] = state.get(key, torch.zeros_like(parameter.detach()))
-        tensors[f"adam.{name}.step"] = state.get("step", torch.zeros(()))
+        tensors[f"adam.{name}.step"] = state.get("step", torch.zeros((), **FLOAT32))
     numbers = {"epochs_done": epochs_done, "channels": network.channels, "maximum": network.maximum}
-    return tensors | {name: torch.tensor(value) for name, value in numbers.items()}
+    return tensors | {name: torch.tensor(value, **INT64) for name, value in numbers.items()}
 
 
 def channels_and_maximum(path: Path, config: Config) -> tuple[int, int]:

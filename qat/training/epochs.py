@@ -1,6 +1,8 @@
 """Epochs of a run: gradients, steps of Adam, and a checkpoint after each."""
 
 import json
+import math
+import os
 
 import numpy as np
 import torch
@@ -95,12 +97,41 @@ def batch_gradients(run: Run, split: Split, chosen: np.ndarray, dtype: torch.dty
 
 
 def _drop_lines(run: Run) -> None:
-    """Takes the metrics of epochs that are not in the checkpoint, of a process that was killed."""
+    """Takes the metrics of epochs that are not in the checkpoint, of a process that was killed.
+
+    Raises BadInput with the line that is no epoch's; nothing is lost.
+    """
     path = run.path / METRICS_FILE
-    found = reading.content(path, reading.LARGE_TEXT) if path.is_file() else b""
-    done = b"".join(found.splitlines(keepends=True)[: run.epochs_done])
-    if done != found:
+    if not os.path.lexists(path):
+        return
+    found = reading.content(path, reading.LARGE_TEXT)
+    *lines, torn = found.split(b"\n")  # torn: nothing, or what a process wrote when it was killed
+    if _epoch(torn):  # or what an editor left without an end
+        lines.append(torn)
+    kept, last = [], 0
+    for number, line in enumerate(lines, 1):
+        if last == run.epochs_done:
+            break
+        epoch = _epoch(line)
+        if epoch <= last:
+            expected = f"the metrics of epoch {last + 1} or a later one, a JSON object of numbers"
+            raise BadInput(f"{path}: line {number}: expected {expected}; mend or remove this line")
+        if epoch <= run.epochs_done:
+            kept.append(line + b"\n")
+        last = min(epoch, run.epochs_done)
+    if (done := b"".join(kept)) != found:
         files.write(path, done)
+
+
+def _epoch(line: bytes) -> int:
+    """The epoch, from 1, that a line of the metrics is of; 0 where it is no such line."""
+    try:
+        said = json.loads(line)
+        plain = all(type(number) in (int, float) and math.isfinite(number) for number in said.values())
+    except (ValueError, AttributeError, OverflowError, RecursionError):
+        return 0
+    epoch = said.get("epoch") if plain else None
+    return epoch if isinstance(epoch, int) else 0
 
 
 def _keep(run: Run, metrics: dict[str, float]) -> None:

@@ -1,6 +1,7 @@
 """What a run has learned, measured on the hard form of its network: what is deployed."""
 
 import torch
+from quantal.qat.arithmetic.exact import FLOAT64
 from quantal.qat.config.parts.layers import Reservoir
 from quantal.qat.data.registry import Split
 from quantal.qat.training import diagnosis, objectives, parallel
@@ -40,7 +41,7 @@ def spike_rates(run: Run, split: Split) -> dict[str, float]:
     names = [layer.config.name for layer in run.network.stack if isinstance(layer.config, Reservoir)]
     if not names:
         return {}
-    spikes, dtype = torch.zeros(len(names), dtype=torch.float64), run.exact_dtype()
+    spikes, dtype = torch.zeros(len(names), **FLOAT64), run.exact_dtype()
     for part in batches_of(split, EVALUATION_BATCH):
         sent: list[Tensor] = []
         with torch.no_grad():

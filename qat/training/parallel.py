@@ -21,6 +21,7 @@ import click
 import numpy as np
 import torch
 from quantal.export.base.errors import BadInput, ExecutorError
+from quantal.qat.arithmetic.exact import FLOAT64, INT64
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.rendezvous import rendezvous
@@ -61,13 +62,13 @@ def add_up_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 def total(*numbers: float) -> list[float]:
     """The sum of each number over the processes."""
-    sums: list[float] = _all_reduced(torch.tensor(numbers, dtype=torch.float64), "SUM").tolist()
+    sums: list[float] = _all_reduced(torch.tensor(numbers, **FLOAT64), "SUM").tolist()
     return sums
 
 
 def largest(number: int) -> int:
     """The largest of the processes' numbers."""
-    return int(_all_reduced(torch.tensor(number), "MAX"))
+    return int(_all_reduced(torch.tensor(number, **INT64), "MAX"))
 
 
 def wait() -> None:

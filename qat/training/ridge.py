@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 from quantal.export.base.errors import BadInput
+from quantal.qat.arithmetic.exact import FLOAT64
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.quantizers.weights import Lsq
@@ -70,7 +71,7 @@ def fit(network: SpikingNetwork, batches: Batches, penalty: float) -> float:
     model = Ridge(penalty, fit_intercept=biased) if penalty else RidgeCV(PENALTIES, fit_intercept=biased)
     model.fit(features.numpy(), wanted.numpy())
     weight = torch.from_numpy(model.coef_)
-    bias = torch.as_tensor(model.intercept_) / kappa[-1].sum()  # which is added at every step
+    bias = torch.as_tensor(model.intercept_, **FLOAT64) / kappa[-1].sum()  # which is added at every step
 
     def peak(x: Tensor) -> float:
         return float(torch.einsum("ts,sbc->tbc", kappa, spikes(x) @ weight.t() + bias).abs().max())

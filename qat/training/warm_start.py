@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from quantal.export.base.errors import BadInput
+from quantal.qat.arithmetic.exact import FLOAT32
 from quantal.qat.config.parts.fields import kinds, known
 from quantal.qat.config.parts.layers import Layer, Pool, Reservoir
 from quantal.qat.network.flow import Flow
@@ -44,7 +45,7 @@ def warm_start(network: SpikingNetwork, source: SpikingNetwork, x: Tensor, metho
             row = _take(layer, teacher)
             if bool((row != 1).any()) and (layer.added is not None or layer.config.name in ours.currents):
                 raise BadInput(f"--from: layer {layer.config.name}: add: rows cannot be scaled to one threshold")
-            membrane = trace.get(f"{teacher.config.name}.u", torch.zeros(1))  # alpha neurons keep none
+            membrane = trace.get(f"{teacher.config.name}.u", torch.zeros(1, **FLOAT32))  # alpha neurons keep none
             _calibrate(layer, teacher, row, membrane, ours, after, method, final)
             if method == "gpfq":
                 spikes = after if layer.recurrent is not None else None
@@ -87,7 +88,7 @@ def _check(network: SpikingNetwork, source: SpikingNetwork, method: str, final: 
 
 def _take(layer: SpikingLayer, teacher: SpikingLayer) -> Tensor:
     """Copies the real parameters. Returns what rows are multiplied by: where all have one threshold, to have it."""
-    row = torch.ones(layer.rows)
+    row = torch.ones(layer.rows, **FLOAT32)
     if teacher.real_threshold is not None:
         if layer.threshold is None:
             row = layer.state_reach / teacher.real_threshold.expand(layer.rows)
@@ -152,7 +153,7 @@ def _calibrate(
     for span in ranges:
         layer.choose_units(scale, back, span)
         # Spikes so far, not spikes: silence would be nearer to sparse spikes than the same ones a step late.
-        missed = (flow.output(layer) - wanted).cumsum(0) if len(ranges) > 1 else torch.zeros(())
+        missed = (flow.output(layer) - wanted).cumsum(0) if len(ranges) > 1 else torch.zeros((), **FLOAT32)
         tried.append((float(missed.square().mean()), span))
     layer.choose_units(scale, back, min(tried)[1])
 
@@ -167,7 +168,7 @@ def weight_scale(layer: SpikingLayer, weight: Tensor, method: str) -> Tensor:
     if quantizer.bits > 1:
         return layer.of_rows(calibration.scale_of(weight, quantizer.limit, by, per_row, SHARE))
     # Signs have no range to choose: the least squared error, which is mean|w|.
-    signs = partial(quantizer.codes, scale=torch.ones(1, 1), shift=0)
+    signs = partial(quantizer.codes, scale=torch.ones(1, 1, **FLOAT32), shift=0)
     return layer.of_rows(calibration.best_scale(weight, signs, 1, per_row))
 
 

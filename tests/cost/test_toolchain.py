@@ -1,7 +1,12 @@
 """C compiled for the emulated cores means what it says, and what it costs is counted exactly."""
 
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +261,39 @@ def test_errors_are_one_line(core: Core, tmp_path: Path) -> None:
             compile_it()
         assert "\n" not in str(caught.value)
         assert "broken.c:2" in caught.value.stderr
+
+
+@pytest.mark.parametrize("name", ["a\\b", 'x "y', "a\nb", "$(x) #'%&", "ä"])
+def test_a_path_may_hold_any_letter(
+    name: str, core: Core, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toolchain, "host_compiler", lambda _: [sys.executable, "-m", "ziglang", "cc"])
+    folder = Path(shutil.copytree(source.parent, tmp_path / name))
+    odd, include = folder / source.name, folder / "include"
+    compile_core(core, [odd], folder / "o.elf", include=include, keep=KEEP, defines=["SIZE=50"])
+    assert Machine(core, folder / "o.elf").call("shift", 8, 1) == 4
+    compile_object(core, odd, folder / "o.o", include=include, defines=["SIZE=50"])
+    (folder / "main.c").write_text("int main(void) { return 0; }\n")
+    compile_host([folder / "main.c"], folder / "main")
+    assert subprocess.run([folder / "main"], check=False).returncode == 0
+
+
+def test_a_full_disk_is_no_fault_of_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compilers say so, or nothing at all."""
+    (tmp_path / "empty.c").write_text("")  # without a main, and without a word of that where nothing can be written
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(toolchain.shutil, "disk_usage", lambda _: usage._replace(free=4096))
+    with pytest.raises(BadInput, match=r"cannot be written \(a compiler failed here, .* 4,096 bytes are free\)"):
+        compile_host([tmp_path / "empty.c"], tmp_path / "empty")
+
+
+def test_an_interruption_ends_what_a_core_does(machine: Machine) -> None:
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        machine.call("lookup", 2**31 - 1)
+    assert time.monotonic() - begun < 5
+    assert machine.call("shift", 8, 1) == 4
 
 
 def test_host_program(tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def test_compiled_c_needs_no_flags_for_speed(
     refuse = 'case "$*" in *-march=*) echo "error: -march" >&2; exit 1;; esac'
     compiler.write_text(f'#!/bin/sh\n{refuse}\nexec {compile_command} "$@"\n')
     compiler.chmod(0o755)
-    monkeypatch.setattr(toolchain, "host_compiler", lambda: [str(compiler)])
+    monkeypatch.setattr(toolchain, "host_compiler", lambda seconds=None: [str(compiler)])
     build = built("program0")
     x, reference = build.vectors()
     with EXECUTORS["c-host"](build) as run:

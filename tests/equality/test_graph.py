@@ -90,7 +90,7 @@ def test_every_neuron_is_equal_in_every_kind_of_layer(name: str, kind: str) -> N
 
     def changed(layer: Layer) -> Layer:
         tabled = "state_quantizer" in options and ("residual" in name)
-        spared = layer.connection == "pool" or layer.neuron == "li" or tabled
+        spared = layer.connection == "pool" or layer.neuron.readout or tabled
         if options.get("neuron") == "step":
             spared = spared or layer.recurrent
         return layer if spared else replace(layer, **options)

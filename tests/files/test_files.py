@@ -310,6 +310,24 @@ def test_each_way_to_write_says_why_not(tmp_path: Path, path: str, why: str) -> 
     assert contents(tmp_path) == before
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with a name")
+def test_what_is_no_file_is_neither_waited_for_nor_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+
+    def append(file: Path, content: str) -> None:
+        with files.appended(file, content):
+            pass
+
+    for way in (files.write, append):
+        for name in ("pipe", "link", "zero"):
+            with pytest.raises(BadInput, match=r"cannot be written \(not a regular file\)$"):
+                way(tmp_path / name, "x")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["link", "pipe", "zero"]
+    assert (tmp_path / "pipe").is_fifo()
+
+
 @pytest.mark.parametrize("command", WRITERS)
 def test_an_interruption_while_writing_leaves_nothing_half_written(disk: Path, command: str) -> None:
     before = contents(disk)

@@ -60,7 +60,7 @@ PACKAGES = {
     "fxpmath": {"export.base"},
     "h5py": {"qat.data"},
     "jinja2": {"export.base"},
-    "msgspec": {"export.base", "export.network_file", "qat.config"},
+    "msgspec": {"export.base", "export.network_file", "qat.cli", "qat.config", "qat.methods"},
     "numpy": {
         *("export.base", "export.build", "export.emit.c", "export.emit.onnx", "export.encoders", "export.ir"),
         *("export.network_file", "export.proof", "export.run", "export.verify"),
@@ -81,9 +81,8 @@ PACKAGES = {
 
 # Modules of rooms that torch may enter, which run without it all the same.
 NO_TORCH = {
-    "qat.config",
     *(f"qat.arithmetic.{name}" for name in ("grids", "neurons", "ops", "wiring")),
-    *("qat.engine.adjoint", "qat.data"),
+    *("qat.config", "qat.data", "qat.engine.adjoint"),
 }
 IMPORTS = {module: imports(path) for module, path in PATHS.items()}
 

@@ -91,8 +91,9 @@ def test_every_language_has_a_test() -> None:
 @pytest.mark.parametrize(("name", "code"), blocks("toml"))
 def test_networks_are_read(name: str, code: str) -> None:
     document = tomllib.loads(code)
-    before = "" if "task" in document else '[task]\nname = "npz"\n[encoder]\nsteps = 16\n'
-    readout = NEURONS[document["layer"][-1].get("neuron", "lif")].readout
+    before = "" if "task" in document else '[task]\nname = "npz"\n[encoder]\nkind = "rate"\nsteps = 16\n'
+    neuron = document["layer"][-1].get("neuron", "lif")
+    readout = NEURONS[neuron if isinstance(neuron, str) else neuron["kind"]].readout
     after = "" if readout else '[[layer]]\nname = "last"\nsize = 3\nneuron = "li"\n'
     assert config_file.loads(before + code + after, name).layers
 

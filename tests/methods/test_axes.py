@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quantal.qat.config.parts.layers import Conv
+from quantal.qat.config.parts.weights import Lsq
 from quantal.qat.engine import cpu
 from quantal.qat.network.axes import AXES, BACK, NOBODY, OWN, SEEN, taken
 from quantal.qat.network.layer import SpikingLayer
@@ -25,7 +27,7 @@ CHAINS: dict[str, dict[str, Any]] = {  # options of all three layers, or of the 
     **{f"norm {name}": {"norm": name} for name in NORMS},
     **KINDS,
     "learned bits": {"weights": "learned"},
-    "diagonal": {"recurrence": "diagonal"},
+    "diagonal": {"recurrent": "diagonal"},
     "standardized": {"standardize": True, "norm": "psp"},
     "one scale": {"scale": "layer", "threshold_per": "layer", "norm": "psp"},
     "constants of each neuron": {"decay_per": "neuron", "adaptation": 0.5, "synapse": "exponential"},
@@ -43,16 +45,13 @@ def _in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def chain(options: dict[str, Any]) -> SpikingNetwork:
     """A layer of 7, one of 5 that is recurrent where it may be, and a readout of 3, all of sizes of their own."""
-    norm = {"norm": "psp"} if options.get("norm") == "psp" else {}
+    of_readout: dict[str, Any] = {"norm": "psp"} if options.get("norm") == "psp" else {}
     own = {"gain": 4.0} | options
-    own.pop("recurrence", None)
-    fed_back = (
-        {} if options.get("neuron") == "step" else {"recurrent": True, "recurrence": options.get("recurrence", "full")}
-    )
-    layers = a_layer("first", 7, **own), a_layer("second", 5, **own, **fed_back)
-    readout = a_layer(
-        "out", 3, neuron="li", state_range=16.0, **norm, **{k: v for k, v in options.items() if k in READOUT}
-    )
+    recurrent = own.pop("recurrent", options.get("neuron") != "step")
+    layers = a_layer("first", 7, **own), a_layer("second", 5, recurrent=recurrent, **own)
+    if options.get("state_quantizer") != "shared":  # whose units are the weights'
+        of_readout["state_range"] = 16.0
+    readout = a_layer("out", 3, neuron="li", **of_readout, **{k: v for k, v in options.items() if k in READOUT})
     budget = 100_000 if options.get("weights") == "learned" else 0
     return random_network(*layers, readout, channels=4, maximum=1, seed=3, budget=budget)
 
@@ -122,9 +121,9 @@ def test_neurons_in_another_order_do_what_they_did(options: dict[str, Any], at: 
 @pytest.mark.parametrize("norm", ["none", "psp", "batch"])
 def test_channels_in_another_order_do_what_they_did(norm: str) -> None:
     """A convolution that sees another: each channel has a column for each place of its kernel."""
-    kernels = {"connection": "conv", "kernel": (2, 2), "stride": (1, 1), "padding": (0, 0), "gain": 4.0}
-    first = a_layer("first", 3 * 9, shape=(2, 4, 4), channels=3, **kernels)
-    second = a_layer("second", 4 * 4, shape=(3, 3, 3), channels=4, norm=norm, **kernels)
+    kernels: dict[str, Any] = {"kernel": (2, 2), "stride": (1, 1), "padding": (0, 0), "weights": Lsq(gain=4.0)}
+    first = Conv(name="first", shape=(2, 4, 4), channels=3, **kernels)
+    second = Conv(name="second", shape=(3, 3, 3), channels=4, norm=norm, **kernels)
     network = random_network(first, second, a_layer("out", 3, neuron="li"), channels=32, maximum=1, seed=2)
     order, places = torch.tensor([2, 0, 1]), torch.arange(9)
     other = SpikingNetwork(network.config, 32, 1)

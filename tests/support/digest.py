@@ -24,9 +24,9 @@ def digest_of_networks() -> str:
     ):  # fmt: skip
         made_ = SpikingNetwork(
             Config(
-                Task(name="digits"), Direct(),
-                (a_layer("hidden", 300, recurrent=True, **options), a_layer("o", 9, neuron="li")),  # type: ignore[arg-type]
-                Bptt(),
+                task=Task(name="digits"), encoder=Direct(),
+                layers=(a_layer("hidden", 300, recurrent=True, **options), a_layer("o", 9, neuron="li")),  # type: ignore[arg-type]
+                training=Bptt(),
             ), 301, 7,
         )  # fmt: skip
         with torch.no_grad():

@@ -171,22 +171,30 @@ states = { quantizer = "aligned", membrane = 3 }
 }
 
 BRANCHES: dict[str, dict[str, Any]] = {  # of neurons in one kind of layer, one beside the other
-    **{f"{reset}_{timing}".replace("-", "_"): {"reset": reset, "timing": timing} for reset, timing in RESETTING},
-    "synapse": {"synapse": "exponential"},
-    "adaptive": {"adaptation": 0.5, "timing": "immediate"},
-    "refractory": {"refractory": 2},
-    "no_leak": {"decay": 1.0},
-    "alpha": {"neuron": "alpha", "reset": "zero", "synapse_decay": 0.9, "decay": 0.7, "state_range": 16.0},
-    "alpha_unreset": {"neuron": "alpha", "reset": "none", "synapse_decay": 0.9, "decay": 0.7, "state_range": 16.0},
+    **{
+        f"{reset}_{timing}".replace("-", "_"): {"neuron": {"reset": reset, "timing": timing}}
+        for reset, timing in RESETTING
+    },
+    "synapse": {"neuron": {"synapse": "exponential"}},
+    "adaptive": {"neuron": {"adaptation": 0.5, "timing": "immediate"}},
+    "refractory": {"neuron": {"refractory": 2}},
+    "no_leak": {"neuron": {"decay": 1.0}},
+    **{
+        name: {
+            "neuron": {"kind": "alpha", "reset": reset, "synapse_decay": 0.9, "decay": 0.7},
+            "states": {"range": 16.0},
+        }
+        for name, reset in (("alpha", "zero"), ("alpha_unreset", "none"))
+    },
     "step": {"neuron": "step"},
-    "several": {"spikes": 3, "state_range": 8.0},
+    "several": {"neuron": {"spikes": 3}, "states": {"range": 8.0}},
 }
 LAYERS: dict[str, dict[str, Any]] = {  # the kinds of layers that neurons are in
     "planes": {"connection": "conv", "channels": 2, "kernel": [2]},
     "line": {"connection": "conv", "channels": 2, "kernel": [5], "stride": [4]},
     "dense": {"size": 4},
     "recurrent": {"size": 4, "recurrent": True},
-    "diagonal": {"size": 4, "recurrent": True, "recurrence": "diagonal"},
+    "diagonal": {"size": 4, "recurrent": "diagonal"},
     "delayed": {"size": 4, "delays": [0, 2]},
     "added": {"size": 4, "add": "image"},
 }
@@ -195,7 +203,7 @@ SEEN = {  # what they see
     "added": '[[layer]]\nname = "image"\nsize = 4\n',
 }
 READOUTS: dict[str, dict[str, Any]] = {  # what sees them
-    "planes": {"neuron": "li", "state_range": 32.0, "connection": "conv", "shape": [2, 2, 2], "kernel": [2]},
+    "planes": {"neuron": "li", "states": {"range": 32.0}, "connection": "conv", "shape": [2, 2, 2], "kernel": [2]},
     "line": {"neuron": "count", "connection": "conv", "shape": [2, 4], "kernel": [4]},
     "delayed": {"neuron": "count", "delays": [1, 3]},
 }
@@ -204,9 +212,9 @@ READOUTS: dict[str, dict[str, Any]] = {  # what sees them
 def _neurons(kind: str) -> str:
     """Every neuron, reset and timing in that kind of layer, but that step neurons have no recurrent weights."""
     branches = {k: options for k, options in BRANCHES.items() if k != "step" or "recurrent" not in LAYERS[kind]}
-    layers = [{"name": k, "inputs": ["image"], "gain": 6.0} | LAYERS[kind] | branches[k] for k in branches]
-    together = {"name": "all", "inputs": [*branches], "size": 8, "gain": 6.0}
-    out = {"name": "out"} | READOUTS.get(kind, {"neuron": "li", "state_range": 32.0})
+    layers = [{"name": k, "inputs": ["image"], "weights": {"gain": 6.0}} | LAYERS[kind] | branches[k] for k in branches]
+    together = {"name": "all", "inputs": [*branches], "size": 8, "weights": {"gain": 6.0}}
+    out = {"name": "out"} | READOUTS.get(kind, {"neuron": "li", "states": {"range": 32.0}})
     out["channels" if "kernel" in out else "size"] = 10
     return SEEN.get(kind, CONV + "stride = [2]\n") + tomli_w.dumps({"layer": [*layers, together, out]})
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 from quantal.qat.config.parts.fields import Part, kinds, known, tag
-from quantal.qat.config.parts.layers import Dense, Reservoir
+from quantal.qat.config.parts.layers import Conv, Dense, Reservoir
 from quantal.qat.config.parts.neurons import Adaptation, Neuron, Synapse
 from quantal.qat.config.parts.states import States
 from quantal.qat.config.parts.weights import Weights
@@ -25,14 +25,16 @@ _PARTS: dict[str, tuple[Any, str, dict[str, str]]] = {
 
 
 def a_layer(name: str, size: int = 0, **flat: Any) -> Any:
-    """A dense layer, or a reservoir, with these fields; what its parts do not have is left out."""
-    kind = Reservoir if flat.get("reservoir") else Dense
+    """A dense layer, a convolution or a reservoir, with these fields; what its parts do not have is left out."""
+    kind = Reservoir if flat.get("reservoir") else Conv if "kernel" in flat else Dense
     own = {field: flat[field] for field in known(kind) if field in flat and field not in _PARTS}
     flat = _with_traces(flat)
     parts = {part: _part(part, flat) for part in _PARTS}
     if parts["neuron"].stateless:
         del parts["states"]
-    layer = kind(**own | {"name": name, "size": size} | parts)
+    if kind is not Conv:
+        own["size"] = size
+    layer = kind(**own | {"name": name} | parts)
     return layer if spans(layer) else msgspec.structs.replace(layer, states=_without_range(layer.states))
 
 
@@ -42,7 +44,7 @@ def _without_range(states: Any) -> Any:
 
 def replace(value: Any, **changes: Any) -> Any:
     """The dataclass or the part with other fields; of a layer's they are named as in `a_layer`."""
-    if isinstance(value, Dense | Reservoir):
+    if isinstance(value, Dense | Conv | Reservoir):
         return a_layer(**{**fields_of(value), **changes})
     return (
         msgspec.structs.replace(value, **changes) if isinstance(value, Part) else dataclasses.replace(value, **changes)
@@ -50,7 +52,7 @@ def replace(value: Any, **changes: Any) -> Any:
 
 
 def fields_of(layer: Any) -> dict[str, Any]:
-    """The fields of a dense layer or a reservoir, named as in `a_layer`."""
+    """The fields of a layer with neurons, named as in `a_layer`."""
     found: dict[str, Any] = {field: getattr(layer, field) for field in known(type(layer)) if field not in _PARTS}
     found["reservoir"] = isinstance(layer, Reservoir)
     for name, (_, kind, called) in _PARTS.items():

@@ -23,8 +23,17 @@ def sign(folder: Path) -> None:
 
 
 def rows_of(done: Done) -> list[dict[str, Any]]:
+    """The rows, of a first mismatch its place alone: see values_of."""
     rows: list[dict[str, Any]] = json.loads(done.out)
+    for row in rows:
+        (row.get("first") or {}).pop("values", None)
     return rows
+
+
+def values_of(done: Done) -> dict[str, int]:
+    """What the neuron's labelled values are at the first row's first mismatch."""
+    values: dict[str, int] = json.loads(done.out)[0]["first"]["values"]
+    return values
 
 
 def with_integer(text: str, start: str, index: int, change: Callable[[int], int]) -> str:

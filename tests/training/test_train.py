@@ -1,6 +1,7 @@
 """Training: one seed, one result, however often it is cut off; everything learns; what is said is what will run."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -22,9 +23,10 @@ from quantal.qat.lower import lower
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.quantizers.states import STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
+from quantal.qat.training import epochs
 from quantal.qat.training.run import Run
 from safetensors.torch import load_file
-from support.commands import MAIN, NETWORK, Done, contents, quantal, succeed
+from support.commands import MAIN, NETWORK, Done, contents, quantal, refused, succeed
 from support.runs import RESULT, interrupted, results, said, train, write_sequences
 
 
@@ -66,16 +68,16 @@ def test_a_run_cut_off_within_an_epoch_resumes_to_the_same_result() -> None:
 
 
 def test_a_killed_run_resumes_to_the_same_result() -> None:
-    epochs = 12
-    whole = said(train("whole", "--epochs", epochs))
-    command = [sys.executable, "-c", MAIN, "train", "--network", "net.toml", "--epochs", str(epochs), "--out", "killed"]
+    count = 12
+    whole = said(train("whole", "--epochs", count))
+    command = [sys.executable, "-c", MAIN, "train", "--network", "net.toml", "--epochs", str(count), "--out", "killed"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         metrics = Path("killed/metrics.jsonl")
         while process.poll() is None and not (metrics.exists() and len(metrics.read_bytes().splitlines()) >= 2):
             time.sleep(0.005)
         process.kill()
     assert process.returncode == -signal.SIGKILL
-    assert len(metrics.read_bytes().splitlines()) < epochs
+    assert len(metrics.read_bytes().splitlines()) < count
     assert said(succeed("train", "--resume", "--out", "killed")) == whole
     assert results("killed") == results("whole")
 
@@ -88,6 +90,46 @@ def test_metrics_beyond_the_checkpoint_are_dropped() -> None:
         file.write(b'{"epoch": 3, "loss": 9\n\xff')
     succeed("train", "--resume", "--epochs", 3, "--out", "cut")
     assert results("cut") == results("whole")
+
+
+DAMAGED = {  # of two epochs' metrics, the second line
+    "deep": b"[" * 200_000,
+    "infinite": b'{"epoch": 1e999}',
+    "long": b'{"epoch": ' + b"1" * 200_000 + b"}",
+    "large": b'{"epoch": 2, "loss": 1' + b"0" * 400 + b"}",
+    "again": b'{"epoch": 1, "loss": 0.5}',
+    "words": b'{"epoch": 2, "loss": "low"}',
+    "none": b'{"epoch": 2, "loss": NaN}',
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("line", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_line_of_metrics_is_named_before_anything_is_trained(line: bytes) -> None:
+    train("run", "--epochs", 2)
+    metrics = Path("run/metrics.jsonl")
+    first, _ = metrics.read_bytes().splitlines()
+    metrics.write_bytes(first + b"\n" + line + b"\n")
+    refused(Path(), "train --resume --epochs 3 --out run", "run/metrics.jsonl: line 2: expected the metrics of epoch 2")
+
+
+def test_a_line_of_metrics_that_is_gone_or_has_no_end_is_no_fault() -> None:
+    train("run", "--epochs", 2)
+    metrics = Path("run/metrics.jsonl")
+    metrics.write_bytes(metrics.read_bytes().splitlines()[1])
+    succeed("train", "--resume", "--epochs", 3, "--out", "run")
+    assert [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()] == [2, 3]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with a name")
+def test_metrics_that_are_no_file_are_refused_before_anything_is_trained() -> None:
+    train("run", "--epochs", 1)
+    metrics = Path("run/metrics.jsonl")
+    metrics.unlink()
+    os.mkfifo(metrics)
+    with mock.patch.object(epochs, "batch_gradients", side_effect=AssertionError):
+        done = quantal("train", "--resume", "--epochs", 2, "--out", "run")
+    assert (done.code, done.err) == (2, "quantal: run/metrics.jsonl: cannot be read (not a regular file)\n")
 
 
 @pytest.mark.parametrize("after", [20, 47, 48, 85], ids=["run", "test", "first of twin", "twin"])

@@ -19,6 +19,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from quantal.export.base import process, toolchain
+from quantal.export.base.errors import BadInput
 from quantal.export.base.process import Stopped
 from quantal.export.build import Build
 from quantal.export.run import EXECUTORS, python
@@ -144,6 +145,18 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+limited = pytest.mark.skipif(sys.platform != "linux", reason="the system bounds no memory of other processes")
+GROWING = "held = []\nwhile True:\n    held.append(bytes(1 << 24))\n"
+
+
+@limited
+@pytest.mark.parametrize("way", [[], ["sh", "-c", '"$@" & wait $!', "sh"]], ids=["itself", "child"])
+def test_a_program_gets_no_more_memory_than_what_is_said(way: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTAL_MEMORY", "0.25")
+    done = process.run([*way, sys.executable, "-c", GROWING], seconds=60)
+    assert (done.code, done.err.splitlines()[-1]) == (1, b"MemoryError")
+
+
 def test_a_program_that_does_not_end_is_stopped() -> None:
     with pytest.raises(Stopped, match=r"^stopped after 1 s without an answer$"):
         process.run([sys.executable, "-c", "while True: pass"], seconds=1)
@@ -254,6 +267,54 @@ def test_a_compiler_that_hangs_is_tried_once_and_stopped(
     assert done.code == 1
     why = f"{good.header}: does not compile (stopped after 1 s without an answer)"
     assert errors(done) == {"c-host": why, "interpreter": None}
+
+
+@limited
+def test_a_simulator_that_grows_is_stopped(spoiled: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTAL_MEMORY", "1")
+    change(spoiled, spoiled.simulator, "import sys\n", GROWING)
+    done = quantal("verify", spoiled.path, "--on", "simulator", "--on", "interpreter", "--timeout", 60, "--json")
+    assert (done.code, errors(done)["interpreter"]) == (1, None)
+    assert "MemoryError" in str(errors(done)["simulator"])
+
+
+@limited
+def test_a_header_that_takes_a_compiler_too_much_memory_is_said_to(
+    spoiled: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANTAL_MEMORY", "0.06")
+    numbers = ",".join(map(str, range(2_000_000)))
+    include = "#include <stdint.h>\n"
+    change(spoiled, spoiled.header, include, f"{include}static const int32_t large[] = {{{numbers}}};\n")
+    done = quantal("verify", spoiled.path, "--on", "c-host", "--on", "cortex-m0", "--json")
+    assert done.code == 1
+    for error in errors(done).values():
+        assert "emory" in str(error)
+        assert str(error).endswith("QUANTAL_MEMORY sets how many GiB it may take)")
+
+
+def test_a_header_without_an_end_is_not_compiled(spoiled: Build) -> None:
+    with spoiled.header.open("r+b") as file:
+        file.truncate(2**33)
+    spoiled = replace(spoiled, complaints=())
+    for executor in ("c-host", "cortex-m0"):
+        with pytest.raises(BadInput, match=r"expected at most 268,435,456 bytes"), EXECUTORS[executor](spoiled):
+            pass
+
+
+@pytest.mark.parametrize("name", ["a\\b", 'x "y', "a\nb"])
+def test_a_build_may_lie_anywhere(name: str, good: Build, tmp_path: Path) -> None:
+    build = shutil.copytree(good.path, tmp_path / name)
+    compiled = ("c-host", "cortex-m4", "riscv32")
+    done = quantal("verify", build, *(word for on in compiled for word in ("--on", on)), "--json")
+    assert (done.code, errors(done)) == (0, dict.fromkeys(compiled))
+    assert quantal("cost", build, "--core", "cortex-m0").code == 0
+
+
+def test_a_comment_in_another_encoding_is_no_fault(spoiled: Build) -> None:
+    spoiled.header.write_bytes(b"/* \xff */\n" + spoiled.header.read_bytes())
+    sign(spoiled.path)
+    assert quantal("verify", spoiled.path, "--on", "c-host").code == 0
 
 
 # ---- what cannot run here

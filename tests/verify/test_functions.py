@@ -28,13 +28,14 @@ pytest.importorskip("ziglang")
 STEPS, CHANNELS, MAXIMUM = 7, 5, 255
 ENCODED = """
 task.name = "npz"
-encoder = {{ kind = "{kind}", steps = {steps}, seed = 3, delta = 40 }}
+encoder = {{ kind = "{kind}", steps = {steps}{more} }}
 [[layer]]
 name = "readout"
 size = 3
 delays = [0, 3]
 neuron = "li"
 """
+SAID = {"latency": "", "rate": ", seed = 3", "delta": ", delta = 40"}
 HEADERS = {  # of a header with those functions, the functions
     "plain": ("reset", "step", "argmax", "classify", "self_test"),
     "latency": ("encode",),
@@ -52,20 +53,20 @@ SAME = {  # of a function, flips that no call tells from what was
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Build]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Build]:
     """Builds, made once."""
 
     @cache
-    def build(kind: str) -> Build:
+    def build(kind: str, maximum: int = MAXIMUM) -> Build:
         folder = tmp_path_factory.mktemp(kind) / "build"
         if kind == "plain":
             network, x = lively(lambda seed: three_layers(seed, neuron="count"), range(1, 50))
             return write(network, folder, "model", x[::-1].copy())  # whose first sample is drawn
-        text = ENCODED.format(kind=kind, steps=STEPS)
-        network = SpikingNetwork(config_file.loads(text, "test"), CHANNELS, MAXIMUM)
+        text = ENCODED.format(kind=kind, steps=STEPS, more=SAID[kind])
+        network = SpikingNetwork(config_file.loads(text, "test"), CHANNELS, maximum)
         shape = (4, CHANNELS) if kind == "latency" else (4, STEPS, CHANNELS)
-        values = np.random.default_rng(0).integers(0, MAXIMUM, shape, endpoint=True)
-        return write(network, folder, "model", encode(kind, values, steps=STEPS, maximum=MAXIMUM, seed=3, delta=40))
+        values = np.random.default_rng(0).integers(0, maximum, shape, endpoint=True)
+        return write(network, folder, "model", encode(kind, values, steps=STEPS, maximum=maximum, seed=3, delta=40))
 
     return build
 
@@ -78,7 +79,9 @@ def public(header: str, name: str = "model") -> list[str]:
 
 def body(header: str, function: str) -> tuple[int, int]:
     """Where the function's lines are."""
-    found = re.search(rf"^\w+ model_{function}\([^;{{]*\)\n\{{\n(.*?)^\}}", header, re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf"^(?:static )?\w+ model_{function}\([^;{{]*\)\n\{{\n(.*?)^\}}", header, re.MULTILINE | re.DOTALL
+    )
     assert found is not None
     return found.span(1)
 
@@ -120,7 +123,7 @@ CASES = [(kind, function) for kind, functions in HEADERS.items() for function in
 
 
 @pytest.mark.parametrize("kind", HEADERS)
-def test_every_function_of_a_header_is_one_whose_faults_are_looked_for(kind: str, made: Callable[[str], Build]) -> None:
+def test_every_function_of_a_header_is_one_whose_faults_are_looked_for(kind: str, made: Callable[..., Build]) -> None:
     assert sorted(public(made(kind).header.read_text())) == sorted({*HEADERS["plain"], *HEADERS[kind]})
     assert {function for _, function in CASES} == set(names.FUNCTIONS)
 
@@ -128,7 +131,7 @@ def test_every_function_of_a_header_is_one_whose_faults_are_looked_for(kind: str
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(("kind", "function"), CASES)
 def test_a_changed_operator_in_any_function_fails(
-    kind: str, function: str, made: Callable[[str], Build], tmp_path: Path
+    kind: str, function: str, made: Callable[..., Build], tmp_path: Path
 ) -> None:
     build = replace(made(kind), path=shutil.copytree(made(kind).path, tmp_path / "build"))
     good = build.header.read_text(encoding="utf-8")
@@ -136,6 +139,64 @@ def test_a_changed_operator_in_any_function_fails(
     changed = list(flips(good, function))
     assert changed
     assert [place for place, text in changed if not failed(build, "c-host", text)] == []
+
+
+EQUAL = {  # ends of the places of changes that mean the same
+    "; ++i) { [< -> !=]": "it counts up one by one",
+    "values[i] > 0 && step == late ? 1 : 0; [> -> !=]": "values have no sign",
+    "return n ^ (n >> 16); [16 -> 17]": "the upper half, which alone is taken, stays as it is",
+    "return n ^ (n >> 16); [^ -> |]": "so it does",
+}
+EQUAL_AT = {  # of a maximum
+    16: "return n ^ (n >> 16); [16 -> 15]",  # it changes the lowest bit, and all borders are even
+    40: "+ 40; [>= -> ==]",  # nothing is further away
+}
+ALIKE = ({"<", "<=", ">", ">=", "==", "!="}, {"+", "-", "*", "/"}, {">>", "<<"}, {"^", "|", "&"}, {"&&", "||"})
+WORD = re.compile(
+    r"(?<= )(?P<operator><<|>>|<=|>=|==|!=|&&|[-+*/<>^])(?= )|(?<![\w.])(?P<number>0x[0-9A-F]+|\d+)(?=u?\b)"
+)
+
+
+def changes(header: str, functions: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Every operator of these functions turned into every other, and every number one more and one less."""
+    for function in functions:
+        start, end = body(header, function)
+        for word in WORD.finditer(header, start, end):
+            if word["operator"]:
+                others = [str(other) for kind in ALIKE if word[0] in kind for other in sorted(kind - {word[0]})]
+            else:
+                others = [str(int(word[0], 0) + by) for by in (-1, 1)]
+            line = header[header.rindex("\n", 0, word.start()) + 1 : header.index("\n", word.end())].strip()
+            for other in others:
+                text = header[: word.start()] + other + header[word.end() :]
+                yield f"{function}: {line} [{word[0]} -> {other}]", text
+
+
+def hash_of(header: str) -> tuple[str, ...]:
+    return ("priv_hash32",) if "model_priv_hash32" in header else ()
+
+
+@pytest.mark.thorough
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("kind", "maximum"),
+    [("latency", 16), ("latency", 255), ("rate", 16), ("rate", 255), ("delta", 40), ("delta", 255)],
+)
+def test_every_change_of_an_encoder_fails(kind: str, maximum: int, made: Callable[..., Build], tmp_path: Path) -> None:
+    build = replace(made(kind, maximum), path=shutil.copytree(made(kind, maximum).path, tmp_path / "build"))
+    good = build.header.read_text(encoding="utf-8")
+    assert not failed(build, "c-host", good)
+    changed = changes(good, (*HEADERS[kind], *hash_of(good)))
+    unseen = [place for place, text in changed if not failed(build, "c-host", text)]
+    assert [place for place in unseen if not place.endswith((*EQUAL, EQUAL_AT.get(maximum, "[]")))] == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_greatest_value_is_asked_at_the_greatest_random_number(made: Callable[..., Build], tmp_path: Path) -> None:
+    build = replace(made("rate", 16), path=shutil.copytree(made("rate", 16).path, tmp_path / "build"))
+    good = build.header.read_text(encoding="utf-8")
+    for factor in ("65535", "65537"):
+        assert failed(build, "c-host", good.replace("* 65536 ?", f"* {factor} ?"))
 
 
 FAULTS = {  # one of each function, of which a core must tell too
@@ -151,7 +212,7 @@ FAULTS = {  # one of each function, of which a core must tell too
 
 @pytest.mark.parametrize(("kind", "function"), CASES)
 def test_a_fault_of_any_function_is_seen_on_a_core(
-    kind: str, function: str, made: Callable[[str], Build], tmp_path: Path
+    kind: str, function: str, made: Callable[..., Build], tmp_path: Path
 ) -> None:
     build = replace(made(kind), path=shutil.copytree(made(kind).path, tmp_path / "build"))
     good = build.header.read_text(encoding="utf-8")
@@ -162,7 +223,7 @@ def test_a_fault_of_any_function_is_seen_on_a_core(
 
 
 @pytest.mark.parametrize("kind", HEADERS)
-def test_all_functions_agree_on_every_core(kind: str, made: Callable[[str], Build]) -> None:
+def test_all_functions_agree_on_every_core(kind: str, made: Callable[..., Build]) -> None:
     build = made(kind)
     for core in ("cortex-m0", "cortex-m4", "riscv32"):
         assert not failed(build, core, build.header.read_text(encoding="utf-8"))
@@ -178,7 +239,7 @@ def test_all_functions_agree_on_every_core(kind: str, made: Callable[[str], Buil
     ],
 )
 def test_a_fault_of_the_simulators_functions_is_seen(
-    old: str, new: str, made: Callable[[str], Build], tmp_path: Path
+    old: str, new: str, made: Callable[..., Build], tmp_path: Path
 ) -> None:
     build = replace(made("plain"), path=shutil.copytree(made("plain").path, tmp_path / "build"))
     text = build.simulator.read_text(encoding="utf-8")
@@ -190,7 +251,7 @@ def test_a_fault_of_the_simulators_functions_is_seen(
     assert (done.code, row["mismatches"] > 0) == (1, True)
 
 
-def test_a_decision_for_the_last_of_equal_outputs_is_named(made: Callable[[str], Build], tmp_path: Path) -> None:
+def test_a_decision_for_the_last_of_equal_outputs_is_named(made: Callable[..., Build], tmp_path: Path) -> None:
     build = replace(made("plain"), path=shutil.copytree(made("plain").path, tmp_path / "build"))
     text = build.header.read_text(encoding="utf-8").replace("out[i] > out[best]", "out[i] >= out[best]")
     build.header.write_text(text, encoding="utf-8")

@@ -279,7 +279,7 @@ def test_the_first_mismatch_is_first_by_sample_step_record_and_neuron(
     assert comparison.first is not None
     assert asdict(comparison.first) == {
         "sample": sample, "step": step, "layer": layer, "neuron": neuron, "expected": expected,
-        "got": expected + 100, "record": record,
+        "got": expected + 100, "record": record, "values": {},
     }  # fmt: skip
     assert not comparison.good
     assert comparison.mismatches == len(places)

@@ -23,7 +23,7 @@ from support.faults import FAULTS, KINDS
 from support.layers import replace
 from support.networks import lively, write
 from support.torch_networks import three_layers
-from support.verifying import rows_of, sign
+from support.verifying import rows_of, sign, values_of
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("unicorn")
@@ -99,12 +99,12 @@ def answers(build: Build, executor: str, samples: int) -> int:
     return sum(values.size for values in expected.values()) + (executor == "c-host")
 
 
-def complaint(row: dict[str, Any]) -> str:
+def complaint(row: dict[str, Any], values: dict[str, int]) -> str:
     f = row["first"]
     return (
         f"quantal: {row['executor']}: {row['mismatches']} mismatches; first: sample {f['sample']}, step {f['step']}, "
-        f"layer {f['layer']}, {f['record']} of neuron {f['neuron']}: expected {f['expected']}, got {f['got']}; "
-        f"by network.json there: {', '.join(f'{label} {value}' for label, value in f['values'].items())}"
+        f"layer {f['layer']}, {f['record']} of neuron {f['neuron']}: expected {f['expected']}, got {f['got']}"
+        + (f"; by network.json there: {', '.join(f'{k} {v}' for k, v in values.items())}" if values else "")
     )
 
 
@@ -143,18 +143,18 @@ def test_a_single_fault_is_found_and_its_first_effect_named(
     done = quantal("verify", build.path, "--on", executor, "--json")
     assert done.code == 1
     assert first is not None
-    values = rows_of(done)[0]["first"]["values"]
+    values = values_of(done)
     layer = next(layer for layer in good.network.layers if layer.name == first["layer"])
     label = layer.labels[dict(layer.records())[f"{first['layer']}.{first['record']}"]]
     assert values[label] == first["got" if executor == "interpreter" else "expected"]  # whose network.json it is
     assert {"current", "code"} <= set(values)
-    found = {"mismatches": mismatches, "first": first | {"values": values}}
+    found = {"mismatches": mismatches, "first": first}
     expected = good_row(good, executor, asked=False) | found
     assert rows_of(done) == [expected]
     changed = (
         f"quantal: {build.path / FAULTS[executor][0]}: changed since the export (MANIFEST.json has another sha256)"
     )
-    assert done.err.splitlines() == [*([] if signed else [changed]), complaint(expected)]
+    assert done.err.splitlines() == [*([] if signed else [changed]), complaint(expected, values)]
 
 
 def test_a_fault_in_one_file_leaves_the_other_executors_good(good: Build, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_the_program_exits_with_1_and_says_it_in_one_line(good: Build, tmp_path:
     command = [program, "verify", build.path, "--on", "interpreter", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     (row,) = json.loads(done.stdout)
-    assert (done.returncode, done.stderr) == (1, complaint(row) + "\n")
+    assert (done.returncode, done.stderr) == (1, complaint(row, row["first"]["values"]) + "\n")
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -213,7 +213,9 @@ def test_a_changed_value_of_the_vectors_fails_every_executor(record: str, good: 
     found = {"mismatches": 1, "first": first}
     expected = [good_row(good, executor, asked=False) | found for executor in EXECUTORS]
     assert (done.code, rows_of(done)) == (1, expected)
-    assert done.err.splitlines() == [complaint(row) for row in expected]
+    assert done.err.splitlines() == [
+        complaint(row, got["first"].get("values", {})) for row, got in zip(expected, json.loads(done.out), strict=True)
+    ]
 
 
 def test_a_changed_input_in_the_vectors_is_found(good: Build, spoiled: Build) -> None:
@@ -261,7 +263,7 @@ def test_a_header_that_does_not_compile_fails_in_a_line_each_and_the_others_stil
     good: Build, spoiled: Build
 ) -> None:
     text = spoiled.header.read_text()
-    spoiled.header.write_text(text.replace("const int32_t v1 = ", "const int32_t v1 == ", 1))
+    spoiled.header.write_text(text.replace("const int32_t spike = ", "const int32_t spike == ", 1))
     sign(spoiled.path)
     done = quantal("verify", spoiled.path, "--json")
     assert done.code == 1

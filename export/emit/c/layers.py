@@ -94,7 +94,7 @@ class _Writer:
     """
 
     def __init__(self, network: Network, layer: Layer, intervals: tuple[Interval, ...], places: dict[str, str]):
-        self.layer, self.intervals, self.places = layer, intervals, places
+        self.network, self.layer, self.intervals, self.places = network, layer, intervals, places
         self.hulls = [interval.hull for interval in intervals]
         self.needed = needed(layer)
         self.private = names.private(network.name, network.layers.index(layer) + 1, layer.name)
@@ -117,7 +117,7 @@ class _Writer:
             if name in own:
                 self.made.lines.append(f"state->{own[name].name}[i] = ({own[name].type}){values[value]};")
         for state, ring in zip(self.layer.rings, rings(self.layer), strict=True):
-            written = f"newest_{state.name}" if ring.passed_on else f"oldest_{state.name}"
+            written = f"{state.name}_newest" if ring.passed_on else f"{state.name}_oldest"
             self.made.lines.append(f"{written}[i] = ({ring.array.type}){values[state.next]};")
         if self.last:
             self.made.lines.append(f"out[i] = {values[self.layer.output]};")
@@ -128,9 +128,9 @@ class _Writer:
         for state, ring in zip(self.layer.rings, rings(self.layer), strict=True):
             kind = ring.array.type
             if ring.passed_on:  # over what the step before read
-                self.made.declared += [f"{kind} *const newest_{state.name} = {ring.oldest};", ring.advance]
+                self.made.declared += [f"{kind} *const {state.name}_newest = {ring.oldest};", ring.advance]
             else:
-                self.made.declared += [ring.advance, f"{kind} *const oldest_{state.name} = {ring.oldest};"]
+                self.made.declared += [ring.advance, f"{kind} *const {state.name}_oldest = {ring.oldest};"]
 
     def _table(self, suffix: str, values: tuple[int, ...], comment: str = "") -> Table:
         kind = c_type(Word.holding(min(values), max(values)))
@@ -143,10 +143,11 @@ class _Writer:
 
     def _named(self) -> list[str]:
         """How lines call each value: by its name, or a constant that has none by its number."""
-        pointers = (f"{end}_{state.name}" for state in self.layer.rings for end in ("oldest", "newest"))
-        seen = (f"from_{op.source}" for op in self.layer.ops if isinstance(op, ops.Input))
+        pointers = (f"{state.name}_{end}" for state in self.layer.rings for end in ("oldest", "newest"))
+        seen = (f"{op.source}_seen" for op in self.layer.ops if isinstance(op, ops.Input))
         own = (f"{kind}_{index}" for kind in ("base", "borders") for index in range(len(self.layer.ops)))
-        found = value_names(self.layer, {"i", "e", "state", "in", "out", *pointers, *seen, *own})
+        outside = {"i", "e", "state", "in", "out", *names.of_header(self.network.name)}
+        found = value_names(self.layer, {*outside, *pointers, *seen, *own})
         for index, op in enumerate(self.layer.ops):
             if isinstance(op, ops.Table) and len(op.values) == 1 and op.name in UNNAMED:
                 found[index] = literal(op.values[0])
@@ -218,11 +219,11 @@ class _Writer:
         """Where the values of an INPUT or a STATE stand."""
         op = self.layer.ops[index]
         if isinstance(op, ops.Input):
-            return self._pointed(f"from_{op.source}", self.places[op.source], index)
+            return self._pointed(f"{op.source}_seen", self.places[op.source], index)
         assert isinstance(op, ops.State)
         state = self.layer.state(op.name)
         if state in self.layer.rings:
-            return self._pointed(f"oldest_{op.name}", Ring.of(self.layer, state).oldest, index)
+            return self._pointed(f"{op.name}_oldest", Ring.of(self.layer, state).oldest, index)
         return "state->" + names.field(names.record(self.layer.name, op.name))
 
     def _pointed(self, name: str, place: str, index: int) -> str:

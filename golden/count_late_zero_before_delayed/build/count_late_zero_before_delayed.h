@@ -508,13 +508,13 @@ static void
     const count_late_zero_before_delayed_input *in)
 {
     uint_fast16_t i;
-    uint8_t *const newest_line = state->input_delay2_line[state->input_delay2_line_at];
+    uint8_t *const line_newest = state->input_delay2_line[state->input_delay2_line_at];
     state->input_delay2_line_at
         = (uint16_t)(state->input_delay2_line_at == 2 ? 0 : state->input_delay2_line_at + 1);
 
     for (i = 0; i < 64; ++i) {
         const int32_t in_input = in[i]; /* [0, 16] */
-        newest_line[i] = (uint8_t)in_input;
+        line_newest[i] = (uint8_t)in_input;
     }
 }
 
@@ -526,7 +526,7 @@ static void count_late_zero_before_delayed_priv_2_out(count_late_zero_before_del
     uint_fast16_t i;
     uint_fast32_t e;
     const int32_t decay = 59;
-    const uint8_t *const from_input_delay2 = state->input_delay2_line[state->input_delay2_line_at];
+    const uint8_t *const input_delay2_seen = state->input_delay2_line[state->input_delay2_line_at];
 
     { /* out fan_in: sums in [-6032, 1728], fxp-s14/0 */
         int16_t *const sums = state->scratch.out_sums.fan_in_4;
@@ -552,7 +552,7 @@ static void count_late_zero_before_delayed_priv_2_out(count_late_zero_before_del
             sums[i] = 0;
         }
         for (e = 0; e < 64; ++e) {
-            const int32_t x = from_input_delay2[e];
+            const int32_t x = input_delay2_seen[e];
             if (x != 0) {
                 const uint8_t *const row = count_late_zero_before_delayed_priv_2_out_fan_in1[e];
                 for (i = 0; i < 10; i += 2) {

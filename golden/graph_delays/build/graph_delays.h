@@ -1083,13 +1083,13 @@ static void graph_delays_priv_1_input_delay1(graph_delays_state *state,
     const graph_delays_input *in)
 {
     uint_fast16_t i;
-    uint8_t *const newest_line = state->input_delay1_line[state->input_delay1_line_at];
+    uint8_t *const line_newest = state->input_delay1_line[state->input_delay1_line_at];
     state->input_delay1_line_at
         = (uint16_t)(state->input_delay1_line_at == 1 ? 0 : state->input_delay1_line_at + 1);
 
     for (i = 0; i < 64; ++i) {
         const int32_t in_input = in[i]; /* [0, 16] */
-        newest_line[i] = (uint8_t)in_input;
+        line_newest[i] = (uint8_t)in_input;
     }
 }
 
@@ -1097,14 +1097,14 @@ static void graph_delays_priv_1_input_delay1(graph_delays_state *state,
 static void graph_delays_priv_2_input_delay2(graph_delays_state *state)
 {
     uint_fast16_t i;
-    uint8_t *const newest_line = state->input_delay2_line[state->input_delay2_line_at];
+    uint8_t *const line_newest = state->input_delay2_line[state->input_delay2_line_at];
     state->input_delay2_line_at
         = (uint16_t)(state->input_delay2_line_at == 1 ? 0 : state->input_delay2_line_at + 1);
-    const uint8_t *const from_input_delay1 = state->input_delay1_line[state->input_delay1_line_at];
+    const uint8_t *const input_delay1_seen = state->input_delay1_line[state->input_delay1_line_at];
 
     for (i = 0; i < 64; ++i) {
-        const int32_t in_input_delay1 = from_input_delay1[i]; /* [0, 16] */
-        newest_line[i] = (uint8_t)in_input_delay1;
+        const int32_t in_input_delay1 = input_delay1_seen[i]; /* [0, 16] */
+        line_newest[i] = (uint8_t)in_input_delay1;
     }
 }
 
@@ -1112,14 +1112,14 @@ static void graph_delays_priv_2_input_delay2(graph_delays_state *state)
 static void graph_delays_priv_3_input_delay4(graph_delays_state *state)
 {
     uint_fast16_t i;
-    uint8_t *const newest_line = state->input_delay4_line[state->input_delay4_line_at];
+    uint8_t *const line_newest = state->input_delay4_line[state->input_delay4_line_at];
     state->input_delay4_line_at
         = (uint16_t)(state->input_delay4_line_at == 2 ? 0 : state->input_delay4_line_at + 1);
-    const uint8_t *const from_input_delay2 = state->input_delay2_line[state->input_delay2_line_at];
+    const uint8_t *const input_delay2_seen = state->input_delay2_line[state->input_delay2_line_at];
 
     for (i = 0; i < 64; ++i) {
-        const int32_t in_input_delay2 = from_input_delay2[i]; /* [0, 16] */
-        newest_line[i] = (uint8_t)in_input_delay2;
+        const int32_t in_input_delay2 = input_delay2_seen[i]; /* [0, 16] */
+        line_newest[i] = (uint8_t)in_input_delay2;
     }
 }
 
@@ -1130,8 +1130,8 @@ static void graph_delays_priv_4_early(graph_delays_state *state, const graph_del
     uint_fast16_t i;
     uint_fast32_t e;
     const int32_t decay = 57;
-    const uint8_t *const from_input_delay1 = state->input_delay1_line[state->input_delay1_line_at];
-    const uint8_t *const from_input_delay4 = state->input_delay4_line[state->input_delay4_line_at];
+    const uint8_t *const input_delay1_seen = state->input_delay1_line[state->input_delay1_line_at];
+    const uint8_t *const input_delay4_seen = state->input_delay4_line[state->input_delay4_line_at];
 
     { /* early fan_in: sums in [-3520, 2160], fxp-s13/0 */
         int16_t *const sums = state->scratch.early_sums.fan_in_4;
@@ -1157,7 +1157,7 @@ static void graph_delays_priv_4_early(graph_delays_state *state, const graph_del
             sums[i] = 0;
         }
         for (e = 0; e < 64; ++e) {
-            const int32_t x = from_input_delay1[e];
+            const int32_t x = input_delay1_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_delays_priv_4_early_fan_in1[e];
                 for (i = 0; i < 10; i += 2) {
@@ -1175,7 +1175,7 @@ static void graph_delays_priv_4_early(graph_delays_state *state, const graph_del
             sums[i] = 0;
         }
         for (e = 0; e < 64; ++e) {
-            const int32_t x = from_input_delay4[e];
+            const int32_t x = input_delay4_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_delays_priv_4_early_fan_in2[e];
                 for (i = 0; i < 10; i += 2) {
@@ -1223,13 +1223,13 @@ static void graph_delays_priv_4_early(graph_delays_state *state, const graph_del
 static void graph_delays_priv_5_early_delay2(graph_delays_state *state)
 {
     uint_fast16_t i;
-    uint8_t *const newest_line = state->early_delay2_line[state->early_delay2_line_at];
+    uint8_t *const line_newest = state->early_delay2_line[state->early_delay2_line_at];
     state->early_delay2_line_at
         = (uint16_t)(state->early_delay2_line_at == 2 ? 0 : state->early_delay2_line_at + 1);
 
     for (i = 0; i < 9; ++i) {
         const int32_t in_early = state->early_spike[i]; /* [0, 1] */
-        newest_line[i] = (uint8_t)in_early;
+        line_newest[i] = (uint8_t)in_early;
     }
 }
 
@@ -1237,14 +1237,14 @@ static void graph_delays_priv_5_early_delay2(graph_delays_state *state)
 static void graph_delays_priv_6_early_delay3(graph_delays_state *state)
 {
     uint_fast16_t i;
-    uint8_t *const newest_line = state->early_delay3_line[state->early_delay3_line_at];
+    uint8_t *const line_newest = state->early_delay3_line[state->early_delay3_line_at];
     state->early_delay3_line_at
         = (uint16_t)(state->early_delay3_line_at == 1 ? 0 : state->early_delay3_line_at + 1);
-    const uint8_t *const from_early_delay2 = state->early_delay2_line[state->early_delay2_line_at];
+    const uint8_t *const early_delay2_seen = state->early_delay2_line[state->early_delay2_line_at];
 
     for (i = 0; i < 9; ++i) {
-        const int32_t in_early_delay2 = from_early_delay2[i]; /* [0, 1] */
-        newest_line[i] = (uint8_t)in_early_delay2;
+        const int32_t in_early_delay2 = early_delay2_seen[i]; /* [0, 1] */
+        line_newest[i] = (uint8_t)in_early_delay2;
     }
 }
 
@@ -1254,8 +1254,8 @@ static void graph_delays_priv_7_fed(graph_delays_state *state)
 {
     uint_fast16_t i;
     uint_fast32_t e;
-    const uint8_t *const from_early_delay2 = state->early_delay2_line[state->early_delay2_line_at];
-    const uint8_t *const from_input_delay2 = state->input_delay2_line[state->input_delay2_line_at];
+    const uint8_t *const early_delay2_seen = state->early_delay2_line[state->early_delay2_line_at];
+    const uint8_t *const input_delay2_seen = state->input_delay2_line[state->input_delay2_line_at];
 
     { /* fed fan_in: sums in [-38, 37], fxp-s7/0 */
         int8_t *const sums = state->scratch.fed_sums.fan_in_3;
@@ -1263,7 +1263,7 @@ static void graph_delays_priv_7_fed(graph_delays_state *state)
             sums[i] = 0;
         }
         for (e = 0; e < 9; ++e) {
-            const int32_t x = from_early_delay2[e];
+            const int32_t x = early_delay2_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_delays_priv_7_fed_fan_in[e];
                 for (i = 0; i < 8; i += 2) {
@@ -1281,7 +1281,7 @@ static void graph_delays_priv_7_fed(graph_delays_state *state)
             sums[i] = 0;
         }
         for (e = 0; e < 64; ++e) {
-            const int32_t x = from_input_delay2[e];
+            const int32_t x = input_delay2_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_delays_priv_7_fed_fan_in1[e];
                 for (i = 0; i < 8; i += 2) {
@@ -1330,13 +1330,13 @@ static void graph_delays_priv_7_fed(graph_delays_state *state)
 static void graph_delays_priv_8_fed_delay3(graph_delays_state *state)
 {
     uint_fast16_t i;
-    uint8_t *const newest_line = state->fed_delay3_line[state->fed_delay3_line_at];
+    uint8_t *const line_newest = state->fed_delay3_line[state->fed_delay3_line_at];
     state->fed_delay3_line_at
         = (uint16_t)(state->fed_delay3_line_at == 3 ? 0 : state->fed_delay3_line_at + 1);
 
     for (i = 0; i < 7; ++i) {
         const int32_t in_fed = state->fed_spike[i]; /* [0, 1] */
-        newest_line[i] = (uint8_t)in_fed;
+        line_newest[i] = (uint8_t)in_fed;
     }
 }
 
@@ -1345,8 +1345,8 @@ static void graph_delays_priv_9_out(graph_delays_state *state, int32_t *out)
 {
     uint_fast16_t i;
     uint_fast32_t e;
-    const uint8_t *const from_fed_delay3 = state->fed_delay3_line[state->fed_delay3_line_at];
-    const uint8_t *const from_early_delay3 = state->early_delay3_line[state->early_delay3_line_at];
+    const uint8_t *const fed_delay3_seen = state->fed_delay3_line[state->fed_delay3_line_at];
+    const uint8_t *const early_delay3_seen = state->early_delay3_line[state->early_delay3_line_at];
 
     { /* out fan_in: sums in [-20, 16], fxp-s6/0 */
         int8_t *const sums = state->scratch.out_sums.fan_in_2;
@@ -1372,7 +1372,7 @@ static void graph_delays_priv_9_out(graph_delays_state *state, int32_t *out)
             sums[i] = 0;
         }
         for (e = 0; e < 7; ++e) {
-            const int32_t x = from_fed_delay3[e];
+            const int32_t x = fed_delay3_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_delays_priv_9_out_fan_in1[e];
                 for (i = 0; i < 10; i += 2) {
@@ -1408,7 +1408,7 @@ static void graph_delays_priv_9_out(graph_delays_state *state, int32_t *out)
             sums[i] = 0;
         }
         for (e = 0; e < 9; ++e) {
-            const int32_t x = from_early_delay3[e];
+            const int32_t x = early_delay3_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_delays_priv_9_out_fan_in3[e];
                 for (i = 0; i < 10; i += 2) {

@@ -4435,13 +4435,13 @@ static void graph_neurons_delayed_priv_1_image(graph_neurons_delayed_state *stat
 static void graph_neurons_delayed_priv_2_image_delay2(graph_neurons_delayed_state *state)
 {
     uint_fast16_t i;
-    uint8_t *const newest_line = state->image_delay2_line[state->image_delay2_line_at];
+    uint8_t *const line_newest = state->image_delay2_line[state->image_delay2_line_at];
     state->image_delay2_line_at
         = (uint16_t)(state->image_delay2_line_at == 2 ? 0 : state->image_delay2_line_at + 1);
 
     for (i = 0; i < 36; ++i) {
         const int32_t in_image = state->image_spike[i]; /* [0, 1] */
-        newest_line[i] = (uint8_t)in_image;
+        line_newest[i] = (uint8_t)in_image;
     }
 }
 
@@ -4452,7 +4452,7 @@ static void graph_neurons_delayed_priv_3_subtract_delayed(graph_neurons_delayed_
     uint_fast16_t i;
     uint_fast32_t e;
     const int32_t decay = 61;
-    const uint8_t *const from_image_delay2 = state->image_delay2_line[state->image_delay2_line_at];
+    const uint8_t *const image_delay2_seen = state->image_delay2_line[state->image_delay2_line_at];
 
     { /* subtract_delayed fan_in: sums in [-27, 25], fxp-s6/0 */
         int8_t *const sums = state->scratch.subtract_delayed_sums.fan_in_4;
@@ -4478,7 +4478,7 @@ static void graph_neurons_delayed_priv_3_subtract_delayed(graph_neurons_delayed_
             sums[i] = 0;
         }
         for (e = 0; e < 36; ++e) {
-            const int32_t x = from_image_delay2[e];
+            const int32_t x = image_delay2_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_neurons_delayed_priv_3_subtract_delayed_fan_in1[e];
                 for (i = 0; i < 4; i += 2) {
@@ -4525,7 +4525,7 @@ static void graph_neurons_delayed_priv_4_subtract_immediate(graph_neurons_delaye
     uint_fast16_t i;
     uint_fast32_t e;
     const int32_t decay = 57;
-    const uint8_t *const from_image_delay2 = state->image_delay2_line[state->image_delay2_line_at];
+    const uint8_t *const image_delay2_seen = state->image_delay2_line[state->image_delay2_line_at];
 
     { /* subtract_immediate fan_in: sums in [-31, 32], fxp-s7/0 */
         int8_t *const sums = state->scratch.subtract_immediate_sums.fan_in_4;
@@ -4552,7 +4552,7 @@ static void graph_neurons_delayed_priv_4_subtract_immediate(graph_neurons_delaye
             sums[i] = 0;
         }
         for (e = 0; e < 36; ++e) {
-            const int32_t x = from_image_delay2[e];
+            const int32_t x = image_delay2_seen[e];
             if (x != 0) {
                 const uint8_t *const row
                     = graph_neurons_delayed_priv_4_subtract_immediate_fan_in1[e];
@@ -4601,7 +4601,7 @@ static void graph_neurons_delayed_priv_5_zero_delayed(graph_neurons_delayed_stat
     uint_fast16_t i;
     uint_fast32_t e;
     const int32_t decay = 54;
-    const uint8_t *const from_image_delay2 = state->image_delay2_line[state->image_delay2_line_at];
+    const uint8_t *const image_delay2_seen = state->image_delay2_line[state->image_delay2_line_at];
 
     { /* zero_delayed fan_in: sums in [-33, 29], fxp-s7/0 */
         int8_t *const sums = state->scratch.zero_delayed_sums.fan_in_4;
@@ -4627,7 +4627,7 @@ static void graph_neurons_delayed_priv_5_zero_delayed(graph_neurons_delayed_stat
             sums[i] = 0;
         }
         for (e = 0; e < 36; ++e) {
-            const int32_t x = from_image_delay2[e];
+            const int32_t x = image_delay2_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_neurons_delayed_priv_5_zero_delayed_fan_in1[e];
                 for (i = 0; i < 4; i += 2) {
@@ -4673,7 +4673,7 @@ static void graph_neurons_delayed_priv_6_zero_immediate(graph_neurons_delayed_st
     uint_fast16_t i;
     uint_fast32_t e;
     const int32_t decay = 57;
-    const uint8_t *const from_image_delay2 = state->image_delay2_line[state->image_delay2_line_at];
+    const uint8_t *const image_delay2_seen = state->image_delay2_line[state->image_delay2_line_at];
 
     { /* zero_immediate fan_in: sums in [-42, 35], fxp-s7/0 */
         int8_t *const sums = state->scratch.zero_immediate_sums.fan_in_4;
@@ -4699,7 +4699,7 @@ static void graph_neurons_delayed_priv_6_zero_immediate(graph_neurons_delayed_st
             sums[i] = 0;
         }
         for (e = 0; e < 36; ++e) {
-            const int32_t x = from_image_delay2[e];
+            const int32_t x = image_delay2_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_neurons_delayed_priv_6_zero_immediate_fan_in1[e];
                 for (i = 0; i < 4; i += 2) {
@@ -4744,7 +4744,7 @@ static void graph_neurons_delayed_priv_7_none_delayed(graph_neurons_delayed_stat
     uint_fast16_t i;
     uint_fast32_t e;
     const int32_t decay = 57;
-    const uint8_t *const from_image_delay2 = state->image_delay2_line[state->image_delay2_line_at];
+    const uint8_t *const image_delay2_seen = state->image_delay2_line[state->image_delay2_line_at];
 
     { /* none_delayed fan_in: sums in [-27, 38], fxp-s7/0 */
         int8_t *const sums = state->scratch.none_delayed_sums.fan_in_4;
@@ -4770,7 +4770,7 @@ static void graph_neurons_delayed_priv_7_none_delayed(graph_neurons_delayed_stat
             sums[i] = 0;
         }
         for (e = 0; e < 36; ++e) {
-            const int32_t x = from_image_delay2[e];
+            const int32_t x = image_delay2_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_neurons_delayed_priv_7_none_delayed_fan_in1[e];
                 for (i = 0; i < 4; i += 2) {
@@ -4813,7 +4813,7 @@ static void graph_neurons_delayed_priv_8_none_immediate(graph_neurons_delayed_st
     uint_fast16_t i;
     uint_fast32_t e;
     const int32_t decay = 57;
-    const uint8_t *const from_image_delay2 = state->image_delay2_line[state->image_delay2_line_at];
+    const uint8_t *const image_delay2_seen = state->image_delay2_line[state->image_delay2_line_at];
 
     { /* none_immediate fan_in: sums in [-39, 30], fxp-s7/0 */
         int8_t *const sums = state->scratch.none_immediate_sums.fan_in_4;
@@ -4839,7 +4839,7 @@ static void graph_neurons_delayed_priv_8_none_immediate(graph_neurons_delayed_st
             sums[i] = 0;
         }
         for (e = 0; e < 36; ++e) {
-            const int32_t x = from_image_delay2[e];
+            const int32_t x = image_delay2_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_neurons_delayed_priv_8_none_immediate_fan_in1[e];
                 for (i = 0; i < 4; i += 2) {
@@ -4882,7 +4882,7 @@ static void graph_neurons_delayed_priv_9_subtract_snntorch(graph_neurons_delayed
     uint_fast16_t i;
     uint_fast32_t e;
     const int32_t decay = 57;
-    const uint8_t *const from_image_delay2 = state->image_delay2_line[state->image_delay2_line_at];
+    const uint8_t *const image_delay2_seen = state->image_delay2_line[state->image_delay2_line_at];
 
     { /* subtract_snntorch fan_in: sums in [-23, 37], fxp-s7/0 */
         int8_t *const sums = state->scratch.subtract_snntorch_sums.fan_in_4;
@@ -4908,7 +4908,7 @@ static void graph_neurons_delayed_priv_9_subtract_snntorch(graph_neurons_delayed
             sums[i] = 0;
         }
         for (e = 0; e < 36; ++e) {
-            const int32_t x = from_image_delay2[e];
+            const int32_t x = image_delay2_seen[e];
             if (x != 0) {
                 const uint8_t *const row
                     = graph_neurons_delayed_priv_9_subtract_snntorch_fan_in1[e];
@@ -4962,7 +4962,7 @@ static void graph_neurons_delayed_priv_10_zero_before_delayed(graph_neurons_dela
     uint_fast16_t i;
     uint_fast32_t e;
     const int32_t decay = 55;
-    const uint8_t *const from_image_delay2 = state->image_delay2_line[state->image_delay2_line_at];
+    const uint8_t *const image_delay2_seen = state->image_delay2_line[state->image_delay2_line_at];
 
     { /* zero_before_delayed fan_in: sums in [-29, 25], fxp-s6/0 */
         int8_t *const sums = state->scratch.zero_before_delayed_sums.fan_in_4;
@@ -4989,7 +4989,7 @@ static void graph_neurons_delayed_priv_10_zero_before_delayed(graph_neurons_dela
             sums[i] = 0;
         }
         for (e = 0; e < 36; ++e) {
-            const int32_t x = from_image_delay2[e];
+            const int32_t x = image_delay2_seen[e];
             if (x != 0) {
                 const uint8_t *const row
                     = graph_neurons_delayed_priv_10_zero_before_delayed_fan_in1[e];
@@ -5038,7 +5038,7 @@ static void graph_neurons_delayed_priv_11_synapse(graph_neurons_delayed_state *s
     uint_fast16_t i;
     uint_fast32_t e;
     const int32_t synapse_decay = 54;
-    const uint8_t *const from_image_delay2 = state->image_delay2_line[state->image_delay2_line_at];
+    const uint8_t *const image_delay2_seen = state->image_delay2_line[state->image_delay2_line_at];
 
     { /* synapse fan_in: sums in [-23, 26], fxp-s6/0 */
         int8_t *const sums = state->scratch.synapse_sums.fan_in_4;
@@ -5064,7 +5064,7 @@ static void graph_neurons_delayed_priv_11_synapse(graph_neurons_delayed_state *s
             sums[i] = 0;
         }
         for (e = 0; e < 36; ++e) {
-            const int32_t x = from_image_delay2[e];
+            const int32_t x = image_delay2_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_neurons_delayed_priv_11_synapse_fan_in1[e];
                 for (i = 0; i < 4; i += 2) {
@@ -5123,7 +5123,7 @@ static void graph_neurons_delayed_priv_12_adaptive(graph_neurons_delayed_state *
     uint_fast32_t e;
     const int32_t decay = 57;
     const int32_t adaptation_decay = 59;
-    const uint8_t *const from_image_delay2 = state->image_delay2_line[state->image_delay2_line_at];
+    const uint8_t *const image_delay2_seen = state->image_delay2_line[state->image_delay2_line_at];
 
     { /* adaptive fan_in: sums in [-41, 29], fxp-s7/0 */
         int8_t *const sums = state->scratch.adaptive_sums.fan_in_6;
@@ -5149,7 +5149,7 @@ static void graph_neurons_delayed_priv_12_adaptive(graph_neurons_delayed_state *
             sums[i] = 0;
         }
         for (e = 0; e < 36; ++e) {
-            const int32_t x = from_image_delay2[e];
+            const int32_t x = image_delay2_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_neurons_delayed_priv_12_adaptive_fan_in1[e];
                 for (i = 0; i < 4; i += 2) {
@@ -5210,7 +5210,7 @@ static void graph_neurons_delayed_priv_13_refractory(graph_neurons_delayed_state
 {
     uint_fast16_t i;
     uint_fast32_t e;
-    const uint8_t *const from_image_delay2 = state->image_delay2_line[state->image_delay2_line_at];
+    const uint8_t *const image_delay2_seen = state->image_delay2_line[state->image_delay2_line_at];
 
     { /* refractory fan_in: sums in [-29, 35], fxp-s7/0 */
         int8_t *const sums = state->scratch.refractory_sums.fan_in_3;
@@ -5236,7 +5236,7 @@ static void graph_neurons_delayed_priv_13_refractory(graph_neurons_delayed_state
             sums[i] = 0;
         }
         for (e = 0; e < 36; ++e) {
-            const int32_t x = from_image_delay2[e];
+            const int32_t x = image_delay2_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_neurons_delayed_priv_13_refractory_fan_in1[e];
                 for (i = 0; i < 4; i += 2) {
@@ -5290,7 +5290,7 @@ static void graph_neurons_delayed_priv_14_no_leak(graph_neurons_delayed_state *s
 {
     uint_fast16_t i;
     uint_fast32_t e;
-    const uint8_t *const from_image_delay2 = state->image_delay2_line[state->image_delay2_line_at];
+    const uint8_t *const image_delay2_seen = state->image_delay2_line[state->image_delay2_line_at];
 
     { /* no_leak fan_in: sums in [-24, 29], fxp-s6/0 */
         int8_t *const sums = state->scratch.no_leak_sums.fan_in_3;
@@ -5316,7 +5316,7 @@ static void graph_neurons_delayed_priv_14_no_leak(graph_neurons_delayed_state *s
             sums[i] = 0;
         }
         for (e = 0; e < 36; ++e) {
-            const int32_t x = from_image_delay2[e];
+            const int32_t x = image_delay2_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_neurons_delayed_priv_14_no_leak_fan_in1[e];
                 for (i = 0; i < 4; i += 2) {
@@ -5362,7 +5362,7 @@ static void graph_neurons_delayed_priv_15_alpha(graph_neurons_delayed_state *sta
     uint_fast32_t e;
     const int32_t decay = 44;
     const int32_t synapse_decay = 58;
-    const uint8_t *const from_image_delay2 = state->image_delay2_line[state->image_delay2_line_at];
+    const uint8_t *const image_delay2_seen = state->image_delay2_line[state->image_delay2_line_at];
 
     { /* alpha fan_in: sums in [-35, 32], fxp-s7/0 */
         int8_t *const sums = state->scratch.alpha_sums.fan_in_5;
@@ -5388,7 +5388,7 @@ static void graph_neurons_delayed_priv_15_alpha(graph_neurons_delayed_state *sta
             sums[i] = 0;
         }
         for (e = 0; e < 36; ++e) {
-            const int32_t x = from_image_delay2[e];
+            const int32_t x = image_delay2_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_neurons_delayed_priv_15_alpha_fan_in1[e];
                 for (i = 0; i < 4; i += 2) {
@@ -5451,7 +5451,7 @@ static void graph_neurons_delayed_priv_16_alpha_unreset(graph_neurons_delayed_st
     uint_fast16_t i;
     uint_fast32_t e;
     const int32_t synapse_decay = 54;
-    const uint8_t *const from_image_delay2 = state->image_delay2_line[state->image_delay2_line_at];
+    const uint8_t *const image_delay2_seen = state->image_delay2_line[state->image_delay2_line_at];
 
     { /* alpha_unreset fan_in: sums in [-25, 31], fxp-s6/0 */
         int8_t *const sums = state->scratch.alpha_unreset_sums.fan_in_4;
@@ -5477,7 +5477,7 @@ static void graph_neurons_delayed_priv_16_alpha_unreset(graph_neurons_delayed_st
             sums[i] = 0;
         }
         for (e = 0; e < 36; ++e) {
-            const int32_t x = from_image_delay2[e];
+            const int32_t x = image_delay2_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_neurons_delayed_priv_16_alpha_unreset_fan_in1[e];
                 for (i = 0; i < 4; i += 2) {
@@ -5538,7 +5538,7 @@ static void graph_neurons_delayed_priv_17_step(graph_neurons_delayed_state *stat
 {
     uint_fast16_t i;
     uint_fast32_t e;
-    const uint8_t *const from_image_delay2 = state->image_delay2_line[state->image_delay2_line_at];
+    const uint8_t *const image_delay2_seen = state->image_delay2_line[state->image_delay2_line_at];
 
     { /* step fan_in: sums in [-25, 28], fxp-s6/0 */
         int8_t *const sums = state->scratch.step_sums.fan_in_3;
@@ -5564,7 +5564,7 @@ static void graph_neurons_delayed_priv_17_step(graph_neurons_delayed_state *stat
             sums[i] = 0;
         }
         for (e = 0; e < 36; ++e) {
-            const int32_t x = from_image_delay2[e];
+            const int32_t x = image_delay2_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_neurons_delayed_priv_17_step_fan_in1[e];
                 for (i = 0; i < 4; i += 2) {
@@ -5598,7 +5598,7 @@ static void graph_neurons_delayed_priv_18_several(graph_neurons_delayed_state *s
     uint_fast16_t i;
     uint_fast32_t e;
     const int32_t decay = 57;
-    const uint8_t *const from_image_delay2 = state->image_delay2_line[state->image_delay2_line_at];
+    const uint8_t *const image_delay2_seen = state->image_delay2_line[state->image_delay2_line_at];
 
     { /* several fan_in: sums in [-30, 36], fxp-s7/0 */
         int8_t *const sums = state->scratch.several_sums.fan_in_4;
@@ -5624,7 +5624,7 @@ static void graph_neurons_delayed_priv_18_several(graph_neurons_delayed_state *s
             sums[i] = 0;
         }
         for (e = 0; e < 36; ++e) {
-            const int32_t x = from_image_delay2[e];
+            const int32_t x = image_delay2_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_neurons_delayed_priv_18_several_fan_in1[e];
                 for (i = 0; i < 4; i += 2) {
@@ -6044,13 +6044,13 @@ static void graph_neurons_delayed_priv_19_all(graph_neurons_delayed_state *state
 static void graph_neurons_delayed_priv_20_all_delay1(graph_neurons_delayed_state *state)
 {
     uint_fast16_t i;
-    uint8_t *const newest_line = state->all_delay1_line[state->all_delay1_line_at];
+    uint8_t *const line_newest = state->all_delay1_line[state->all_delay1_line_at];
     state->all_delay1_line_at
         = (uint16_t)(state->all_delay1_line_at == 1 ? 0 : state->all_delay1_line_at + 1);
 
     for (i = 0; i < 8; ++i) {
         const int32_t in_all = state->all_spike[i]; /* [0, 1] */
-        newest_line[i] = (uint8_t)in_all;
+        line_newest[i] = (uint8_t)in_all;
     }
 }
 
@@ -6058,14 +6058,14 @@ static void graph_neurons_delayed_priv_20_all_delay1(graph_neurons_delayed_state
 static void graph_neurons_delayed_priv_21_all_delay3(graph_neurons_delayed_state *state)
 {
     uint_fast16_t i;
-    uint8_t *const newest_line = state->all_delay3_line[state->all_delay3_line_at];
+    uint8_t *const line_newest = state->all_delay3_line[state->all_delay3_line_at];
     state->all_delay3_line_at
         = (uint16_t)(state->all_delay3_line_at == 2 ? 0 : state->all_delay3_line_at + 1);
-    const uint8_t *const from_all_delay1 = state->all_delay1_line[state->all_delay1_line_at];
+    const uint8_t *const all_delay1_seen = state->all_delay1_line[state->all_delay1_line_at];
 
     for (i = 0; i < 8; ++i) {
-        const int32_t in_all_delay1 = from_all_delay1[i]; /* [0, 1] */
-        newest_line[i] = (uint8_t)in_all_delay1;
+        const int32_t in_all_delay1 = all_delay1_seen[i]; /* [0, 1] */
+        line_newest[i] = (uint8_t)in_all_delay1;
     }
 }
 
@@ -6076,8 +6076,8 @@ static void graph_neurons_delayed_priv_22_out(graph_neurons_delayed_state *state
     uint_fast16_t i;
     uint_fast32_t e;
     const int32_t decay = 59;
-    const uint8_t *const from_all_delay1 = state->all_delay1_line[state->all_delay1_line_at];
-    const uint8_t *const from_all_delay3 = state->all_delay3_line[state->all_delay3_line_at];
+    const uint8_t *const all_delay1_seen = state->all_delay1_line[state->all_delay1_line_at];
+    const uint8_t *const all_delay3_seen = state->all_delay3_line[state->all_delay3_line_at];
 
     { /* out fan_in: sums in [-12, 8], fxp-s5/0 */
         int8_t *const sums = state->scratch.out_sums.fan_in_4;
@@ -6085,7 +6085,7 @@ static void graph_neurons_delayed_priv_22_out(graph_neurons_delayed_state *state
             sums[i] = 0;
         }
         for (e = 0; e < 8; ++e) {
-            const int32_t x = from_all_delay1[e];
+            const int32_t x = all_delay1_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_neurons_delayed_priv_22_out_fan_in[e];
                 for (i = 0; i < 10; i += 2) {
@@ -6103,7 +6103,7 @@ static void graph_neurons_delayed_priv_22_out(graph_neurons_delayed_state *state
             sums[i] = 0;
         }
         for (e = 0; e < 8; ++e) {
-            const int32_t x = from_all_delay3[e];
+            const int32_t x = all_delay3_seen[e];
             if (x != 0) {
                 const uint8_t *const row = graph_neurons_delayed_priv_22_out_fan_in1[e];
                 for (i = 0; i < 10; i += 2) {
