@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 from quantal.export.base.errors import BadInput
+from quantal.export.base.typed import expected, fits
 from quantal.qat.config.parts.fields import kinds, known, replace, tag, tag_field
 from quantal.qat.config.parts.layers import Pool
 from quantal.qat.config.parts.network import Config
@@ -63,10 +64,13 @@ def _in(layer: Any, name: str, quantizer: str | None, bits: Bits) -> Any:
     elif quantizer is None:
         quantizer = own.quantizer if own.quantized else tag(first)
     kind = possible.get(quantizer, first)
-    if bits is not None and kind.number not in known(kind) and bits != getattr(kind, kind.number):
-        raise BadInput(f"layer {layer.name}: {name}: {quantizer} has {getattr(kind, kind.number)} bits, got {bits}")
-    table = msgspec.to_builtins(own) | ({} if bits is None else {kind.number: bits})
-    table = {field: value for field, value in table.items() if field in known(kind) and value is not None}
+    number, fields = kind.number, known(kind)
+    fitting = fits(fields[number].type, bits) if number in fields else bits == getattr(kind, number)
+    if bits is not None and not fitting:
+        takes = expected(fields[number].type) if number in fields else str(getattr(kind, number))
+        raise BadInput(f"layer {layer.name}: {name}: {quantizer} comes in {takes} bits, got {bits}")
+    table = msgspec.to_builtins(own) | ({} if bits is None else {number: bits})
+    table = {field: value for field, value in table.items() if field in fields and value is not None}
     problems = Problems()
     found = part(annotation, table | {tag_field(first): quantizer}, (name,), problems)
     problems.refuse(f"layer {layer.name}")

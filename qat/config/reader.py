@@ -39,8 +39,8 @@ def part(annotation: Any, value: Any, path: Path, problems: Problems) -> Any:
 def _table(possible: tuple[type[Part], ...], value: Any, path: Path, problems: Problems, short: bool = False) -> Any:
     """The struct of the kind that the table says it is. short: the table stands for a word or a number."""
     if not isinstance(value, Mapping):
-        named = f" or one of {', '.join(words(possible))}" if tag_field(possible[0]) else ""
-        problems.add(path, f"expected a table{named}, got {shown(value)}")
+        named = ", ".join(words(possible))
+        problems.add(path, f"expected a table{named and f' or one of {named}'}, got {shown(value)}")
         return BAD
     field, tags = tag_field(possible[0]), {tag(kind): kind for kind in possible}
     chosen = value.get(field, tag(possible[0])) if field else ""

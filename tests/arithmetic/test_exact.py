@@ -31,6 +31,7 @@ from quantal.qat.quantizers.states import STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import standardized
 from support.digest import digest_of_networks
 from support.graphs import GRAPHS, graph, made
+from support.layers import a_layer
 from support.neurons import KINDS
 from support.sources import SUPPORTED
 from support.torch_networks import random_input, random_network
@@ -153,7 +154,7 @@ OPTIONS: list[dict[str, Any]] = [
     *(dict(kind) for kind in KINDS.values()),
     *({"state_quantizer": name, "states": 8} for name in STATE_QUANTIZERS),
     {"spikes": 3, "state_range": 16.0}, {"norm": "batch"}, {"norm": "psp"}, {"weight_quantizer": "dq-power"},
-    {"states": 16}, {"recurrent": True}, {"recurrent": True, "recurrence": "diagonal"},
+    {"states": 16}, {"recurrent": True}, {"recurrent": "diagonal"},
 ]  # fmt: skip
 
 
@@ -164,8 +165,8 @@ def test_every_value_that_torch_computes_is_recorded_and_the_float_holds_it(
 ) -> None:
     proven = 0
     for seed, decay_bits, threshold in ((0, 6, 1.0), (1, 12, 200.0), (2, 12, 3.0), (3, 9, 50.0)):
-        layer = Layer("hidden", 6, **{"decay_bits": decay_bits, "threshold": threshold, "gain": 3.0} | options)
-        readout = Layer("readout", 3, neuron="li", decay_bits=decay_bits, state_range=16.0)
+        layer = a_layer("hidden", 6, **{"decay_bits": decay_bits, "threshold": threshold, "gain": 3.0} | options)
+        readout = a_layer("readout", 3, neuron="li", decay_bits=decay_bits, state_range=16.0)
         network = random_network(layer, readout, channels=5, maximum=maximum, seed=seed)
         try:
             dtype = exact_dtype(lower(network, "n"))
@@ -178,8 +179,8 @@ def test_every_value_that_torch_computes_is_recorded_and_the_float_holds_it(
 
 def test_a_table_of_states_that_decays_needs_float64_though_nothing_is_left_that_does() -> None:
     """12 inputs up to 4095 and a threshold of 200, with 8-bit aligned states: a level times its decay passes 2^24."""
-    layer = Layer("hidden", 8, state_quantizer="aligned", states=8, threshold=200.0, reset="none", gain=3.0)
-    network = random_network(layer, Layer("o", 3, neuron="li"), channels=12, maximum=4095, seed=0)
+    layer = a_layer("hidden", 8, state_quantizer="aligned", states=8, threshold=200.0, reset="none", gain=3.0)
+    network = random_network(layer, a_layer("o", 3, neuron="li"), channels=12, maximum=4095, seed=0)
     with torch.no_grad():
         network.stack[0].decay.fill_(63 / 64)
         network.stack[0].ranges.copy_(torch.tensor([4.0, 0.98, 4.0]))
@@ -218,8 +219,8 @@ def test_no_tensor_of_a_graphs_forward_is_larger_than_the_record_says(name: str)
 def test_folding_a_network_changes_no_value(seed: int) -> None:
     pick = np.random.default_rng(seed)
     options = OPTIONS[pick.integers(len(OPTIONS))]
-    layer = Layer("hidden", 5, **{"gain": 3.0} | options)
-    network = random_network(layer, Layer("o", 3, neuron="li"), channels=4, maximum=9, seed=int(seed % 1000))
+    layer = a_layer("hidden", 5, **{"gain": 3.0} | options)
+    network = random_network(layer, a_layer("o", 3, neuron="li"), channels=4, maximum=9, seed=int(seed % 1000))
     x = random_input(4, 12, 4, 9, int(seed % 1000))
     plain, folded = interpret.run(record(network, "n"), x), interpret.run(lower(network, "n").network, x)
     assert list(plain) == list(folded)
@@ -228,8 +229,8 @@ def test_folding_a_network_changes_no_value(seed: int) -> None:
 
 def test_the_record_is_what_the_proof_of_the_folded_network_holds_for() -> None:
     """Its own claims, of whole formats, are not needed; that they would be proven too shows that both mean the same."""
-    layer = Layer("hidden", 5, recurrent=True, gain=3.0)
-    network = random_network(layer, Layer("o", 3, neuron="li"), channels=4, maximum=9, seed=1)
+    layer = a_layer("hidden", 5, recurrent=True, gain=3.0)
+    network = random_network(layer, a_layer("o", 3, neuron="li"), channels=4, maximum=9, seed=1)
     recorded, lowered = find_invariants(record(network, "n")), lower(network, "n")
     claims = [[(s.name, s.lo, s.hi) for s in layer.states] for layer in lowered.network.layers]
     assert claims == [[(s.name, s.lo, s.hi) for s in layer.states] for layer in recorded.layers]
@@ -240,8 +241,8 @@ def test_the_record_is_what_the_proof_of_the_folded_network_holds_for() -> None:
 
 @pytest.fixture
 def network() -> SpikingNetwork:
-    layer = Layer("hidden", 64, gain=4.0, recurrent=True)
-    return random_network(layer, Layer("o", 3, neuron="li"), channels=64, maximum=4095, seed=3)
+    layer = a_layer("hidden", 64, gain=4.0, recurrent=True)
+    return random_network(layer, a_layer("o", 3, neuron="li"), channels=64, maximum=4095, seed=3)
 
 
 @pytest.fixture

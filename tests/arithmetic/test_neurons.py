@@ -12,6 +12,9 @@ from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.grids import ShiftGrid
 from quantal.qat.arithmetic.neurons import NEURONS, RESETTING, UNQUANTIZED, Params
 from quantal.qat.arithmetic.torch_ops import TorchOps
+from quantal.qat.config.parts.neurons import Neuron
+from quantal.qat.config.problems import Problems
+from quantal.qat.config.reader import part
 from scipy.signal import lfilter
 from support.layers import a_layer, replace
 from support.messages import one_line
@@ -161,9 +164,10 @@ def test_an_alpha_neuron_that_subtracts_is_refused() -> None:
     layers = a_layer("hidden", 3, neuron="alpha", decay=0.5), a_layer("readout", 3, neuron="li")
     for reset in ("zero", "none"):
         small_config(replace(layers[0], reset=reset), layers[1])
+    part(Neuron, {"kind": "alpha", "reset": "subtract"}, ("neuron",), problems := Problems())
     with pytest.raises(BadInput) as error:
-        small_config(*layers)
-    one_line(error, "layer[0]", "reset", "alpha", "'zero' or 'none'", "'subtract'")
+        problems.refuse("layer hidden")
+    one_line(error, "layer hidden", "neuron: reset", "zero", "none", "subtract")
 
 
 # ---- what they do not have

@@ -112,7 +112,7 @@ def nan(shape: tuple[int, ...]) -> np.ndarray:
     return np.full(shape, np.nan)
 
 
-MAQD = "[[layer]]\nweights.quantizer = 'maqd'"
+MAQD = "weights = 'maqd'"
 REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no such run": (lambda t: quantal.load_run("nowhere"), "nowhere: no such run folder"),
     "no such build": (lambda t: quantal.load_build("nowhere"), "nowhere: no such build folder"),
@@ -122,7 +122,7 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a folder that is taken": (lambda t: quantal.new_run("full", t["real"], t["data"]), "full: already exists"),
     "a method": (lambda t: quantal.quantize(t["full"], "x", t["coarse"], t["data"], "best"), "method: expected one of"),
     "gpfq": (
-        lambda t: quantal.quantize(t["full"], "x", t["coarse"].replace("[[layer]]", MAQD), t["data"], "gpfq"),
+        lambda t: quantal.quantize(t["full"], "x", t["coarse"].replace("weights = 4", MAQD), t["data"], "gpfq"),
         "method: gpfq chooses codes of lsq",
     ),
     "another network": (

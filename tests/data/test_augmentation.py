@@ -201,4 +201,4 @@ def test_a_field_out_of_range_is_refused() -> None:
     ):
         with pytest.raises(BadInput) as error:
             config_file.loads(text.replace(old, new), "net")
-        one_line(error, "net: augmentation", *words)
+        one_line(error, "net:", ": augmentation: ", *words)

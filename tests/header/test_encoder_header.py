@@ -14,7 +14,7 @@ from support.networks import write
 STRICT = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror", "-fsanitize=undefined")
 NETWORK = """
 task.name = "npz"
-encoder = {{ kind = "{kind}", steps = {steps}, seed = {seed}, delta = {delta} }}
+encoder = {{ kind = "{kind}", steps = {steps}{own} }}
 [[layer]]
 name = "readout"
 size = 3
@@ -69,7 +69,8 @@ def test_c_encodes_as_training_did(kind: str, maximum: int, tmp_path: Path) -> N
     x = rng.integers(0, maximum, shape, endpoint=True)
     x[0], x[1] = 0, maximum
     expected = encode(kind, x, steps=steps, maximum=maximum, seed=seed, delta=delta)
-    text = NETWORK.format(kind=kind, steps=steps, seed=seed, delta=delta)
+    own = {"latency": "", "rate": f", seed = {seed}", "delta": f", delta = {delta}"}[kind]
+    text = NETWORK.format(kind=kind, steps=steps, own=own)
     network = SpikingNetwork(config_file.loads(text, "test"), channels, maximum)
     write(network, tmp_path / "build", "net", expected[:2])
     (tmp_path / "main.c").write_text(STATEFUL if kind == "delta" else STATELESS)

@@ -25,7 +25,7 @@ ALPHA = 'neuron.kind = "alpha"\nneuron.decay = 0.5\n'
         (NETWORK, "", "task: missing table"),
         (NETWORK, "layer = []", "layer: at least one"),
         (NETWORK, "[layer]\nsize = 3", "layer: at least one"),
-        (NETWORK, "layer = [3]", "layer[0]: table 3"),
+        (NETWORK, "layer = [3]", "layer[0]: table, 3"),
         (NETWORK, 'layer = [3]\n[task]\nname = "digits"', "layer[0]: table"),
         ('name = "digits"', "", "task: name: missing"),
         ('name = "digits"', "name = 3", "task: name: 3"),

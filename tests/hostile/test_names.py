@@ -138,7 +138,7 @@ def test_a_configuration_that_is_taken_can_be_exported(a: str, b: str, c: str, n
         config = configured(a, b, c)
         names.check_network(name, "--name")
     except BadInput as error:
-        check_refusal(str(error), r"(net\.toml: layer\[\d\]|--name): ")
+        check_refusal(str(error), r"(net\.toml:\d+: layer\[\d\]|--name): ")
         return
     network = lowered(config, name)
     assert network_file.loads(network_file.dumps(prove(network)), "network.json").network.name == name

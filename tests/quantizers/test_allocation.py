@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 from quantal.export.base.errors import BadInput
 from quantal.export.base.toolchain import compile_host
 from quantal.export.ir import interpret
 from quantal.export.ir.network import Network
+from quantal.qat.config.parts.layers import Conv, Pool
 from quantal.qat.config.parts.network import Config, Direct, Task
 from quantal.qat.config.parts.training import Bptt
+from quantal.qat.config.parts.weights import DqPower, Lsq
 from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.network.trace import hard_trace
@@ -23,7 +26,7 @@ from quantal.qat.training.run import Run, load_data
 from quantal.qat.training.start import new_run
 from rich.progress import Progress
 from support.graphs import graph
-from support.layers import a_layer, replace
+from support.layers import a_layer
 from support.messages import one_line
 from support.programs import header_of
 from support.torch_networks import random_input, random_network, small_config
@@ -34,7 +37,7 @@ LAYERS = (
     a_layer("readout", 3, neuron="li", weights="learned"),
 )
 NARROWEST = 6 * 3 + 12 * 3 + 12 * 3 + 9 * 1  # rows of whole bytes at 2 bits: input, recurrent, second, readout
-
+KERNELS: dict[str, Any] = {"kernel": (2, 2), "stride": (1, 1), "padding": (0, 0)}
 
 # beside the chain: convolutions in groups and by channels that fill no byte, delays, diagonals, added currents
 GRAPHS = ("planes", "line", "delays", "residual", "neurons_diagonal", "neurons_line")
@@ -55,8 +58,8 @@ def learning(name: str) -> SpikingNetwork:
     """A graph whose layers learn their bits, but for those with other quantizers or a norm."""
     config = graph(name)
     layers = tuple(
-        replace(layer, weights="learned")
-        if layer.weight_quantizer == "lsq" and layer.connection != "pool" and layer.norm == "none"
+        replace(layer, weights=replace(layer.weights, bits="learned"))
+        if not isinstance(layer, Pool) and isinstance(layer.weights, Lsq) and layer.norm == "none"
         else layer
         for layer in config.layers
     )
@@ -122,25 +125,24 @@ def test_what_weights_take_is_what_the_compiled_header_has(name: str, width: int
 @pytest.mark.parametrize("channels", [1, 9])
 def test_levels_that_codes_stand_for_are_counted_too(options: dict[str, Any], channels: int, tmp_path: Path) -> None:
     """At most: few levels are made by shifts and adds where an event is more than a spike, and signs by a sum."""
-    kernels = {"connection": "conv", "shape": (1, 4, 4), "kernel": (2, 2), "stride": (1, 1), "padding": (0, 0)}
+    hidden = a_layer("hidden", channels, recurrent=True, delays=(0, 1), **options)
     layers = (
-        a_layer("image", channels * 9, channels=channels, **kernels, **options),
-        a_layer("hidden", channels, recurrent=True, delays=(0, 1), **options),
+        Conv(name="image", channels=channels, shape=(1, 4, 4), weights=hidden.weights, **KERNELS),
+        hidden,
         a_layer("readout", 3, neuron="li", weights="learned"),
     )
     network = stretched(SpikingNetwork(small_config(*layers, budget=10_000), channels=16, maximum=1))
     taken = compiled_bytes(lower(network, "net").network, tmp_path)
-    products = 4 if layers[0].weight_quantizer == "dq-power" or layers[0].weights == 1 else 0
-    levels = {"dq-power": 16}.get(layers[0].weight_quantizer, 2)
+    powers = isinstance(hidden.weights, DqPower)
+    products, levels = 4 if powers or hidden.weights.bits == 1 else 0, 16 if powers else 2
     assert taken <= weight_bytes(network) <= taken + products * levels
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("budget", range(140, 900, 190))
 def test_convolutions_fit_their_budget(groups: int, budget: int, tmp_path: Path) -> None:
-    kernels = {"connection": "conv", "shape": (2, 4, 4), "kernel": (2, 2), "stride": (1, 1), "padding": (0, 0)}
     layers = (
-        a_layer("image", 10 * 9, channels=10, groups=groups, weights="learned", **kernels),
+        Conv(name="image", channels=10, shape=(2, 4, 4), groups=groups, weights=Lsq(bits="learned"), **KERNELS),
         a_layer("readout", 1, neuron="li", weights="learned"),
     )
     network = SpikingNetwork(small_config(*layers, budget=budget), channels=32, maximum=3)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.neurons import RESETTING
+from quantal.qat.config.precision import with_precision
 from quantal.qat.data.registry import load
 from quantal.qat.lower import lower
 from quantal.qat.network.layer import SpikingLayer
@@ -100,11 +101,17 @@ def fires_and_resets(layer: SpikingLayer) -> bool:
 
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize(
-    ("quantizer", "bits"), [(name, b) for name in STATE_QUANTIZERS for b in (*range(1, 9), 12, 16)]
+    ("quantizer", "bits"),
+    [
+        (name, b)
+        for name, table in STATE_QUANTIZERS.items()
+        for b in ((*range(2, 9), 12, 16) if table is None else range(1, 9))
+    ],
 )
 def test_states_that_are_taken_fire_and_are_reset(quantizer: str, bits: int, recurrent: bool) -> None:
     taken = 0
-    for (reset, timing), spikes, wide in itertools.product(RESETTING, (1, 2, 15), (1.0, 8.0, 300.0)):
+    ranges = (1.0, 8.0, 300.0) if quantizer == "uniform" else (2.0,)  # the others have one of their own
+    for (reset, timing), spikes, wide in itertools.product(RESETTING, (1, 2, 15), ranges):
         options = {"states": bits, "state_quantizer": quantizer, "reset": reset, "timing": timing, "spikes": spikes}
         try:
             layer = tiny(recurrent=recurrent, state_range=wide, **options).stack[0]
@@ -114,8 +121,18 @@ def test_states_that_are_taken_fire_and_are_reset(quantizer: str, bits: int, rec
         taken += 1
         if (quantizer, bits) not in (("squat", 1), ("squat-threshold", 1)):  # as published, a reset is not enough
             assert reset == "none" or fires_and_resets(layer), (options, wide)
-    table = STATE_QUANTIZERS[quantizer] is not None
-    assert taken or (bits > 8 if table else bits == 1)
+    assert taken
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "bits"),
+    [(name, b) for name, table in STATE_QUANTIZERS.items() for b in ((1,) if table is None else (12, 16))],
+)
+def test_states_in_bits_that_their_quantizer_does_not_have_are_refused(quantizer: str, bits: int) -> None:
+    config = small_config(a_layer("hidden", 4), a_layer("readout", 3, neuron="li"))
+    with pytest.raises(BadInput) as error:
+        with_precision(config, states=bits, state_quantizer=quantizer)
+    one_line(error, "layer hidden: states: membrane", f"got {bits}")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +161,7 @@ def test_states_without_room_for_a_threshold_are_refused(
 def test_levels_two_thresholds_apart_are_refused_where_a_reset_is_at_once(states: int, state_range: float) -> None:
     with pytest.raises(BadInput) as error:
         tiny(states=states, state_range=state_range, timing="immediate")
-    one_line(error, "layer[0]: state_range", f"{states} bits", "rounded away")
+    one_line(error, "layer[0]: states: range", f"{states} bits", "rounded away")
     tiny(states=states, state_range=state_range, timing="immediate", reset="zero")
     tiny(states=states, state_range=state_range)  # with the current it is rounded, and counts
     assert fires_and_resets(tiny(states=states, state_range=0.99 * 2**states, timing="immediate").stack[0])
