@@ -182,4 +182,4 @@ def test_delays_longer_than_a_sample_are_refused(delays: str, fine: bool) -> Non
         return
     with pytest.raises(BadInput) as error:
         config_file.loads(text, "net")
-    one_line(error, "net: layer[0]: delays: expected fewer than the 5 steps", delays[-3:-1].strip(" ,"))
+    one_line(error, "net", "layer[0]: delays: expected fewer than the 5 steps", delays[-3:-1].strip(" ,"))
