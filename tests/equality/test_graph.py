@@ -245,7 +245,7 @@ POOL = '[[layer]]\nname = "a"\nconnection = "pool"\nkernel = [2]\n'
         ('[[layer]]\nname = "a"\nsize = 4\ninputs = "input"\n' + OUT, ("layer[0]: inputs", "list of strings")),
         ('[[layer]]\nname = "a"\nsize = 4\ndelays = [3, 1]\n' + OUT, ("layer[0]: delays", "ascending")),
         ('[[layer]]\nname = "a"\nsize = 4\ndelays = [5000]\n' + OUT, ("layer[0]: delays", "4096")),
-        ('[[layer]]\nname = "a"\nsize = 4\ndelays = [0.5]\n' + OUT, ("layer[0]: delays", "list of integers")),
+        ('[[layer]]\nname = "a"\nsize = 4\ndelays = [0.5]\n' + OUT, ("layer[0]: delays[0]", "integer in [0, 4096]")),
         ('[[layer]]\nname = "a"\nsize = 4\n' + OUT + 'inputs = ["input"]\n', ("layer[0]: name", "no layer sees 'a'")),
         ('[[layer]]\nname = "a"\nsize = 4\nkernel = [3]\n' + OUT, ("layer[0]: kernel", "not a field of dense")),
         ('[[layer]]\nname = "a"\nsize = 4\nrecurrent = "full"\n' + OUT, ("layer[0]: recurrent", "diagonal")),
@@ -330,7 +330,7 @@ def test_a_graph_trains_and_takes_over_a_run(tmp_path: Path) -> None:
 
 def test_gpfq_fits_kernels(tmp_path: Path) -> None:
     settings = graph("residual", lambda text: text.replace('norm = "psp"', ""))
-    source, x = with_precision(made(settings, weights="float", states="float"))
+    source, x = made(with_precision(settings, weights="float", states="float"))
     network = SpikingNetwork(settings, INPUTS, MOST)
     warm_start(network, source, torch.as_tensor(x, dtype=torch.float32), "gpfq", final=True)
     pairs = zip(network.stack, source.stack, strict=True)

@@ -74,7 +74,7 @@ def unfolded(layer: SpikingLayer, x: np.ndarray) -> np.ndarray:
     fan_in_shift, recurrent_shift, state_shift = layer.shifts.tolist()
     scale, limit = real(layer.unit) * 2.0**fan_in_shift, 2 ** (int(config.weights.bits) - 1) - 1
     matrices = [real(matrix) for matrix in layer.matrices]
-    if config.standardize or config.weight_quantizer == "maqd":
+    if config.weights.standardize or config.weights.quantizer == "maqd":
         matrices = [standardized(matrix) for matrix in matrices]
     columns = np.ones(x.shape[2])
     if layer.psp is not None:
@@ -95,7 +95,7 @@ def unfolded(layer: SpikingLayer, x: np.ndarray) -> np.ndarray:
     beta = beta + gain * mean / deviation  # the layer's own: what is left of the rest of the norm is in the integers'
     decay, grid = real(layer.decay), unit * 2.0**state_shift  # type: ignore[arg-type]
     decay = rounded(decay * 2.0**config.neuron.decay_bits) / 2.0**config.neuron.decay_bits
-    half = 2 ** (int(config.states) - 1)
+    half = 2 ** (config.states.membrane - 1)
 
     u = s = np.zeros((len(x), config.size))
     spikes = []
