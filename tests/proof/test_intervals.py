@@ -6,8 +6,9 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
+from quantal.export.base.errors import BadInput
 from quantal.export.base.fixed import Ints
 from quantal.export.ir import interpret
 from quantal.export.ir.check import check
@@ -151,7 +152,10 @@ def test_every_value_at_every_step_lies_in_its_proven_interval(r: Random, layers
     before = random_network(r, layers, top)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(intervals, "_PATIENCE", rounds)  # few rounds: states that do not settle are covered too
-        network = find_invariants(before)
+        try:
+            network = find_invariants(before)
+        except BadInput:
+            reject()  # now and then a drawn shift leaves 32 bits, and is refused
         assert dumps(prove(find_invariants(network))) == dumps(prove(network))
     proven = prove(network)
     rng, steps = np.random.default_rng(r.randint(0, 2**32)), 30

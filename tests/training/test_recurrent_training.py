@@ -9,8 +9,9 @@ import torch
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.surrogates import SURROGATES, Surrogate
 from quantal.qat.arithmetic.torch_ops import TorchOps
-from quantal.qat.config.parts.layers import Layer
+from quantal.qat.config.parts.layers import Dense, Layer
 from quantal.qat.config.parts.network import Config, Direct, Task
+from quantal.qat.config.parts.neurons import Lif
 from quantal.qat.config.parts.training import Bptt
 from quantal.qat.config.rules import refuse as check
 from quantal.qat.data.common import Dataset, Split
@@ -162,7 +163,10 @@ def test_a_spread_beyond_what_a_decay_can_be_stays_a_decay() -> None:
     ("layer", "words"),
     [
         (replace(HIDDEN, decay_per="layer", adaptation_spread=2.0), ["layer[0]: neuron: adaptation: spread", "neuron"]),
-        (a_layer("hidden", 4, decay=1.0, decay_per="neuron"), ["layer[0]: neuron: decay_per", "no effect"]),
+        (
+            Dense(name="hidden", size=4, neuron=Lif(decay=1.0, decay_per="neuron")),
+            ["layer[0]: neuron: decay_per", "no effect"],
+        ),
     ],
 )
 def test_what_has_no_effect_is_refused(layer: Layer, words: list[str]) -> None:
