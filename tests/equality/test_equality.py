@@ -43,7 +43,7 @@ def test_lif_in_torch_is_lif_in_integers(reset: str, timing: str, recurrent: boo
         network = random_network(layer, a_layer("readout", 3, neuron="li"), channels=4, maximum=1, seed=seed)
         x = random_input(6, STEPS, 4, 1, seed)
         lowered = assert_equal(network, x)
-        trace = interpret.run(lowered.network, x)
+        trace = interpret.run(lowered, x)
         spikes += len(np.unique(trace["hidden.spike"])) - 1
         assert "recurrent" in lowered.layers[0].weights or not recurrent
     assert spikes, "nothing fired, nothing was tested"
@@ -119,7 +119,7 @@ def test_every_state_precision_is_equal_and_kept_to(quantizer: str, states: int,
         network = random_network(layer, readout, channels=4, maximum=4, seed=states + 100 * seed)
         x = random_input(6, STEPS, 4, 4, states)
         lowered = assert_equal(network, x)
-        trace = interpret.run(lowered.network, x)
+        trace = interpret.run(lowered, x)
         moved |= {name for name, values in trace.items() if np.ptp(values)}
         least = 0 if tabled else -(2 ** (states - 1))
         for name in ("hidden.u", "readout.u"):
@@ -214,7 +214,7 @@ def test_a_pure_shift_leak_of_a_wide_membrane_is_exact_in_torch_too(a: int) -> N
     x = random_input(8, 300, 6, 16, 9)
     lowered = assert_equal(network, x)
     assert not any(isinstance(op, Mul) for op in lowered.layers[0].ops)
-    assert np.abs(interpret.run(lowered.network, x)["readout.u"]).max() > 2**14
+    assert np.abs(interpret.run(lowered, x)["readout.u"]).max() > 2**14
 
 
 HIDDEN = st.integers(0, 2).flatmap(

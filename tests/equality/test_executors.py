@@ -179,21 +179,22 @@ def test_the_cases_cover_every_neuron_option_precision_and_op() -> None:
     layers = [
         layer for network, _ in networks if isinstance(network, SpikingNetwork) for layer in network.config.layers
     ]
-    fired = {(row.neuron, row.reset, row.timing, row.recurrent) for row in layers if row.neuron != "li"}
+    neurons = [layer.neuron for layer in layers]
+    fired = {(n.kind, n.reset, n.timing, layer.recurrent) for n, layer in zip(neurons, layers, strict=True)}
     for reset, timing in RESETTING:
         assert {
             ("lif", reset, timing, False),
             ("lif", reset, timing, True),
             ("count", reset, timing, False),
         } <= fired
-    assert {row.neuron for row in layers} == set(NEURONS)
-    for field, plain in (("synapse", "none"), ("adaptation", 0.0), ("refractory", 0)):
-        assert {"lif", "count"} <= {row.neuron for row in layers if getattr(row, field) != plain}, field
-    assert {"lif", "li", "count"} <= {row.neuron for row in layers if row.decay == 1}
-    assert "li" in {row.neuron for row in layers if row.synapse == "exponential"}
-    assert {row.pool for row in layers if row.neuron == "li"} == {"last", "max"}
-    assert {row.weights for row in layers} == set(INTEGER_WEIGHTS)
-    assert {row.states for row in layers} == set(INTEGER_STATES)
+    assert {neuron.kind for neuron in neurons} == set(NEURONS)
+    for field in ("synapse", "adaptation", "refractory"):
+        assert {"lif", "count"} <= {neuron.kind for neuron in neurons if getattr(neuron, field)}, field
+    assert {"lif", "li", "count"} <= {neuron.kind for neuron in neurons if "decay" not in neuron.decays}
+    assert "li" in {neuron.kind for neuron in neurons if neuron.synapse is not None}
+    assert {neuron.pool for neuron in neurons if neuron.kind == "li"} == {"last", "max"}
+    assert {layer.weights.bits for layer in layers} == set(INTEGER_WEIGHTS)
+    assert {layer.states.membrane for layer in layers} == set(INTEGER_STATES)
     windows = {"CONV", "SUMPOOL"}
     for case in PROGRAMS:
         network, x = made(case)

@@ -128,19 +128,14 @@ def kinds(layer: Layer) -> set[str]:
     found |= {"delayed"} if layer.delays != (0,) else set()
     if layer.connection == "conv":
         return found | {"line" if layer.shape[1] == 1 else "planes"}
-    fed_back = {"full": "recurrent", "diagonal": "diagonal"}[layer.recurrence]
-    return found | {fed_back if layer.recurrent else "dense"}
+    return found | {{False: "dense", True: "recurrent", "diagonal": "diagonal"}[layer.recurrent]}
 
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_every_neuron_reset_and_timing_is_in_a_case_in_every_kind_of_layer(kind: str) -> None:
     configs = [Run.open(GOLDEN / case / "run").config for case in regenerate.cases()]
-    found = {
-        (x.neuron.kind, x.neuron.reset, x.neuron.timing)
-        for config in configs
-        for x in config.layers
-        if kind in kinds(x)
-    }
+    neurons = [layer.neuron for config in configs for layer in config.weighted if kind in kinds(layer)]
+    found = {(neuron.kind, neuron.reset, neuron.timing) for neuron in neurons}
     wanted = {("lif", *pair) for pair in RESETTING} | {("alpha", reset, "delayed") for reset in ("none", "zero")}
     memoryless = set() if kind in ("recurrent", "diagonal") else {("step", "none", "delayed")}
     assert wanted | memoryless <= found
@@ -149,6 +144,6 @@ def test_every_neuron_reset_and_timing_is_in_a_case_in_every_kind_of_layer(kind:
 @pytest.mark.parametrize("kind", ["dense", "planes", "delayed"])
 def test_every_reset_and_timing_of_a_count_is_in_a_case_in_every_kind_of_readout(kind: str) -> None:
     readouts = [Run.open(GOLDEN / case / "run").config.layers[-1] for case in regenerate.cases()]
-    counts = [readout for readout in readouts if readout.neuron == "count"]
+    counts = [readout for readout in readouts if readout.neuron.kind == "count"]
     convolution = {"line", "planes"} if kind == "planes" else {kind}
-    assert set(RESETTING) == {(one.reset, one.timing) for one in counts if convolution & kinds(one)}
+    assert set(RESETTING) == {(one.neuron.reset, one.neuron.timing) for one in counts if convolution & kinds(one)}

@@ -242,14 +242,14 @@ POOL = '[[layer]]\nname = "a"\nconnection = "pool"\nkernel = [2]\n'
     [
         ('[[layer]]\nname = "a"\nsize = 4\ninputs = ["b"]\n' + OUT, ("layer[0]: inputs", "'b'")),
         ('[[layer]]\nname = "a"\nsize = 4\ninputs = ["input", "input"]\n' + OUT, ("layer[0]: inputs", "twice")),
-        ('[[layer]]\nname = "a"\nsize = 4\ninputs = "input"\n' + OUT, ("layer[0]: inputs", "list of names")),
+        ('[[layer]]\nname = "a"\nsize = 4\ninputs = "input"\n' + OUT, ("layer[0]: inputs", "list of strings")),
         ('[[layer]]\nname = "a"\nsize = 4\ndelays = [3, 1]\n' + OUT, ("layer[0]: delays", "ascending")),
         ('[[layer]]\nname = "a"\nsize = 4\ndelays = [5000]\n' + OUT, ("layer[0]: delays", "4096")),
-        ('[[layer]]\nname = "a"\nsize = 4\ndelays = [0.5]\n' + OUT, ("layer[0]: delays", "list of integers")),
+        ('[[layer]]\nname = "a"\nsize = 4\ndelays = [0.5]\n' + OUT, ("layer[0]: delays[0]", "integer in [0, 4096]")),
         ('[[layer]]\nname = "a"\nsize = 4\n' + OUT + 'inputs = ["input"]\n', ("layer[0]: name", "no layer sees 'a'")),
-        ('[[layer]]\nname = "a"\nsize = 4\nkernel = [3]\n' + OUT, ("layer[0]: kernel", "no effect on a dense")),
-        ('[[layer]]\nname = "a"\nsize = 4\n' + OUT, ("layer[0]: recurrence", "no effect")),
-        ('[[layer]]\nname = "a"\nsize = 4\n' + OUT, ("layer[0]: neuron", "pool")),
+        ('[[layer]]\nname = "a"\nsize = 4\nkernel = [3]\n' + OUT, ("layer[0]: kernel", "not a field of dense")),
+        ('[[layer]]\nname = "a"\nsize = 4\nrecurrent = "full"\n' + OUT, ("layer[0]: recurrent", "diagonal")),
+        (POOL + 'neuron = "lif"\n' + OUT, ("layer[0]: neuron", "not a field of pool")),
         ('[[layer]]\nname = "a"\n' + OUT, ("layer[0]: size", "missing")),
         (WINDOWED + 'kernel = [3]\n' + OUT, ("layer[0]: shape", "missing")),
         (
@@ -258,20 +258,20 @@ POOL = '[[layer]]\nname = "a"\nconnection = "pool"\nkernel = [2]\n'
         ),
         (
             WINDOWED.replace("2", "3") + 'kernel = [2]\ngroups = 2\nshape = [2, 8, 4]\n' + OUT,
-            ("layer[0]: channels", "2 groups"),
+            ("layer[0]: groups", "2 do not divide 2 channels into 3"),
         ),
         (
             WINDOWED + 'kernel = [3]\nshape = [1, 8, 8]\nsize = 5\n' + OUT,
-            ("layer[0]: size", "is 72"),
+            ("layer[0]: size", "not a field of conv"),
         ),
         (
             WINDOWED + 'kernel = [3]\nshape = [1, 8, 8]\nrecurrent = true\n'
             + OUT,
-            ("layer[0]: recurrent", "only dense"),
+            ("layer[0]: recurrent", "not a field of conv, only of dense"),
         ),
         (
             POOL + 'shape = [1, 8, 8]\nneuron.decay = 0.5\n' + OUT,
-            ("layer[0]: decay", "no effect on a pool"),
+            ("layer[0]: neuron", "not a field of pool"),
         ),
         ('[[layer]]\nname = "a"\nsize = 4\nadd = "b"\n' + OUT, ("layer[0]: add", "'b'")),
         (
@@ -330,7 +330,7 @@ def test_a_graph_trains_and_takes_over_a_run(tmp_path: Path) -> None:
 
 def test_gpfq_fits_kernels(tmp_path: Path) -> None:
     settings = graph("residual", lambda text: text.replace('norm = "psp"', ""))
-    source, x = with_precision(made(settings, weights="float", states="float"))
+    source, x = made(with_precision(settings, weights="float", states="float"))
     network = SpikingNetwork(settings, INPUTS, MOST)
     warm_start(network, source, torch.as_tensor(x, dtype=torch.float32), "gpfq", final=True)
     pairs = zip(network.stack, source.stack, strict=True)

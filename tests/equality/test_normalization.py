@@ -37,6 +37,11 @@ FOLDS: dict[str, dict[str, Any]] = {
     "standardized-psp": {"standardize": True, "norm": "psp"},
     "maqd-batch": {"weight_quantizer": "maqd", "norm": "batch"},
 }
+IN_FILE = {
+    "standardize": "weights.standardize",
+    "weight_quantizer": "weights.quantizer",
+    "threshold": "neuron.threshold",
+}
 NUDGE = 2.0**-20  # on a lattice of 2^-12 or coarser, the side to which a half falls, whatever a real number lost
 
 
@@ -67,9 +72,9 @@ def unfolded(layer: SpikingLayer, x: np.ndarray) -> np.ndarray:
     """
     config, integers = layer.config, layer.integers()
     fan_in_shift, recurrent_shift, state_shift = layer.shifts.tolist()
-    scale, limit = real(layer.unit) * 2.0**fan_in_shift, 2 ** (int(config.weights) - 1) - 1
+    scale, limit = real(layer.unit) * 2.0**fan_in_shift, 2 ** (int(config.weights.bits) - 1) - 1
     matrices = [real(matrix) for matrix in layer.matrices]
-    if config.standardize or config.weight_quantizer == "maqd":
+    if config.weights.standardize or config.weights.quantizer == "maqd":
         matrices = [standardized(matrix) for matrix in matrices]
     columns = np.ones(x.shape[2])
     if layer.psp is not None:
@@ -266,7 +271,7 @@ def verified(text: str, *executors: str) -> list[float]:
 
 @pytest.mark.parametrize("fold", FOLDS)
 def test_what_a_norm_has_learned_is_what_runs(fold: str) -> None:
-    options = "\n".join(f"{name} = {json.dumps(value)}" for name, value in FOLDS[fold].items())
+    options = "\n".join(f"{IN_FILE.get(name, name)} = {json.dumps(value)}" for name, value in FOLDS[fold].items())
     text = NETWORK.replace("size = 12", f"size = 24\n{options}").replace("[encoder]", '[encoder]\nkind = "rate"')
     verified(text.replace("[training]\nepochs = 1", "[training]\nepochs = 1\nrate = 0.01"), "interpreter", "simulator")
     kept = moments(Run.open(Path("run")).network)
@@ -301,7 +306,7 @@ def test_a_moment_below_0_is_refused(tmp_path: Path) -> None:
 )
 def test_a_norm_is_taken_over_from_full_precision(fold: str, calibration: str) -> None:
     """The moments as they are, and with them what each neuron sends (see the next test)."""
-    options = "\n".join(f"{name} = {json.dumps(value)}" for name, value in FOLDS[fold].items())
+    options = "\n".join(f"{IN_FILE.get(name, name)} = {json.dumps(value)}" for name, value in FOLDS[fold].items())
     Path("net.toml").write_text(
         NETWORK.replace("size = 12", f"size = 24\nneuron.decay_bits = 12\n{options}") + "rate = 0.01"
     )

@@ -108,11 +108,17 @@ def half_up(x: int, shift: int) -> int:
     return (2 * x + 2**shift) // 2 ** (shift + 1)
 
 
+def kept(level: int, shift: int, bits: int) -> int:
+    """The code of a level on an even grid of so many bits."""
+    return min(max(half_up(level, shift), -(2 ** (bits - 1))), 2 ** (bits - 1) - 1)
+
+
 def plain_steps(network: SpikingNetwork, x: list[list[int]]) -> list[dict[str, list[int]]]:
     """The first layer's states and spikes after each step on one sample, from the equations of a neuron alone."""
     layer = network.stack[0]
     config, integers, p = layer.config, layer.integers(), layer.integers().params
     size, alpha = config.size, config.neuron.kind == "alpha"
+    adapts = config.neuron.adaptation is not None
     fan_in_shift, recurrent_shift, state_shift = layer.shifts.tolist()
 
     def ints(values: Tensor | None) -> list[Any]:
@@ -128,18 +134,17 @@ def plain_steps(network: SpikingNetwork, x: list[list[int]]) -> list[dict[str, l
     decays = {name: each(getattr(p, name)) for name in ("decay", "synapse_decay", "adaptation_decay")}
     if config.neuron.decay == 1:  # a membrane that does not leak
         decays["decay"] = [2**p.decay_bits] * size
-    lo, hi = -(2 ** (config.states.membrane - 1)), 2 ** (config.states.membrane - 1) - 1  # type: ignore[operator]
     table = p.grid if isinstance(p.grid, TableGrid) else None
     borders, levels = (ints(table.borders), ints(table.levels)) if table else ([], [])
 
     def encode(level: int) -> int:
-        return sum(b <= level for b in borders) if table else min(max(half_up(level, state_shift), lo), hi)
+        return sum(b <= level for b in borders) if table else kept(level, state_shift, config.states.width("membrane"))
 
     def decode(code: int) -> int:
         return int(levels[code]) if table else code * 2**state_shift
 
-    def trace(level: int) -> int:
-        return min(max(half_up(level, p.trace.shift), lo), hi)
+    def current_code(level: int) -> int:
+        return kept(level, p.current_grid.shift, config.states.width("current"))
 
     def leaked(level: int, decay: str, j: int) -> int:
         return half_up(level * decays[decay][j], p.decay_bits)
@@ -157,17 +162,18 @@ def plain_steps(network: SpikingNetwork, x: list[list[int]]) -> list[dict[str, l
         new, before = dict(old), decode(old["u"])
         if alpha:
             for name, decay, more in (("e", "synapse_decay", current), ("h", "decay", -current)):
-                level = leaked(old[name] << p.trace.shift, decay, j) + more
-                new[name] = trace(reset(level, 0, old["spike"]))
-            return new | {"spike": int((new["e"] + new["h"]) << p.trace.shift > theta[j])}
-        if config.synapse == "exponential":
-            new["i"] = trace(leaked(old["i"] << p.trace.shift, "synapse_decay", j) + current)
-            current = new["i"] << p.trace.shift
-        raised = leaked(old["a"] << p.trace.shift, "adaptation_decay", j) + old["spike"] * adaptation[j]
-        new["a"] = trace(raised) if config.adaptation else 0
-        passed, threshold = (theta[j] + (code << p.trace.shift) for code in (old["a"], new["a"]))
+                level = leaked(old[name] << p.current_grid.shift, decay, j) + more
+                new[name] = current_code(reset(level, 0, old["spike"]))
+            return new | {"spike": int((new["e"] + new["h"]) << p.current_grid.shift > theta[j])}
+        if config.neuron.synapse is not None:
+            new["i"] = current_code(leaked(old["i"] << p.current_grid.shift, "synapse_decay", j) + current)
+            current = new["i"] << p.current_grid.shift
+        shift, bits = p.adaptation_grid.shift, config.states.width("adaptation")
+        raised = leaked(old["a"] << shift, "adaptation_decay", j) + old["spike"] * adaptation[j]
+        new["a"] = kept(raised, shift, bits) if adapts else 0
+        passed, threshold = (theta[j] + (code << shift) for code in (old["a"], new["a"]))
         new["rest"] = config.neuron.refractory if old["spike"] else max(old["rest"] - 1, 0)
-        sent = old["spike"] if config.adaptation or config.neuron.refractory else fired(before, passed)
+        sent = old["spike"] if adapts or config.neuron.refractory else fired(before, passed)
         if p.reset == "zero-before":
             before = reset(before, passed, sent)
         level = leaked(before, "decay", j) + current

@@ -7,7 +7,7 @@ import msgspec
 from quantal.qat.config.parts.fields import Part, kinds, known, tag
 from quantal.qat.config.parts.layers import Conv, Dense, Reservoir
 from quantal.qat.config.parts.neurons import Adaptation, Neuron, Synapse
-from quantal.qat.config.parts.states import States
+from quantal.qat.config.parts.states import States, Uniform
 from quantal.qat.config.parts.weights import Weights
 from quantal.qat.config.rules import spans
 
@@ -24,31 +24,31 @@ _PARTS: dict[str, tuple[Any, str, dict[str, str]]] = {
 }  # fmt: skip
 
 
-def a_layer(name: str, size: int = 0, **flat: Any) -> Any:
-    """A dense layer, a convolution or a reservoir, with these fields; what its parts do not have is left out."""
-    kind = Reservoir if flat.get("reservoir") else Conv if "kernel" in flat else Dense
-    own = {field: flat[field] for field in known(kind) if field in flat and field not in _PARTS}
-    flat = _with_traces(flat)
-    parts = {part: _part(part, flat) for part in _PARTS}
-    if parts["neuron"].stateless:
-        del parts["states"]
-    if kind is not Conv:
-        own["size"] = size
-    layer = kind(**own | {"name": name} | parts)
-    return layer if spans(layer) else msgspec.structs.replace(layer, states=_without_range(layer.states))
-
-
-def _without_range(states: Any) -> Any:
-    return msgspec.structs.replace(states, range=2.0)
+def a_layer(name: str, size: int, **flat: Any) -> Any:
+    """A dense layer, or a reservoir, with these fields; what has no effect on it is left out."""
+    return _of(Reservoir if flat.get("reservoir") else Dense, {**flat, "name": name, "size": size})
 
 
 def replace(value: Any, **changes: Any) -> Any:
-    """The dataclass or the part with other fields; of a layer's they are named as in `a_layer`."""
-    if isinstance(value, Dense | Conv | Reservoir):
-        return a_layer(**{**fields_of(value), **changes})
-    return (
-        msgspec.structs.replace(value, **changes) if isinstance(value, Part) else dataclasses.replace(value, **changes)
-    )
+    """The dataclass or the part with other fields; those of a layer are named as in `a_layer`."""
+    if isinstance(value, Dense | Reservoir | Conv):
+        return _of(type(value), fields_of(value) | changes)
+    other = msgspec.structs.replace if isinstance(value, Part) else dataclasses.replace
+    return other(value, **changes)
+
+
+def _of(kind: type[Part], flat: dict[str, Any]) -> Any:
+    own = {field: flat[field] for field in known(kind) if field in flat and field not in _PARTS}
+    flat = _with_traces(flat)
+    layer = kind(**own, **{part: _part(part, flat) for part in _PARTS})
+    neuron, states = layer.neuron, layer.states
+    if not neuron.stateless and not neuron.decays:
+        neuron = msgspec.structs.replace(neuron, decay_per="layer")
+    if neuron.stateless:
+        states = Uniform()
+    elif not spans(layer):
+        states = msgspec.structs.replace(states, range=2.0)
+    return msgspec.structs.replace(layer, neuron=neuron, states=states)
 
 
 def fields_of(layer: Any) -> dict[str, Any]:
