@@ -172,7 +172,7 @@ STATE_QUANTIZERS: dict[str, Callable[[int], StateQuantizer] | None] = {
     "dq": differentiable,
 }
 """By name: the table of a number of bits. Without one, levels are evenly spaced by a power of two of accumulator units:
-uniform, by what spans state_range thresholds at first; shared, by the scale of the weights (MINT, arXiv 2305.09850)."""
+uniform, by what spans range thresholds at first; shared, by the scale of the weights (MINT, arXiv 2305.09850)."""
 
 AFTER_RESET: dict[str, Callable[[int], StateQuantizer] | None] = {"shared": None, "aligned": aligned_after_reset}
 """Those that hold what a reset leaves, where neurons are reset at once: they fire before they are quantized."""

@@ -6,6 +6,7 @@ import torch
 from quantal.export.base import reading
 from quantal.export.base.errors import BadInput, shown
 from quantal.qat.arithmetic.exact import FLOAT32, INT64
+from quantal.qat.config.parts.layers import Dense, Reservoir
 from quantal.qat.config.parts.network import Config
 from quantal.qat.data.encoding import LIMIT, encoded_channels
 from quantal.qat.network.network import SpikingNetwork
@@ -63,7 +64,7 @@ def channels_and_maximum(path: Path, config: Config) -> tuple[int, int]:
     places = [
         i
         for i, (layer, sources) in enumerate(zip(config.layers, config.sources, strict=True))
-        if sources == ("input",) and layer.connection == "dense"
+        if sources == ("input",) and isinstance(layer, Dense | Reservoir)
     ]
     with reading.opened(path):
         pass  # it is a file that can be read; safetensors opens it by its name

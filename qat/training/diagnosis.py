@@ -60,7 +60,7 @@ def _of_membranes(layer: SpikingLayer, record: dict[str, Tensor]) -> list[str]:
     if at_limit < SATURATED * codes.numel():
         return []
     share = 100 * at_limit // codes.numel()
-    return [f"{share} % of {name}'s membranes are at their limit: try a larger state_range, a smaller gain or a norm"]
+    return [f"{share} % of {name}'s membranes are at their limit: try a larger states.range, a smaller gain or a norm"]
 
 
 def _of_answers(network: SpikingNetwork, output: Tensor, y: np.ndarray) -> list[str]:

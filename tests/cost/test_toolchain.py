@@ -292,7 +292,7 @@ def test_an_interruption_ends_what_a_core_does(machine: Machine) -> None:
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         machine.call("lookup", 2**31 - 1)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 60  # of the hours that it would take
     assert machine.call("shift", 8, 1) == 4
 
 

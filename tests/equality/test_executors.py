@@ -180,7 +180,7 @@ def test_the_cases_cover_every_neuron_option_precision_and_op() -> None:
         layer for network, _ in networks if isinstance(network, SpikingNetwork) for layer in network.config.layers
     ]
     neurons = [layer.neuron for layer in layers]
-    fired = {(n.kind, n.reset, n.timing, layer.recurrent) for n, layer in zip(neurons, layers, strict=True)}
+    fired = {(row.neuron.kind, row.neuron.reset, row.neuron.timing, row.recurrent) for row in layers}
     for reset, timing in RESETTING:
         assert {
             ("lif", reset, timing, False),
@@ -190,8 +190,8 @@ def test_the_cases_cover_every_neuron_option_precision_and_op() -> None:
     assert {neuron.kind for neuron in neurons} == set(NEURONS)
     for field in ("synapse", "adaptation", "refractory"):
         assert {"lif", "count"} <= {neuron.kind for neuron in neurons if getattr(neuron, field)}, field
-    assert {"lif", "li", "count"} <= {neuron.kind for neuron in neurons if "decay" not in neuron.decays}
-    assert "li" in {neuron.kind for neuron in neurons if neuron.synapse is not None}
+    assert {"lif", "li", "count"} <= {neuron.kind for neuron in neurons if neuron.decay == 1}
+    assert "li" in {neuron.kind for neuron in neurons if neuron.synapse}
     assert {neuron.pool for neuron in neurons if neuron.kind == "li"} == {"last", "max"}
     assert {layer.weights.bits for layer in layers} == set(INTEGER_WEIGHTS)
     assert {layer.states.membrane for layer in layers} == set(INTEGER_STATES)

@@ -95,7 +95,7 @@ def unfolded(layer: SpikingLayer, x: np.ndarray) -> np.ndarray:
     beta = beta + gain * mean / deviation  # the layer's own: what is left of the rest of the norm is in the integers'
     decay, grid = real(layer.decay), unit * 2.0**state_shift  # type: ignore[arg-type]
     decay = rounded(decay * 2.0**config.neuron.decay_bits) / 2.0**config.neuron.decay_bits
-    half = 2 ** (int(config.states) - 1)
+    half = 2 ** (config.states.membrane - 1)
 
     u = s = np.zeros((len(x), config.size))
     spikes = []

@@ -60,7 +60,7 @@ PACKAGES = {
     "fxpmath": {"export.base"},
     "h5py": {"qat.data"},
     "jinja2": {"export.base"},
-    "msgspec": {"export.base", "export.network_file", "qat.cli", "qat.config", "qat.methods"},
+    "msgspec": {"export.base", "export.network_file", "qat.config"},
     "numpy": {
         *("export.base", "export.build", "export.emit.c", "export.emit.onnx", "export.encoders", "export.ir"),
         *("export.network_file", "export.proof", "export.run", "export.verify"),

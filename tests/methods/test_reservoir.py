@@ -109,7 +109,8 @@ def recorded(run: Run, split: Split) -> tuple[dict[str, np.ndarray], np.ndarray]
 def test_signs_obey_dale_and_the_density_is_that_asked_for(bits: int | str, density: float, inhibitory: float) -> None:
     hidden = replace(HIDDEN, size=50, density=density, inhibitory=inhibitory)
     precision = FLOAT if bits == "float" else {"weights": bits}
-    network = SpikingNetwork(small_config(hidden, replace(READOUT, **precision)), 20, 16)
+    layers = (replace(layer, **precision) for layer in (hidden, READOUT))
+    network = SpikingNetwork(small_config(*layers), 20, 16)
     if bits == "float":
         fan_in, recurrent = (matrix.numpy() for matrix in network.stack[0].matrices)
     else:
@@ -330,7 +331,7 @@ def test_ridge_takes_no_epochs(here: Path) -> None:
         assert said(succeed("train", "--resume", *epochs, "--out", "run")) == first
         assert contents(Path("run")) == before
     refused(here, "train --resume --epochs 1 --out run", "run: epochs: ridge", "expected 0, got 1")
-    refused(here, "train --network net.toml --epochs 1 --out new", "training: epochs: ridge", "expected 0, got 1")
+    refused(here, "train --network net.toml --epochs 1 --out new", "--epochs: ridge takes none")
 
 
 def test_gradients_train_the_readout_of_a_reservoir_and_nothing_of_it(here: Path) -> None:
@@ -380,8 +381,8 @@ def test_gradients_train_the_readout_of_a_reservoir_and_nothing_of_it(here: Path
             "size = 10\n" + RESERVOIR,
             "layer[1]: neuron: kind: did you mean lif? expected one of lif, alpha, got 'li'",
         ),
-        ("decay = 1", 'pool = "max"', "layer[1]: neuron: pool: ridge does not fit readouts like this"),
-        ('"li"', '"count"', "layer[1]: neuron: kind: ridge does not fit readouts like this"),
+        ("decay = 1", 'pool = "max"', "layer[1]: neuron: pool: is not what ridge fits: expected last, got 'max'"),
+        ('"li"', '"count"', "layer[1]: neuron: kind: is not what ridge fits: expected li, got 'count'"),
         (RIDGE, RIDGE + "\nepochs = 0", "training: epochs: not a field of ridge, only of bptt, saf-e, saf-f"),
         (RIDGE, RIDGE + "\nslope = 3", "training: slope: not a field of ridge, only of bptt, saf-e, saf-f"),
         (RIDGE, RIDGE + "\nrate = 0.1", "training: rate: not a field of ridge, only of bptt, saf-e, saf-f"),

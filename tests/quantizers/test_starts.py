@@ -132,7 +132,7 @@ def test_states_in_bits_that_their_quantizer_does_not_have_are_refused(quantizer
     config = small_config(a_layer("hidden", 4), a_layer("readout", 3, neuron="li"))
     with pytest.raises(BadInput) as error:
         with_precision(config, states=bits, state_quantizer=quantizer)
-    one_line(error, "layer hidden: states: membrane", f"got {bits}")
+    one_line(error, f"layer hidden: states: {quantizer} comes in", f"got {bits}")
 
 
 @pytest.mark.parametrize(

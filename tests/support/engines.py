@@ -11,7 +11,7 @@ from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.quantizers.normalization import NORMS
 from quantal.qat.quantizers.states import AFTER_RESET, STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
-from support.layers import a_layer
+from support.layers import a_layer, replace
 from support.neurons import KINDS, neuron_options
 from support.torch_networks import random_network
 from torch import Tensor
@@ -23,8 +23,8 @@ def layer_of(seed: int, channels: int, maximum: int, **options: Any) -> tuple[Sp
     """A layer with those options and every parameter moved, and the network that holds it."""
     layer = a_layer("hidden", **{"size": 9, "gain": 3.0, **options})
     with_readout = (layer,) if layer.neuron.readout else (layer, READOUT)
-    if layer.weights == "float":
-        with_readout = tuple(a_layer(**{**vars(one), "weights": "float"}) for one in with_readout)
+    if not layer.weights.quantized:
+        with_readout = tuple(replace(one, weights="float") for one in with_readout)
     network = random_network(*with_readout, channels=channels, maximum=maximum, seed=seed)
     return network.stack[0], network
 
@@ -162,4 +162,4 @@ def is_exact(layer: SpikingLayer) -> bool:
     """
     threshold = layer.integers().params.threshold
     fires = threshold is None or bool((threshold > 0).all())
-    return fires and "float" not in (layer.config.weights, layer.config.states)
+    return fires and layer.config.weights.quantized and layer.config.states.quantized
