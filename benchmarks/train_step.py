@@ -78,7 +78,7 @@ def quantal(sizes: tuple[int, ...], recurrent: bool, x: Tensor, y: Tensor) -> St
     def rate() -> float:
         record: dict[str, Tensor] = {}
         network(x, record)
-        return float(torch.cat([record[f"{layer.name}.spike"] for layer in hidden], dim=2).mean())
+        return float(torch.cat([record[f"{layer['name']}.spike"] for layer in hidden], dim=2).mean())
 
     RATES["quantal"] = rate
     return projected

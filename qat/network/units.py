@@ -76,6 +76,10 @@ def state_step(config: Weighted, reach: float, tabled: bool, span: Span | None) 
 def largest_unit(config: Weighted, reach: float) -> float:
     """What a unit may be at most, whatever the codes are; without an end where weights and states share one, as MINT's.
 
-    reach: see state_step.
+    A current or an adaptation with a width of its own is told apart as finely as it asks. reach: see state_step.
     """
-    return math.inf if isinstance(config.states, Shared) else reach / THRESHOLD_UNITS
+    if isinstance(config.states, Shared):
+        return math.inf
+    far = config.neuron.threshold * config.states.range
+    widths = (config.states.current, config.states.adaptation)
+    return min([reach / THRESHOLD_UNITS, *(far / (1 << bits - 1) for bits in widths if bits is not None)])

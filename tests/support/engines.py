@@ -149,6 +149,8 @@ def any_options(draw: st.DrawFn) -> dict[str, Any]:
         "decay_bits": draw(st.sampled_from([1, 3, 12])),
         "decay_per": draw(st.sampled_from(["neuron", "layer"])),
         "standardize": weights != "maqd" and draw(st.booleans()),
+        "current_bits": draw(st.none() | st.integers(2, 16)),
+        "adaptation_bits": draw(st.none() | st.integers(2, 16)),
         **draw(neuron_options(neuron, states, bits)),
     }
     options["norm"] = draw(st.sampled_from(["none", "psp"] if NEURONS[neuron].readout or tabled else NORMS))

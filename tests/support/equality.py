@@ -82,6 +82,8 @@ def layers(draw: st.DrawFn, name: str, neurons: list[str], recurrent: st.SearchS
         norm=draw(st.sampled_from(norms)),
         standardize=standardize,
         gain=draw(st.sampled_from([0.5, 2.0, 20.0])),
+        current_bits=draw(st.none() | st.integers(2, 16)),
+        adaptation_bits=draw(st.none() | st.integers(2, 16)),
         **draw(neuron_options(neuron, state_quantizer, states)),
     )
     assume(works(layer))

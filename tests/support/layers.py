@@ -44,6 +44,10 @@ def _of(kind: type[Part], flat: dict[str, Any]) -> Any:
     neuron, states = layer.neuron, layer.states
     if not neuron.stateless and not neuron.decays:
         neuron = msgspec.structs.replace(neuron, decay_per="layer")
+    traces = {"current": neuron.synapse, "adaptation": neuron.adaptation}
+    if states.quantized:
+        unused = {field: None for field, made in traces.items() if made is None}
+        states = msgspec.structs.replace(states, **unused)
     if neuron.stateless:
         states = Uniform()
     elif not spans(layer):
