@@ -38,6 +38,8 @@ def replace(value: Any, **changes: Any) -> Any:
 
 
 def _of(kind: type[Part], flat: dict[str, Any]) -> Any:
+    if unknown := flat.keys() - _named(kind):
+        raise TypeError(f"a layer of tests has no field {', '.join(sorted(unknown))}")
     own = {field: flat[field] for field in known(kind) if field in flat and field not in _PARTS}
     flat = _with_traces(flat)
     layer = kind(**own, **{part: _part(part, flat) for part in _PARTS})
@@ -53,6 +55,14 @@ def _of(kind: type[Part], flat: dict[str, Any]) -> Any:
     elif not spans(layer):
         states = msgspec.structs.replace(states, range=2.0)
     return msgspec.structs.replace(layer, neuron=neuron, states=states)
+
+
+def _named(kind: type[Part]) -> set[str]:
+    """All names of fields, of a layer of that kind and of any of its parts."""
+    named = {*known(kind), *known(Dense), "reservoir", "adaptation_decay", "adaptation_spread"}
+    for part, (union, word, called) in _PARTS.items():
+        named |= {part, word} | {called.get(field, field) for made in kinds(union) for field in known(made)}
+    return named
 
 
 def fields_of(layer: Any) -> dict[str, Any]:
