@@ -61,8 +61,9 @@ def _form(layer: Layer) -> dict[str, Any]:
         return form
     neuron, fields = layer.neuron, ("reset", "timing", "pool", "decay_per", "spikes", "refractory")
     form |= {"neuron": neuron.kind} | {name: getattr(neuron, name) for name in fields}
-    form |= {name: getattr(neuron, name) is not None for name in ("synapse", "adaptation")}
-    return form | {"decay": "decay" in neuron.decays, "standardize": layer.weights.standardize}
+    parts = {name: getattr(neuron, name) is not None for name in ("synapse", "adaptation")}
+    form |= {name: "some" if there else "none" for name, there in (parts | {"decay": "decay" in neuron.decays}).items()}
+    return form | {"standardize": layer.weights.standardize}
 
 
 def _check(network: SpikingNetwork, source: SpikingNetwork, method: str, final: bool) -> None:
