@@ -10,6 +10,7 @@ import statistics
 import time
 
 import torch
+
 from quantal.qat.config import config_file
 from quantal.qat.engine import cpu
 from quantal.qat.network.network import SpikingNetwork

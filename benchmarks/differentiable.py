@@ -12,6 +12,10 @@ from pathlib import Path
 
 import matplotlib
 import torch
+from rich.progress import Progress
+from study import write_figure
+from torch.nn import functional
+
 from quantal.qat.config.parts.fields import replace
 from quantal.qat.config.parts.states import DqStates
 from quantal.qat.config.precision import with_precision
@@ -21,9 +25,6 @@ from quantal.qat.quantizers.weights import sum_of_sigmoids
 from quantal.qat.training.epochs import train_until
 from quantal.qat.training.run import Run, load_data
 from quantal.qat.training.start import new_run
-from rich.progress import Progress
-from study import write_figure
-from torch.nn import functional
 
 matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "quantal"  # equal figures, equal bytes

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from presets import quantal
+
 from quantal.export.base import files
 from quantal.qat.config import config_file
 from quantal.qat.config.parts.fields import replace

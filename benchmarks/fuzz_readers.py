@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostile import Reader, readers
-from quantal.export.base.errors import BadInput
 from study import table
+
+from quantal.export.base.errors import BadInput
 
 COLUMNS = ("reader", "first", "inputs", "refused", "found", "peak_mib", "slowest_ms", "slowest")
 ROWS = Path(__file__).with_suffix(".csv")

@@ -16,6 +16,9 @@ from unittest import mock
 import h5py
 import numpy as np
 from mutations import BYTES, TEXT, Change, a_field, a_header, a_stream, a_tree, a_weight, an_archive, an_array, npy
+from rich.progress import Progress
+from scipy.io import savemat, wavfile
+
 from quantal.export import network_file
 from quantal.export.build import Build, write_build
 from quantal.export.verify import vectors
@@ -26,8 +29,6 @@ from quantal.qat.network.trace import hard_trace
 from quantal.qat.training.epochs import train_until
 from quantal.qat.training.run import Run, load_data
 from quantal.qat.training.start import new_run
-from rich.progress import Progress
-from scipy.io import savemat, wavfile
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ import argparse
 import sys
 
 import torch
+from torch.nn import functional
+
 from quantal.export.base import portable
 from quantal.qat.config import config_file
 from quantal.qat.network.network import SpikingNetwork
-from torch.nn import functional
 
 
 def resident() -> float:

@@ -16,6 +16,9 @@ from typing import Any
 
 import torch
 from deployment import deploy, instructions, size
+from quantizer_study import SETTINGS, document
+from study import SILENT, Rows, cell, numbers, parser, table
+
 from quantal.qat.config import config_file
 from quantal.qat.config.parts.fields import replace
 from quantal.qat.config.parts.network import Config
@@ -28,8 +31,6 @@ from quantal.qat.training.epochs import train_until
 from quantal.qat.training.measure import accuracy_of
 from quantal.qat.training.run import Run, load_data
 from quantal.qat.training.start import Start, new_run
-from quantizer_study import SETTINGS, document
-from study import SILENT, Rows, cell, numbers, parser, table
 
 STUDY = Rows(
     Path(__file__).with_suffix(".csv"),

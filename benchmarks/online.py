@@ -27,6 +27,11 @@ from typing import Any
 from unittest import mock
 
 import torch
+from rich.progress import Progress
+from torch import Tensor
+from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
+
 from quantal.export.base import portable
 from quantal.qat.config import config_file
 from quantal.qat.config.parts.fields import replace
@@ -37,10 +42,6 @@ from quantal.qat.engine import cpu
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.training import saf, sitting
 from quantal.qat.training.start import new_run
-from rich.progress import Progress
-from torch import Tensor
-from torch.nn import functional
-from torch.profiler import ProfilerActivity, profile
 
 METHODS = ("saf-e", "saf-f", "torch", "fused")
 INPUTS, HIDDEN, CLASSES, BATCH = 784, (512, 512, 512), 10, 256

@@ -22,15 +22,16 @@ from pathlib import Path
 import torch
 from deployment import deploy, instructions
 from pruning import FULL, config, trained
+from quantizer_study import dataset
+from study import SILENT, Rows, cell, numbers, parser, table, write_figure
+from torch import Tensor
+
 from quantal.qat.data.registry import Dataset
 from quantal.qat.training.batches import EVALUATION_BATCH, batches_of
 from quantal.qat.training.epochs import train_until
 from quantal.qat.training.measure import accuracy_of
 from quantal.qat.training.run import Run
 from quantal.qat.training.start import Start, new_run
-from quantizer_study import dataset
-from study import SILENT, Rows, cell, numbers, parser, table, write_figure
-from torch import Tensor
 
 STUDY = Rows(
     Path(__file__).with_suffix(".csv"),

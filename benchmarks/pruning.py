@@ -26,6 +26,9 @@ from pathlib import Path
 import torch
 from deployment import deploy, instructions
 from deployment import size as size_of
+from quantizer_study import REAL_STATES, REAL_WEIGHTS, Row, dataset, network
+from study import SILENT, Rows, cell, numbers, parser, table
+
 from quantal.qat.config.parts.fields import replace
 from quantal.qat.config.parts.network import Config
 from quantal.qat.data.registry import Dataset
@@ -35,8 +38,6 @@ from quantal.qat.training.epochs import train_until
 from quantal.qat.training.measure import accuracy_of
 from quantal.qat.training.run import Run
 from quantal.qat.training.start import Start, new_run
-from quantizer_study import REAL_STATES, REAL_WEIGHTS, Row, dataset, network
-from study import SILENT, Rows, cell, numbers, parser, table
 
 STUDY = Rows(
     Path(__file__).with_suffix(".csv"),

@@ -24,6 +24,8 @@ from typing import Any
 
 import torch
 from deployment import deploy, size
+from study import SILENT, Rows, parser
+
 from quantal.qat.config import config_file
 from quantal.qat.config.parts.fields import replace
 from quantal.qat.config.parts.network import Config
@@ -32,7 +34,6 @@ from quantal.qat.training.epochs import train_until
 from quantal.qat.training.measure import accuracy_of
 from quantal.qat.training.run import Run, load_data
 from quantal.qat.training.start import Start, new_run
-from study import SILENT, Rows, parser
 
 STUDY = Rows(
     Path(__file__).with_suffix(".csv"),

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from deployment import deploy
+from study import SILENT, Rows, cell, numbers, parser, table
+
 from quantal.qat.config import config_file
 from quantal.qat.config.parts.network import Config
 from quantal.qat.data.registry import Dataset
@@ -24,7 +26,6 @@ from quantal.qat.training.epochs import train_until
 from quantal.qat.training.measure import accuracy_of, spike_rates
 from quantal.qat.training.run import load_data
 from quantal.qat.training.start import new_run
-from study import SILENT, Rows, cell, numbers, parser, table
 
 STUDY = Rows(
     Path(__file__).with_suffix(".csv"), ("kind", "asked", "readout", "seed"), ("rate", "accuracy", "mismatches")

@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from deployment import deploy
+from study import SILENT, Rows, cell, table
+
 from quantal.qat.config import config_file
 from quantal.qat.config.parts.network import Config
 from quantal.qat.training.epochs import batch_gradients, train_until
 from quantal.qat.training.measure import accuracy_of
 from quantal.qat.training.run import load_data
 from quantal.qat.training.start import new_run
-from study import SILENT, Rows, cell, table
 
 FIGURES = ("first_loss", "last_loss", "first_gradient", "last_gradient", "rate", "accuracy", "mismatches")
 STUDY = Rows(Path(__file__).with_suffix(".csv"), ("blocks", "norm", "seed"), FIGURES)

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
+
 from quantal.export.base.fixed import Ints
 from quantal.export.build import Build, write_build
 from quantal.export.ir import interpret
@@ -30,7 +32,6 @@ from quantal.export.run import EXECUTORS
 from quantal.qat.config import config_file
 from quantal.qat.lower import lower
 from quantal.qat.network.network import SpikingNetwork
-from threadpoolctl import threadpool_limits
 
 NAMES = ("interpreter", "simulator", "c-host")
 AT_MOST = {"interpreter": 16}  # samples a call

@@ -11,13 +11,14 @@ import tempfile
 from pathlib import Path
 
 from deployment import deploy, instructions, size
+from study import SILENT, Rows, cell, numbers, parser, table
+
 from quantal.qat.config import config_file
 from quantal.qat.config.parts.network import Config
 from quantal.qat.training.epochs import train_until
 from quantal.qat.training.measure import accuracy_of
 from quantal.qat.training.run import load_data
 from quantal.qat.training.start import new_run
-from study import SILENT, Rows, cell, numbers, parser, table
 
 STUDY = Rows(Path(__file__).with_suffix(".csv"), ("seed",), ("accuracy", "bytes", "instructions", "mismatches"))
 

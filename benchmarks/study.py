@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import Progress
+
 from quantal.export.base import files
 from quantal.qat.engine import cpu
-from rich.progress import Progress
 
 Key = tuple[str, ...]
 SILENT = Progress(disable=True)

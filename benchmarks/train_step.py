@@ -28,11 +28,12 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
 from quantal.qat.config import config_file
 from quantal.qat.engine import cpu
 from quantal.qat.network.network import SpikingNetwork
-from torch import Tensor, nn
-from torch.nn import functional
 
 Step = Callable[[], None]
 BETA = 0.9

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from memory import resident
+
 from quantal.qat.config import config_file
 from quantal.qat.data.common import Split
 from quantal.qat.training.epochs import batch_gradients

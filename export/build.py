@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from quantal.export import __version__, network_file
 from quantal.export.base import reading
 from quantal.export.base.errors import BadInput, shown

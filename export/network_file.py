@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import msgspec
 import numpy as np
 from msgspec import Meta, Struct, defstruct
+
 from quantal.export.base import fixed, reading, typed
 from quantal.export.base.errors import BadInput, shown
 from quantal.export.base.names import MOST_MADE, check_identifier

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from quantal.export.base import names
 from quantal.export.base.errors import BadInput
 from quantal.export.ir.builder import Builder
@@ -25,7 +27,6 @@ from quantal.qat.network.integers import Integers
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.network.pool import Pool
-from torch import Tensor
 
 FLOAT32_BITS, FLOAT64_BITS = 24, 53
 """Below 2^24 and 2^53 these floats hold every integer."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+
 from quantal.export.base.errors import BadInput, ExecutorError
 from quantal.export.base.fixed import Ints
 from quantal.export.base.names import check_network

@@ -3,6 +3,7 @@
 import os
 
 import torch
+
 from quantal.qat.engine import cpu
 from support.threads import THREADS
 

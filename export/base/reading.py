@@ -18,6 +18,7 @@ from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy_format
+
 from quantal.export.base.errors import BadInput, named, shown
 
 MEMORY = "QUANTAL_MEMORY"

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import NODEFAULT, Struct, inspect
 from msgspec.structs import FieldInfo
 from msgspec.structs import fields as fields_of
+
 from quantal.export.base.errors import BadInput, listed, named, shown
 
 Path = tuple[str | int, ...]

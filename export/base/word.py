@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+
 from quantal.export.base.errors import BadInput
 
 BITS = (8, 16, 32)

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import click
+
 from quantal.export.base.errors import BadInput, ExecutorError
 from quantal.export.base.toolchain import CORES
 from quantal.export.build import Build

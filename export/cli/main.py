@@ -5,6 +5,7 @@ import sys
 from contextlib import nullcontext
 
 import click
+
 from quantal.export import __version__
 from quantal.export.base.errors import BadInput, ExecutorError
 from quantal.export.base.portable import terminable

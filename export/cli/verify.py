@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from quantal.export.base.errors import BadInput, ExecutorError
 from quantal.export.build import Build
 from quantal.export.cli.commands import REFERENCE, by_name

@@ -1,1 +1,1 @@
-"""The integer network: its ops, how it is recorded, folded, checked, stored and interpreted."""
+"""The integer network: its ops, how it is recorded, folded, checked and interpreted."""

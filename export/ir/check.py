@@ -1,6 +1,7 @@
 """The checks on a network's form: names, references, sizes. What its values can be is proven in intervals.py."""
 
 import numpy as np
+
 from quantal.export.base import names
 from quantal.export.base.errors import BadInput, shown
 from quantal.export.ir.network import Layer, Network

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
+
 from quantal.export.base.fixed import Ints
 from quantal.export.ir.builder import Builder
 from quantal.export.ir.network import Layer

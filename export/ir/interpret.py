@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+
 from quantal.export.base.errors import BadInput
 from quantal.export.base.fixed import Ints
 from quantal.export.base.names import record

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
 from quantal.export.base import names
 from quantal.export.base.fixed import Ints
 from quantal.export.ir.ops import Add, Op, Shr, State, Sub, Table, Weighted

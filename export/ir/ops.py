@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 import numpy as np
+
 from quantal.export.base import fixed
 from quantal.export.base.fixed import Ints
 from quantal.export.base.windows import Window

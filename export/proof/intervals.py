@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import assert_never
 
 import numpy as np
+
 from quantal.export.base import fixed
 from quantal.export.base.errors import BadInput, shown
 from quantal.export.base.fixed import Ints

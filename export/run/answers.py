@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+
 from quantal.export.emit.c.memory import Columns, input_word, record_columns, ring_columns, sample_word
 from quantal.export.ir.interpret import Trace
 from quantal.export.proof.intervals import Proven

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from quantal.export.base.errors import ExecutorError
 from quantal.export.base.fixed import Ints
 from quantal.export.base.names import FUNCTIONS

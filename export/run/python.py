@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+
 from quantal.export.base import process
 from quantal.export.base.errors import BadInput, ExecutorError
 from quantal.export.base.files import scratch

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
+
 from quantal.export.base.errors import BadInput, ExecutorError
 from quantal.export.base.fixed import Ints
 from quantal.export.build import Build

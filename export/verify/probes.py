@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+
 from quantal.export.base.fixed import Ints
 from quantal.export.base.names import record, ring, ring_index
 from quantal.export.base.word import Word

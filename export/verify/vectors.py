@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+
 from quantal.export.base import reading
 from quantal.export.base.errors import BadInput, ExecutorError, listed, shown
 from quantal.export.base.fixed import Ints

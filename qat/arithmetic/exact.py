@@ -12,9 +12,10 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, InvalidOp
 from typing import Any
 
 import torch
-from quantal.export.base.errors import BadInput
 from torch import Tensor
 from torch.nn import functional
+
+from quantal.export.base.errors import BadInput
 
 _BACKENDS = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
 _BY_BACKEND = all(hasattr(backend, "fp32_precision") for backend in _BACKENDS)  # since torch 2.9

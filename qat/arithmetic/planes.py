@@ -4,9 +4,10 @@ Libraries' own convolutions may go by transforms that round.
 """
 
 import torch
-from quantal.export.base.windows import Window
 from torch import Tensor
 from torch.nn import functional
+
+from quantal.export.base.windows import Window
 
 
 def seen(x: Tensor, window: Window) -> Tensor:

@@ -8,10 +8,11 @@ gradient of a code in a table is that of its level: STEP and LOOKUP pass it on a
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from quantal.qat.arithmetic.exact import FLOAT32
 from quantal.qat.arithmetic.grids import TableGrid
 from quantal.qat.arithmetic.surrogates import Surrogate
-from torch import Tensor
 
 FAST_SIGMOID = Surrogate()
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 import torch
+
 from quantal.export.base import portable
 from quantal.export.base.errors import BadInput
 from quantal.qat.training import parallel

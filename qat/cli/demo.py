@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from quantal.export.base.files import check_free
 from quantal.export.base.toolchain import CORES
 from quantal.export.build import Build

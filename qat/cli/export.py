@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import click
+
 from quantal.export.base.files import check_free
 from quantal.export.base.names import check_network
 from quantal.export.cli.output import progress

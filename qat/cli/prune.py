@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import click
+
 from quantal.export.base.files import check_free
 from quantal.export.cli.output import progress
 from quantal.qat.cli.common import Shared, alone

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from quantal.export.base.errors import BadInput
 from quantal.export.base.files import check_free
 from quantal.export.cli.output import progress

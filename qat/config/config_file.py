@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import tomli_w
+
 from quantal.export.base import reading
 from quantal.export.base.errors import BadInput, shown
 from quantal.qat.config.graph import placed

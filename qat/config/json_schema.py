@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+
 from quantal.export.base.typed import default
 from quantal.qat.config.parts.fields import Part, kinds, known, listed_kinds, tag_field, words
 from quantal.qat.config.parts.network import Config, Task

@@ -3,6 +3,7 @@
 from typing import Any
 
 import msgspec
+
 from quantal.export.base.errors import BadInput
 from quantal.export.base.typed import expected, fits
 from quantal.qat.config.parts.fields import kinds, known, replace, tag, tag_field

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 from msgspec import NODEFAULT
+
 from quantal.export.base.errors import listed, shown
 from quantal.export.base.typed import Path, default, expected, fault, nearest
 from quantal.qat.config.moved import MOVED

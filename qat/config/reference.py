@@ -5,6 +5,7 @@ from itertools import groupby
 
 from msgspec import NODEFAULT
 from msgspec.structs import FieldInfo
+
 from quantal.export.base.typed import default, expected
 from quantal.qat.config.parts.fields import Part, help_of, kinds, known, listed_kinds, tag, tag_field, words
 from quantal.qat.config.parts.network import Config

@@ -8,6 +8,7 @@ nor from the sitting, so that whatever is resumed or shared goes on to the same 
 from dataclasses import dataclass
 
 import numpy as np
+
 from quantal.qat.config.parts.network import Config
 from quantal.qat.config.parts.training import Augmentation
 from quantal.qat.data.common import bad

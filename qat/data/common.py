@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from quantal.export.base import reading
 from quantal.export.base.errors import BadInput, shown
 from quantal.export.base.reading import Stored

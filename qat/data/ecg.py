@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+
 from quantal.export.base import reading
 from quantal.export.base.errors import shown
 from quantal.qat.data import mat_file

@@ -1,6 +1,7 @@
 """Encodes inputs 0..maximum as export/encoders.py says, after checks of all that they are given."""
 
 import numpy as np
+
 from quantal.export.base.errors import BadInput, shown
 from quantal.export.base.reading import check_memory
 from quantal.export.encoders import ENCODERS, Encoder

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+
 from quantal.export.base import reading
 from quantal.export.base.errors import shown
 from quantal.qat.data.common import (

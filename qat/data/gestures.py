@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
 from quantal.export.base import reading
 from quantal.export.base.errors import shown
 from quantal.qat.data.common import Dataset, Split, bad, check_room, folder_of, lines, read

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+
 from quantal.export.base import reading
 from quantal.export.base.reading import Stored
 from quantal.qat.data.common import Dataset, Split, bad, fifths, integers, numbers

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.io import wavfile
+
 from quantal.export.base import reading
 from quantal.export.base.errors import BadInput, shown
 from quantal.qat.data.common import Dataset, Split, bad, check_room, fifths, folder_of, read, split
@@ -27,7 +29,6 @@ from quantal.qat.data.gestures import dvs_gesture
 from quantal.qat.data.npz import npz
 from quantal.qat.data.series import timeseries
 from quantal.qat.data.spikes import shd, ssc
-from scipy.io import wavfile
 
 __all__ = ["LOADERS", "Dataset", "Split", "load"]
 

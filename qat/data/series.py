@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from quantal.export.base.errors import shown
 from quantal.qat.data.common import Dataset, Split, bad, check_room, lines
 from quantal.qat.data.encoding import LIMIT, whole

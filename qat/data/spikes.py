@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from quantal.export.base import reading
 from quantal.export.base.errors import shown
 from quantal.qat.data import vlen_rows

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from quantal.qat.data.common import bad
 
 MOST_DROPPED = 0.95

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+
 from quantal.export.base import reading
 from quantal.qat.data.common import bad
 

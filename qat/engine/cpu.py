@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional
+
 from quantal.export.base import portable, toolchain
 from quantal.export.base.errors import BadInput
 from quantal.export.base.files import scratch
 from quantal.export.base.render import render
 from quantal.export.base.toolchain import CompileError, cache_folder, compile_host
 from quantal.qat.engine.adjoint import C, Plan, Recorded, backward_lines, forward_lines
-from torch import Tensor
-from torch.nn import functional
 
 LANES = 16  # rows of the kernels' arrays are padded to whole vectors
 GROUP_SAMPLES, GROUPS = 8, 8  # at least so many samples a group, unless that makes more groups than these

@@ -25,12 +25,13 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from quantal.export.base.files import scratch
 from quantal.export.base.render import render
 from quantal.export.base.toolchain import cache_folder
 from quantal.qat.arithmetic.exact import exact_products
 from quantal.qat.engine.adjoint import Language, Plan, backward_lines, forward_lines
-from torch import Tensor
 
 SAMPLES = 16  # a program's in a recurrent layer: the fewest rows that tensor cores multiply
 CELLS = 512  # samples times neurons of a program in another

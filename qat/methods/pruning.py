@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.progress import Progress
+from torch import Tensor
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.config.parts.fields import replace
 from quantal.qat.config.parts.layers import Pool
@@ -25,8 +28,6 @@ from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.training.batches import EVALUATION_BATCH, batches_of
 from quantal.qat.training.run import Run
-from rich.progress import Progress
-from torch import Tensor
 
 RIDGE = 1e-6
 """τ, of the mean of Σ's diagonal: a neuron's mean squared spikes a step."""

@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+
 from quantal.export.base.names import relay
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.pool import Pool
-from torch import Tensor
 
 if TYPE_CHECKING:
     from quantal.qat.network.network import SpikingNetwork

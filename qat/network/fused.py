@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import torch
+from torch import Tensor
+
 from quantal.qat.arithmetic.grids import SoftGrid
 from quantal.qat.arithmetic.neurons import StateRange
 from quantal.qat.arithmetic.surrogates import Surrogate
@@ -11,7 +13,6 @@ from quantal.qat.engine import cpu, cuda
 from quantal.qat.engine.adjoint import Plan
 from quantal.qat.network.integers import Integers
 from quantal.qat.network.parameters import Parameters
-from torch import Tensor
 
 
 def time_loop(

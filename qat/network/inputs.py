@@ -1,9 +1,10 @@
 """What may enter a network: integers of a range, as floats that hold them."""
 
 import torch
+from torch import Tensor
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.engine import cpu
-from torch import Tensor
 
 _CHECKED = 65_536  # values of the input that are checked at a time, so that they stay in a processor's cache
 

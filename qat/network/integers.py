@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic import planes
 from quantal.qat.arithmetic.exact import nearest_exponent
@@ -19,7 +21,6 @@ from quantal.qat.arithmetic.neurons import UNQUANTIZED, Params
 from quantal.qat.arithmetic.torch_ops import round_half_up
 from quantal.qat.config.parts.states import Clipped
 from quantal.qat.network.parameters import Parameters
-from torch import Tensor
 
 STATE_SHARPNESS = 4.0
 """The most temperature of the gradient of a state's sigmoids: their sum then has slopes of 0.84 to 1.14 between levels.

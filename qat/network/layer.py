@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import torch
+from torch import Tensor
+
 from quantal.export.base import names
 from quantal.qat.arithmetic import wiring
 from quantal.qat.arithmetic.exact import exact_products
@@ -12,7 +14,6 @@ from quantal.qat.arithmetic.wiring import Shifts, Wires, fan_in, layer_step
 from quantal.qat.network import fused
 from quantal.qat.network.integers import Integers, integers
 from quantal.qat.network.parameters import Parameters
-from torch import Tensor
 
 
 class SpikingLayer(Parameters):

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic import planes
 from quantal.qat.arithmetic.exact import FLOAT32, FLOAT64
@@ -21,7 +23,6 @@ from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.pool import Pool
 from quantal.qat.network.reservoir import draw
 from quantal.qat.network.tensors import check_layer
-from torch import Tensor, nn
 
 LOGIT_RANGE = 12.0
 TARGET_MARGIN = 1.25

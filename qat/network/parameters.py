@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor, nn
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic import planes
 from quantal.qat.arithmetic.exact import FLOAT32, INT64
@@ -22,7 +24,6 @@ from quantal.qat.quantizers.weights import (
     WeightQuantizer,
     standardized,
 )
-from torch import Tensor, nn
 
 _LEAST_SCALE = 2.0**-20
 """A row of zeros fits any scale."""

@@ -1,10 +1,11 @@
 """Sums over windows: a layer without weights or neurons."""
 
+from torch import Tensor, nn
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic import planes
 from quantal.qat.arithmetic.exact import exact_products
 from quantal.qat.config.parts import layers
-from torch import Tensor, nn
 
 
 class Pool(nn.Module):

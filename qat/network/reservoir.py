@@ -9,13 +9,14 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.exact import FLOAT32, INT64
 from quantal.qat.arithmetic.torch_ops import TorchOps
 from quantal.qat.config.parts.layers import Reservoir
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.quantizers.weights import Lsq
-from torch import Tensor
 
 TOLERANCE = 0.1
 """How far off its rate a reservoir may be, of the rate asked for; nearer than a hundredth is not looked for."""

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
 from quantal.export.base.errors import BadInput, named, shown
 from quantal.export.base.reading import damaged
 from quantal.qat.network.parameters import Parameters
 from quantal.qat.quantizers.weights import Learned
-from safetensors.torch import load_file
-from torch import Tensor
 
 
 def read_tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,10 +2,11 @@
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.exact import check_rounding
 from quantal.qat.network.network import SpikingNetwork
-from torch import Tensor
 
 
 def hard_trace(network: SpikingNetwork, x: np.ndarray, dtype: torch.dtype) -> dict[str, np.ndarray]:

@@ -3,10 +3,11 @@
 import math
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from quantal.qat.arithmetic.exact import nearest_exponent
 from quantal.qat.config.parts.layers import Weighted
 from quantal.qat.config.parts.states import Shared, Uniform
-from torch import Tensor
 
 THRESHOLD_UNITS = 64
 """Of how many units a threshold is made at least, to the nearest power of two, as with 8-bit states.

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import torch
-from quantal.qat.arithmetic.torch_ops import round_half_up
 from torch import Tensor
+
+from quantal.qat.arithmetic.torch_ops import round_half_up
 
 Range = tuple[Tensor, Tensor]
 """The least and the greatest value that a quantizer is to represent, in the values' unit."""

@@ -7,8 +7,9 @@ with those of its first samples, see SpikingNetwork.begin_norms.
 from collections.abc import Mapping
 
 import torch
-from quantal.qat.arithmetic.exact import FLOAT32
 from torch import Tensor, nn
+
+from quantal.qat.arithmetic.exact import FLOAT32
 
 MOMENTUM, EPSILON, LEAST = 0.1, 1e-5, 1 / 64
 LAMBDA = 1e-2  # an input that is almost silent is multiplied by 10, not by more: the weights of a row share one scale

@@ -12,10 +12,11 @@ from operator import mul
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from quantal.qat.arithmetic import exact
 from quantal.qat.arithmetic.exact import FLOAT32, FLOAT64
 from quantal.qat.arithmetic.torch_ops import round_half_up
-from torch import Tensor
 
 _DENSITY = {1: 0.05, 2: 0.1, 3: 0.3, 4: 0.5, 5: 0.7, 6: 0.9, 7: 0.925, 8: 0.95}
 

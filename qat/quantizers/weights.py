@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
 from quantal.qat.arithmetic.exact import INT64, row_sums
 from quantal.qat.arithmetic.torch_ops import round_half_up
 from quantal.qat.quantizers.calibration import kmeans_borders, mquant, tquant
-from torch import Tensor, nn
-from torch.nn import functional
 
 _LEAST_REACH = 1e-8
 """A row of zeros fits any reach."""

@@ -8,12 +8,13 @@ import math
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
+
 from quantal.export.base.errors import BadInput
 from quantal.export.emit.c.packing import Packing, packing, table_bytes, table_size
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.quantizers.weights import Learned
-from torch import Tensor
 
 _LEVELS = -128, 127  # within which all quantizers' levels lie
 

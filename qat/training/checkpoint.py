@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
 from quantal.export.base import reading
 from quantal.export.base.errors import BadInput, shown
 from quantal.qat.arithmetic.exact import FLOAT32, INT64
@@ -11,9 +15,6 @@ from quantal.qat.config.parts.network import Config
 from quantal.qat.data.encoding import LIMIT, encoded_channels
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.network.tensors import read_tensors
-from safetensors import safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 CONFIG_FILE, CHECKPOINT_FILE = "network.toml", "checkpoint.safetensors"
 

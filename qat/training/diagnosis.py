@@ -5,10 +5,11 @@ Facts of its hard forward on some samples, counted as integers; of a healthy net
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from quantal.qat.arithmetic.grids import TableGrid
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork
-from torch import Tensor
 
 SATURATED = 0.9
 """The share of a layer's membranes, over samples and steps, from which on being at their limit is worth a word."""

@@ -6,6 +6,8 @@ import os
 
 import numpy as np
 import torch
+from rich.progress import Progress
+
 from quantal.export.base import files, reading
 from quantal.export.base.errors import BadInput
 from quantal.qat.config.parts.training import Gradients, Ridge
@@ -16,7 +18,6 @@ from quantal.qat.training.bit_widths import allocate
 from quantal.qat.training.checkpoint import CHECKPOINT_FILE
 from quantal.qat.training.gradients import BatchLoss
 from quantal.qat.training.run import METRICS_FILE, Run
-from rich.progress import Progress
 
 SETTLED_AFTER = 3  # of the epochs one in so many goes before learned widths are settled
 

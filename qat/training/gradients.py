@@ -5,11 +5,12 @@ penalty's included.
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+from torch.nn import functional
+
 from quantal.qat.config.parts.training import Gradients
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.training import objectives, saf
-from torch import Tensor
-from torch.nn import functional
 
 PART_STEPS = 64  # at least so many go through the network at a time: each call of it costs something
 

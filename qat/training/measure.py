@@ -1,14 +1,15 @@
 """What a run has learned, measured on the hard form of its network: what is deployed."""
 
 import torch
+from rich.progress import Progress
+from torch import Tensor
+
 from quantal.qat.arithmetic.exact import FLOAT64
 from quantal.qat.config.parts.layers import Reservoir
 from quantal.qat.data.registry import Split
 from quantal.qat.training import diagnosis, objectives, parallel
 from quantal.qat.training.batches import EVALUATION_BATCH, batches_of, calibration_sample
 from quantal.qat.training.run import Run
-from rich.progress import Progress
-from torch import Tensor
 
 
 def accuracy_of(run: Run, split: Split, progress: Progress) -> float:

@@ -11,11 +11,12 @@ Deployed, a class is the argmax of one step's output: there is no loss of the me
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional
+
 from quantal.qat.data.common import bad
 from quantal.qat.data.registry import Dataset
 from quantal.qat.network.network import LOGIT_RANGE, SpikingNetwork
-from torch import Tensor
-from torch.nn import functional
 
 LARGEST_TARGET = 1e100
 

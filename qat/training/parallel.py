@@ -20,11 +20,12 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from quantal.export.base.errors import BadInput, ExecutorError
-from quantal.qat.arithmetic.exact import FLOAT64, INT64
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.rendezvous import rendezvous
+
+from quantal.export.base.errors import BadInput, ExecutorError
+from quantal.qat.arithmetic.exact import FLOAT64, INT64
 
 
 def size() -> int:

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
+from scipy.linalg import toeplitz
+from torch import Tensor
+from torch.nn.functional import one_hot
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.exact import FLOAT64
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.quantizers.weights import Lsq
 from quantal.qat.training.warm_start import fit_codes, weight_scale
-from scipy.linalg import toeplitz
-from torch import Tensor
-from torch.nn.functional import one_hot
 
 PENALTIES = 10.0 ** np.arange(-3, 9)
 """Among which one is chosen."""

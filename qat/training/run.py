@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from quantal.export.base import files, reading
 from quantal.export.base.errors import BadInput, shown
 from quantal.qat.config import config_file
@@ -26,7 +28,6 @@ from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.training import checkpoint, lock, objectives, parallel, saf
 from quantal.qat.training.checkpoint import CHECKPOINT_FILE, CONFIG_FILE
-from torch import Tensor
 
 METRICS_FILE, SAMPLES_FILE = "metrics.jsonl", "samples.npz"
 TWIN_FOLDER, TEACHER_FOLDER = "full_precision", "teacher"

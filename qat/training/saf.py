@@ -21,13 +21,14 @@ neurons that it passes. θ's is ours, by the same identity. Decays have none: th
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
+
 from quantal.qat.arithmetic.exact import exact_products
 from quantal.qat.arithmetic.torch_ops import TorchOps
 from quantal.qat.arithmetic.wiring import fan_in, layer_step
 from quantal.qat.network.integers import Integers
 from quantal.qat.network.layer import SpikingLayer
 from quantal.qat.network.network import SpikingNetwork
-from torch import Tensor
 
 
 class OnlineLayer:

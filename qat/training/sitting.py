@@ -1,13 +1,14 @@
 """A run trained as every command and the Python interface train it: the same bits, whoever asks."""
 
 import torch
+from rich.progress import Progress
+
 from quantal.qat.data.registry import Dataset
 from quantal.qat.engine import cpu
 from quantal.qat.training import parallel
 from quantal.qat.training.epochs import train_until
 from quantal.qat.training.measure import measure
 from quantal.qat.training.run import Run
-from rich.progress import Progress
 
 
 def train(run: Run, data: Dataset, epochs: int, bars: Progress) -> dict[str, float]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.config.parts.layers import Reservoir
 from quantal.qat.config.parts.network import Config

@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.exact import FLOAT32
 from quantal.qat.config.parts.fields import kinds, known
@@ -18,7 +20,6 @@ from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.quantizers import calibration
 from quantal.qat.quantizers.calibration import InHindsight
 from quantal.qat.quantizers.weights import Lsq
-from torch import Tensor
 
 METHODS = ("minmax", "percentile", "mse", "hindsight", "gpfq")
 SHARE = 0.999

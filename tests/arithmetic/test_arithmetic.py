@@ -9,6 +9,7 @@ import torch
 from fxpmath import Fxp
 from hypothesis import given
 from hypothesis import strategies as st
+
 from quantal.export.base import fixed
 from quantal.export.base.fixed import Ints
 from quantal.qat.arithmetic.torch_ops import TorchOps, round_half_up

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from quantal.export.base import fixed
 from quantal.export.base.fixed import Ints
 from quantal.export.ir.fold import Folder

@@ -13,6 +13,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from quantal.export.base.errors import BadInput
 from quantal.export.ir import interpret
 from quantal.export.ir.builder import Builder
@@ -35,8 +38,6 @@ from support.layers import a_layer
 from support.neurons import KINDS
 from support.sources import SUPPORTED
 from support.torch_networks import random_input, random_network
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 ROWS = 200
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from quantal.export.base import fixed
 from quantal.export.base.errors import BadInput
 from quantal.export.base.fixed import Ints

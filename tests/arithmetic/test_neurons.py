@@ -8,6 +8,9 @@ import snntorch
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.signal import lfilter
+from torch import Tensor
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.grids import ShiftGrid
 from quantal.qat.arithmetic.neurons import NEURONS, RESETTING, UNQUANTIZED, Params
@@ -15,11 +18,9 @@ from quantal.qat.arithmetic.torch_ops import TorchOps
 from quantal.qat.config.parts.neurons import Neuron
 from quantal.qat.config.problems import Problems
 from quantal.qat.config.reader import part
-from scipy.signal import lfilter
 from support.layers import a_layer, replace
 from support.messages import one_line
 from support.torch_networks import small_config
-from torch import Tensor
 
 SIZE, SAMPLES, STEPS = 5, 3, 40
 CLOSE = 1e-9  # the same sums in another order

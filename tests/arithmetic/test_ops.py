@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from quantal.export.ir.builder import Builder
 from quantal.qat.arithmetic import grids, neurons, wiring
 from quantal.qat.arithmetic.ops import Ops, SoftOps

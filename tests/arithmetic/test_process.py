@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 import pytest
 import torch
+
 from quantal.export.base.errors import BadInput
 from quantal.export.base.fixed import Ints
 from quantal.export.network_file import digest

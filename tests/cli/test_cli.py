@@ -6,6 +6,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+
 from quantal.export import __version__
 from quantal.export.base.errors import ExecutorError
 from quantal.qat.data.encoding import encode

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+import quantal
 from quantal.qat.training.run import Run
 from support.messages import one_line
 from support.sources import ROOT
-
-import quantal
 
 FUNCTIONS = [name for name in quantal.__all__ if callable(getattr(quantal, name)) and name[0].islower()]
 

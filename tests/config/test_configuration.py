@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
 from quantal.qat.config import config_file, rules
 from quantal.qat.config.parts.fields import Part, default, kinds, known
 from quantal.qat.config.parts.layers import Dense

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+
 from quantal.export.base.errors import BadInput
 from quantal.export.encoders import ENCODERS
 from quantal.qat.arithmetic.neurons import NEURONS

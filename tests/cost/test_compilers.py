@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
 from quantal.export.base import portable, toolchain
 from quantal.export.base.errors import BadInput
 from quantal.export.base.toolchain import CORES, CompileError, compile_host, compile_object

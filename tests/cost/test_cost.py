@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from quantal.export.base.fixed import Ints
 from quantal.export.base.toolchain import CORES, compile_host
 from quantal.export.build import Build

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from quantal.export.base import toolchain
 from quantal.export.base.errors import BadInput
 from quantal.export.base.toolchain import CORES, CompileError, Core, compile_core, compile_host, compile_object

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.progress import Progress
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.config import config_file
 from quantal.qat.config.parts.network import Config, Direct, Task
@@ -15,7 +17,6 @@ from quantal.qat.data.registry import Dataset, Split
 from quantal.qat.training.epochs import train_until
 from quantal.qat.training.run import Run
 from quantal.qat.training.start import new_run
-from rich.progress import Progress
 from support.layers import a_layer, replace
 from support.messages import one_line
 

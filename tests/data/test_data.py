@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from quantal.qat.data.registry import LOADERS, load
 from scipy.io import wavfile
 from scipy.signal import get_window
+
+from quantal.qat.data.registry import LOADERS, load
 from support.datasets import check, load_or_refuse, refuse
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+
 from quantal.export.base.errors import BadInput
 from quantal.export.encoders import ENCODERS, hash32
 from quantal.qat.data.encoding import encode, encoded_channels, encoded_maximum

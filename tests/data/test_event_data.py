@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from quantal.qat.config import config_file
 from quantal.qat.data.registry import load
 from quantal.qat.training.run import load_data

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.config import config_file
 from quantal.qat.data.registry import load

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from quantal.qat.data.registry import load
 from support.datasets import check, refuse
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from quantal.qat.data.registry import load
 from scipy.io import savemat
+
+from quantal.qat.data.registry import load
 from support.datasets import check, refuse
 from support.recordings import HEADER, SPOKEN, TABLE, gesture_event, packet, write_spoken
 

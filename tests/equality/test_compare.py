@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from support.golden import GOLDEN
 
 CASE = "recurrent_subtract"

@@ -9,6 +9,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import assume, given, settings
+
 from quantal.export.base import toolchain
 from quantal.qat.engine import cpu
 from support.engines import (

@@ -11,6 +11,8 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import assume, given, settings
+from torch import Tensor
+
 from quantal.qat.arithmetic.exact import exact_products
 from quantal.qat.arithmetic.surrogates import SURROGATES, Surrogate
 from quantal.qat.arithmetic.torch_ops import TorchOps
@@ -34,7 +36,6 @@ from support.engines import (
 from support.graphs import graph
 from support.kernels import A100, CHIPS, COMPILED, CONSUMER, DEVICE, H100, KINDS, use_kernels
 from support.sources import SUPPORTED
-from torch import Tensor
 
 pytest.importorskip("triton")
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-5}  # of the largest value

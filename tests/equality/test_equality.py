@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+
 from quantal.export.base.errors import BadInput
 from quantal.export.ir import interpret
 from quantal.export.ir.ops import Clamp, Lookup, MatVec, Mul, Shr, Step

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from quantal.export.ir import interpret
 from quantal.qat.arithmetic.neurons import COUNT_MAX, RESETTING
 from quantal.qat.config.parts.layers import Layer

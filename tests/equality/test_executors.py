@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+
 from quantal.export.base import toolchain
 from quantal.export.base.errors import ExecutorError
 from quantal.export.base.fixed import Ints

@@ -5,6 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.neurons import RESETTING
 from quantal.qat.lower import lower
@@ -14,8 +17,6 @@ from support.layers import a_layer
 from support.messages import one_line
 from support.neurons import KINDS
 from support.torch_networks import random_input, random_network, small_config
-from torch import Tensor
-from torch.nn import functional
 
 pytestmark = pytest.mark.usefixtures("quick_search")
 

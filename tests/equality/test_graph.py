@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from torch import Tensor
+
 from quantal.export.base.errors import BadInput
 from quantal.export.base.fixed import Ints
 from quantal.export.base.windows import Window
@@ -33,7 +35,6 @@ from support.layers import replace
 from support.messages import one_line
 from support.networks import write
 from support.neurons import KINDS as NEURON_KINDS
-from torch import Tensor
 
 
 @cache

@@ -9,6 +9,9 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional
+
 from quantal.export import network_file
 from quantal.export.base.errors import BadInput
 from quantal.export.ir import interpret
@@ -28,8 +31,6 @@ from support.commands import NETWORK, quantal, succeed
 from support.layers import a_layer
 from support.messages import one_line
 from support.torch_networks import random_input, random_network, small_config
-from torch import Tensor
-from torch.nn import functional
 
 FOLDS: dict[str, dict[str, Any]] = {
     **{norm: {"norm": norm} for norm in NORMS[1:]},

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from quantal.export.ir import interpret
 from quantal.qat.lower import lower
 from quantal.qat.network.network import SpikingNetwork

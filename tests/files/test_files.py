@@ -11,11 +11,12 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from safetensors import safe_open
+
 from quantal.export.base import files
 from quantal.export.base.errors import BadInput
 from quantal.export.build import Build
 from quantal.qat.training.run import Run
-from safetensors import safe_open
 from support.commands import contents, quantal, succeed
 from support.messages import one_line
 

@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+
 from quantal.export.base import portable
 from quantal.export.base.errors import BadInput
 from quantal.qat.training import checkpoint, epochs, lock, parallel, sitting

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from quantal.export.base import portable
 from support.commands import NETWORK, program
 from support.sources import PATHS, imports

@@ -11,6 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+
 from quantal.export.cli import main
 from quantal.qat.training.run import Run
 from support.commands import MAIN

@@ -11,6 +11,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+
 from quantal.export.base.toolchain import compile_host
 from quantal.export.emit.c.memory import input_word, record_dtype
 from quantal.export.ir import interpret

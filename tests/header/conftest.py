@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+
 from quantal.export.build import Build
 from quantal.export.ir import interpret
 from quantal.export.ir.network import Network

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from quantal.export.base.fixed import Ints
 from quantal.export.base.toolchain import CORES, compile_host, compile_object, section_sizes
 from quantal.export.emit.c.packing import code_bits, packed

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from quantal.export.base.toolchain import compile_host
 from quantal.qat.config import config_file
 from quantal.qat.data.encoding import encode

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+
 from quantal.export.emit.c.text import WIDTH, folded
 from quantal.export.ir.builder import Builder
 from quantal.export.ir.fold import folded as folded_layer

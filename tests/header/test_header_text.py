@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from quantal.export import network_file
 from quantal.export.base.errors import BadInput
 from quantal.export.base.toolchain import CORES, compile_host, compile_object, host_cxx_compiler, invoke

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from quantal.export.base.toolchain import CORES
 from quantal.export.build import Build
 from quantal.export.emit.c.memory import input_word

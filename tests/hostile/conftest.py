@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import hostile
 import pytest
+
 from quantal.export.build import Build
 from support.networks import input_for, write
 from support.programs import random_program

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.io import wavfile
+
 from support.commands import NETWORK, TRAIN, refused, succeed
 from support.damage import spoil
 

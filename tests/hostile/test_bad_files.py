@@ -14,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+
 from support.commands import CHECKPOINT, COST, EXPORT, NETWORK, RESUME, TRAIN, VERIFY, contents, quantal, refused
 from support.damage import flipped, spoil
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from support.commands import EXPORT, NETWORK, program, refused
 
 # ---- options

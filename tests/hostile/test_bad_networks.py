@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from support.commands import EXPORT, NETWORK, TRAIN, refused
 
 # ---- the network's TOML

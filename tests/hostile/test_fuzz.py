@@ -8,6 +8,7 @@ import hostile
 import numpy as np
 import pytest
 from fuzz_readers import complaint
+
 from quantal.export.base import reading
 from quantal.export.base.errors import BadInput
 from quantal.qat.config import config_file

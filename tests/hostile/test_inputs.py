@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional
+
 from quantal.export.base.errors import BadInput
 from quantal.export.ir import interpret
 from quantal.qat.engine import cpu, cuda
@@ -20,8 +23,6 @@ from support.messages import one_line
 from support.networks import write
 from support.programs import random_program
 from support.torch_networks import random_input, random_network
-from torch import Tensor
-from torch.nn import functional
 
 CHANNELS, MAXIMUM = 6, 3
 READOUT = a_layer("readout", 3, neuron="li")

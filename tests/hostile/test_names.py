@@ -10,6 +10,7 @@ import onnx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from quantal.export import network_file
 from quantal.export.base import names
 from quantal.export.base.errors import BadInput

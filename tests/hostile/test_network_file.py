@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from quantal.export.base.errors import BadInput
 from quantal.export.ir import interpret
 from quantal.export.ir.network import Layer, Network

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from quantal.export.base.errors import BadInput
 from quantal.export.base.names import check_identifier
 from quantal.export.ir import interpret

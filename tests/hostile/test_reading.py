@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import loadmat, savemat
+
 from quantal.export import network_file
 from quantal.export.build import Build
 from quantal.qat.config import config_file
 from quantal.qat.data import mat_file, vlen_rows
 from quantal.qat.data.registry import load
-from scipy.io import loadmat, savemat
 from support.commands import NETWORK
 from support.datasets import refuse
 from support.reading import MiB, peak, refused

@@ -3,6 +3,7 @@
 from functools import partial
 
 import pytest
+
 from quantal.export.base.errors import listed, named, shown
 from quantal.export.ir.network import Layer
 from quantal.export.ir.network import Network as Program

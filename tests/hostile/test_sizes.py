@@ -10,6 +10,7 @@ from unittest import mock
 import mutations
 import numpy as np
 import pytest
+
 from quantal.export import network_file
 from quantal.export.base import reading
 from quantal.export.build import Build

@@ -5,6 +5,7 @@ import sys
 import tomllib
 
 import pytest
+
 from quantal.export.build import Build
 from quantal.export.cli.commands import COMMANDS, REFERENCE
 from support.networks import input_for, write

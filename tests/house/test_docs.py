@@ -10,6 +10,7 @@ from dataclasses import fields
 
 import click
 import pytest
+
 from quantal.export.cli.commands import COMMANDS, by_name
 from quantal.export.encoders import ENCODERS
 from quantal.export.ir.network import StateVar

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from quantal.export.base.toolchain import host_compiler, invoke
 
 ENGINE = Path(__file__).resolve().parent.parent.parent / "templates" / "engine"

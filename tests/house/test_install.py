@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
 from quantal.export import __version__
 from quantal.export.base.toolchain import CORES
 from quantal.export.run import EXECUTORS

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from support.sources import ROOT, imports
 
 TESTS = sorted((ROOT / "tests").rglob("*.py"))

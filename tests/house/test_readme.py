@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+
 from quantal.export.base.toolchain import compile_host
 from quantal.export.build import Build
 from quantal.export.ir import interpret

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from quantal.qat.config.parts.layers import Conv
 from quantal.qat.config.parts.weights import Lsq
 from quantal.qat.engine import cpu
@@ -19,7 +21,6 @@ from support.layers import a_layer
 from support.networks import input_for
 from support.neurons import KINDS
 from support.torch_networks import random_network
-from torch import Tensor
 
 CHAINS: dict[str, dict[str, Any]] = {  # options of all three layers, or of the two hidden ones
     **{f"weights {k}": {"weight_quantizer": k, "weights": bits[-1]} for k, (_, bits) in WEIGHT_QUANTIZERS.items()},

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from rich.progress import Progress
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.cli.train import train
 from quantal.qat.config import config_file
@@ -16,7 +18,6 @@ from quantal.qat.data.registry import Dataset, Split
 from quantal.qat.training.epochs import batch_gradients, train_until
 from quantal.qat.training.run import Run, load_data
 from quantal.qat.training.start import new_run
-from rich.progress import Progress
 from support.layers import a_layer, replace
 from support.messages import one_line
 

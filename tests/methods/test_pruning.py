@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.progress import Progress
+from torch import Tensor
+
 from quantal.export.base.errors import BadInput
 from quantal.export.build import Build
 from quantal.qat.data.registry import load
@@ -19,14 +22,12 @@ from quantal.qat.methods.pruning import Cut
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.training.measure import accuracy_of
 from quantal.qat.training.run import Run
-from rich.progress import Progress
 from support.commands import NETWORK, contents, refused, succeed
 from support.layers import a_layer, replace
 from support.messages import one_line
 from support.networks import input_for
 from support.neurons import KINDS
 from support.torch_networks import random_network, small_config
-from torch import Tensor
 
 FLOAT: dict[str, Any] = {"weights": "float", "states": "float"}
 PRECISIONS: dict[str, dict[str, Any]] = {

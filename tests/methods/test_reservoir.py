@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.progress import Progress
+from sklearn.linear_model import Ridge, RidgeCV
+
 from quantal.export.base.errors import BadInput
 from quantal.export.ir import interpret
 from quantal.qat.config import config_file, rules
@@ -27,8 +30,6 @@ from quantal.qat.training.measure import accuracy_of, spike_rates
 from quantal.qat.training.ridge import HEADROOM, PENALTIES, fit
 from quantal.qat.training.run import Run
 from quantal.qat.training.start import new_run
-from rich.progress import Progress
-from sklearn.linear_model import Ridge, RidgeCV
 from support.commands import contents, refused, succeed
 from support.layers import a_layer, replace
 from support.messages import one_line

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from quantal.qat.config.precision import with_precision
 from quantal.qat.engine import cpu
 from quantal.qat.network.layer import SpikingLayer
@@ -19,7 +21,6 @@ from support.layers import a_layer, replace
 from support.neurons import KINDS
 from support.runs import interrupted, results, said
 from support.torch_networks import random_input, random_network, small_config
-from torch import Tensor
 
 FLOAT: dict[str, Any] = {"weights": "float", "states": "float"}
 CHANNELS, MAXIMUM = 6, 3

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import pytest
+
 from quantal.export.build import Build
 from support.frama_c import DATA_MODELS, Verdict, analyse
 from support.golden import BY_SIZE, GOLDEN, HEADERS, SHARE

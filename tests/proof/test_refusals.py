@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from quantal.export.base.errors import BadInput
 from quantal.export.ir import interpret
 from quantal.export.ir.network import Layer, Network, StateVar

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from msgspec.structs import replace
+from rich.progress import Progress
+
 from quantal.export.base.errors import BadInput
 from quantal.export.base.toolchain import compile_host
 from quantal.export.ir import interpret
@@ -24,7 +26,6 @@ from quantal.qat.training.bit_widths import allocate, weight_bytes
 from quantal.qat.training.epochs import train_until
 from quantal.qat.training.run import Run, load_data
 from quantal.qat.training.start import new_run
-from rich.progress import Progress
 from support.graphs import graph
 from support.layers import a_layer
 from support.messages import one_line

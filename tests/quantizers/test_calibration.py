@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from quantal.qat.arithmetic.torch_ops import round_half_up
 from quantal.qat.quantizers.calibration import (
     InHindsight,
@@ -21,7 +23,6 @@ from quantal.qat.quantizers.calibration import (
     tquant,
 )
 from support.samples import ROW, gaussian, laplace, rounded
-from torch import Tensor
 
 METHODS = ("minmax", "percentile", "mse")
 

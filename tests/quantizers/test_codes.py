@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from quantal.qat.quantizers.calibration import gpfq, kmeans_borders, mquant, scale_of, tquant
 from support.samples import ROW, gaussian, laplace, rounded
-from torch import Tensor
 
 # ---- GPFQ
 

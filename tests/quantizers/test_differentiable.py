@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from quantal.qat.arithmetic.grids import SoftGrid, TableGrid
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.quantizers.states import differentiable
@@ -12,7 +14,6 @@ from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS, Differentiable, su
 from support.layers import a_layer, replace
 from support.quantizers import OPS, gaussian, gradient, learn, quantized, tiny, uniform
 from support.torch_networks import random_input, small_config
-from torch import Tensor
 
 # ---- differentiable quantization
 

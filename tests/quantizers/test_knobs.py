@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from quantal.export import network_file
 from quantal.qat.lower import lower
 from quantal.qat.network.network import SpikingNetwork

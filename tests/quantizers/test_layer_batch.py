@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from quantal.qat.lower import exact_dtype, lower
 from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.network.trace import hard_trace

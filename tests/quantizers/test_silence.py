@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from quantal.export.ir import interpret
 from quantal.qat.engine import cpu
 from quantal.qat.lower import exact_dtype, lower

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.neurons import RESETTING
 from quantal.qat.config.precision import with_precision

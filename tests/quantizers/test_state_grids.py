@@ -9,11 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from snntorch.functional.quant import state_quant
+from torch import Tensor
+
 from quantal.qat.arithmetic.neurons import NEURONS, Params
 from quantal.qat.quantizers.states import StateQuantizer, aligned, aligned_after_reset, squat
-from snntorch.functional.quant import state_quant
 from support.quantizers import OPS, gaussian, gradient, quantized, table, uniform
-from torch import Tensor
 
 CENTRES = {"uniform": None, "threshold": 1.0, "zero": 0.0}
 

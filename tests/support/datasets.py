@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.data.registry import Dataset, load
 

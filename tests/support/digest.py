@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import torch
+
 from quantal.export.ir.network import Network
 from quantal.qat.config.parts.network import Config, Direct, Task
 from quantal.qat.config.parts.training import Bptt

@@ -4,6 +4,8 @@ from typing import Any
 
 import hypothesis.strategies as st
 import torch
+from torch import Tensor
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.neurons import NEURONS, RESETTING
 from quantal.qat.network.layer import SpikingLayer
@@ -14,7 +16,6 @@ from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from support.layers import a_layer, replace
 from support.neurons import KINDS, neuron_options
 from support.torch_networks import random_network
-from torch import Tensor
 
 READOUT = a_layer("readout", 3, neuron="li")
 

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from hypothesis import assume
 from hypothesis import strategies as st
+from torch import Tensor
+
 from quantal.export.base.fixed import Ints
 from quantal.export.ir import interpret
 from quantal.export.ir.network import Network
@@ -22,7 +24,6 @@ from quantal.qat.quantizers.states import STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from support.layers import a_layer
 from support.neurons import neuron_options
-from torch import Tensor
 
 STEPS = 32
 TABLED = [name for name, make in STATE_QUANTIZERS.items() if make is not None]

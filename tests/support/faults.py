@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import numpy_helper
+
 from support.verifying import with_integer
 
 KINDS = ("weight", "shift", "comparator")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from quantal.export.proof import intervals
 from support.commands import NETWORK, succeed
 

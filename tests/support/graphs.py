@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 import torch
+
 from quantal.export.base.fixed import Ints
 from quantal.qat.arithmetic.neurons import RESETTING
 from quantal.qat.config import config_file

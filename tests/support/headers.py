@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+
 from quantal.export.base.fixed import Ints
 from quantal.export.base.toolchain import CORES, compile_host
 from quantal.export.build import Build

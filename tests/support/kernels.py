@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from quantal.qat.engine import cuda
 from quantal.qat.engine.adjoint import Plan
 from quantal.qat.network import fused
 from support.engines import layer_of
-from torch import Tensor
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

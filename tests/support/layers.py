@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import msgspec
+
 from quantal.qat.config.parts.fields import Part, kinds, known, tag
 from quantal.qat.config.parts.layers import Conv, Dense, Reservoir
 from quantal.qat.config.parts.neurons import Adaptation, Neuron, Synapse

@@ -1,6 +1,7 @@
 """What a refusal says."""
 
 import pytest
+
 from quantal.export.base.errors import BadInput
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from quantal.export.base.errors import BadInput
 from quantal.export.ir.network import Layer, Network, StateVar
 from quantal.export.ir.ops import (

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from quantal.export.base.errors import BadInput
 from quantal.export.base.fixed import Ints
 from quantal.export.build import Build, write_build

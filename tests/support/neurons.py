@@ -3,6 +3,7 @@
 from typing import Any
 
 from hypothesis import strategies as st
+
 from quantal.qat.arithmetic.neurons import NEURONS, RESETTING, SYNAPSES
 from quantal.qat.quantizers.states import AFTER_RESET, STATE_QUANTIZERS
 

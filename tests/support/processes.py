@@ -12,6 +12,8 @@ from unittest import mock
 
 import numpy as np
 import torch
+from torch.distributed import TCPStore
+
 from quantal.export.cli import main
 from quantal.qat.config import config_file
 from quantal.qat.data.registry import load
@@ -20,7 +22,6 @@ from quantal.qat.training.epochs import batch_gradients
 from quantal.qat.training.run import Run
 from support.commands import MAIN, NETWORK, Done
 from support.sources import SUPPORTED
-from torch.distributed import TCPStore
 
 PROCESSES = 2
 BATCHES = (6, 5, 1)  # shared evenly, unevenly, and not at all

@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+
 from quantal.export.base.fixed import Ints
 from quantal.export.emit.c.header import emit_header
 from quantal.export.ir import interpret

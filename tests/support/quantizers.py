@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional
+
 from quantal.qat.arithmetic.grids import TableGrid
 from quantal.qat.arithmetic.torch_ops import TorchOps
 from quantal.qat.engine import cpu
@@ -12,8 +15,6 @@ from quantal.qat.quantizers.states import StateQuantizer
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from support.layers import a_layer, replace
 from support.torch_networks import small_config
-from torch import Tensor
-from torch.nn import functional
 
 OPS = TorchOps()
 WEIGHTS = [(name, bits[min(1, len(bits) - 1)]) for name, (_, bits) in WEIGHT_QUANTIZERS.items()] + [("lsq", 1)]

@@ -4,6 +4,7 @@ import tracemalloc
 from collections.abc import Callable
 
 import pytest
+
 from quantal.export.base.errors import BadInput
 from support.messages import one_line
 

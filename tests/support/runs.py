@@ -6,6 +6,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+
 from quantal.qat.training.run import Run
 from support.commands import Done, quantal, succeed
 

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import torch
 from hypothesis import strategies as st
-from quantal.qat.arithmetic.torch_ops import round_half_up
 from torch import Tensor
 from torch.distributions import Laplace
+
+from quantal.qat.arithmetic.torch_ops import round_half_up
 
 
 def gaussian(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

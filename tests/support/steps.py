@@ -1,6 +1,7 @@
 """One step of an integer network, value by value, and every 16-bit word."""
 
 import numpy as np
+
 from quantal.export.base.fixed import Ints
 from quantal.export.ir import interpret
 from quantal.export.ir.network import Network

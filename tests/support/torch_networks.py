@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from quantal.export.base.fixed import Ints
 from quantal.qat.config import rules
 from quantal.qat.config.parts.layers import Layer

@@ -1,6 +1,7 @@
 """Integer networks of planes: convolutions, pools, and delays of them."""
 
 import numpy as np
+
 from quantal.export.base.windows import Window
 from quantal.export.ir.fold import Folder
 from quantal.export.ir.network import Layer, Network, StateVar

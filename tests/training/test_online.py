@@ -5,6 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
+
 from quantal.qat.arithmetic import neurons
 from quantal.qat.arithmetic.torch_ops import TorchMaths
 from quantal.qat.network.layer import SpikingLayer
@@ -12,9 +16,6 @@ from quantal.qat.network.network import LOGIT_RANGE, SpikingNetwork
 from quantal.qat.training import saf
 from support.layers import a_layer
 from support.torch_networks import random_network
-from torch import Tensor
-from torch.nn import functional
-from torch.profiler import ProfilerActivity, profile
 
 STEPS, BATCH, CHANNELS, MAXIMUM, CLASSES = 7, 5, 6, 3, 4
 STATE_RANGE = 64.0  # of the readout

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.config import config_file, rules
 from quantal.qat.config.parts.training import SafE, SafF
 from quantal.qat.network.network import SpikingNetwork
-from safetensors.torch import load_file
 from support.commands import NETWORK, contents, succeed
 from support.layers import replace
 from support.messages import one_line

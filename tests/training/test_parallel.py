@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from quantal.qat.training.run import Run
 from support.commands import NETWORK, Done, contents
 from support.processes import BATCHES, PROCESSES, calling, gradients, processes, torchrun

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.progress import Progress
+
 from quantal.export.base.errors import BadInput
 from quantal.export.ir import interpret
 from quantal.qat.config.parts.network import Config, Direct, Task
@@ -16,7 +18,6 @@ from quantal.qat.training.epochs import train_until
 from quantal.qat.training.measure import accuracy_of
 from quantal.qat.training.run import load_data
 from quantal.qat.training.start import new_run
-from rich.progress import Progress
 from support.layers import a_layer, replace
 from support.messages import one_line
 from support.torch_networks import random_input, random_network, small_config

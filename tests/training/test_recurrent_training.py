@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.progress import Progress
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic.surrogates import SURROGATES, Surrogate
 from quantal.qat.arithmetic.torch_ops import TorchOps
@@ -19,7 +21,6 @@ from quantal.qat.network.network import SpikingNetwork
 from quantal.qat.training.epochs import train_until
 from quantal.qat.training.run import Run
 from quantal.qat.training.start import new_run
-from rich.progress import Progress
 from support.engines import assert_equal, both, input_of, layer_of
 from support.layers import a_layer, replace
 from support.messages import one_line

@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
+
 from quantal.qat.arithmetic.surrogates import SURROGATES, Surrogate
 from quantal.qat.arithmetic.torch_ops import TorchOps
 from quantal.qat.network.network import SpikingNetwork
 from support.engines import assert_equal, both, input_of, layer_of
 from support.layers import a_layer, replace
 from support.torch_networks import small_config
-from torch import Tensor
 
 
 def gauss(x: Tensor, mean: float, deviation: float) -> Tensor:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from rich.progress import Progress
+
 from quantal.export.base.errors import BadInput
 from quantal.export.build import Build
 from quantal.export.cli.verify import verify
@@ -27,7 +29,6 @@ from quantal.qat.training.epochs import batch_gradients, train_until
 from quantal.qat.training.measure import measure
 from quantal.qat.training.run import Run
 from quantal.qat.training.start import new_run
-from rich.progress import Progress
 from support.layers import a_layer, replace
 from support.messages import one_line
 

@@ -13,6 +13,8 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from quantal.export import network_file
 from quantal.export.ir import interpret
 from quantal.export.ir.ops import MatVec
@@ -25,7 +27,6 @@ from quantal.qat.quantizers.states import STATE_QUANTIZERS
 from quantal.qat.quantizers.weights import WEIGHT_QUANTIZERS
 from quantal.qat.training import epochs
 from quantal.qat.training.run import Run
-from safetensors.torch import load_file
 from support.commands import MAIN, NETWORK, Done, contents, quantal, refused, succeed
 from support.runs import RESULT, interrupted, results, said, train, write_sequences
 

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.progress import Progress
+from torch import Tensor
+
 from quantal.export.base.errors import BadInput
 from quantal.qat.arithmetic import neurons
 from quantal.qat.arithmetic.torch_ops import TorchOps
@@ -21,13 +24,11 @@ from quantal.qat.training.checkpoint import CHECKPOINT_FILE
 from quantal.qat.training.epochs import batch_gradients, train_until
 from quantal.qat.training.run import METRICS_FILE, Run
 from quantal.qat.training.start import new_run
-from rich.progress import Progress
 from support.engines import KEEPING, assert_equal, input_of, layer_of
 from support.kernels import DEVICE, use_kernels
 from support.layers import a_layer, replace
 from support.messages import one_line
 from support.torch_networks import random_input, random_network, small_config
-from torch import Tensor
 
 STEPS = 11
 LAYERS = {

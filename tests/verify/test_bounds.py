@@ -18,6 +18,7 @@ from typing import Any
 import onnx
 import pytest
 from onnx import TensorProto, helper
+
 from quantal.export.base import process, toolchain
 from quantal.export.base.errors import BadInput
 from quantal.export.base.process import Stopped

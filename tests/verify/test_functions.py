@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from quantal.export.base import names
 from quantal.export.base.toolchain import compile_host
 from quantal.export.build import Build

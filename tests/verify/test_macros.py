@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from quantal.export.base.toolchain import CORES
 from quantal.export.build import Build
 from quantal.export.run.verify import batched, verify

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from quantal.export.base.errors import BadInput, ExecutorError
 from quantal.export.ir import interpret
 from quantal.export.verify import vectors

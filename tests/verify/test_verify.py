@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from quantal.export.base.errors import BadInput
 from quantal.export.build import Build
 from quantal.export.cli import verify

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+
 from quantal.export import __version__
 from quantal.export.base.fixed import Ints
 from quantal.export.base.render import render, wrapped

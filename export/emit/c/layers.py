@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 import numpy as np
+
 from quantal.export.base import fixed, names
 from quantal.export.base.render import wrapped
 from quantal.export.base.word import Word

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
 from quantal.export.base import fixed, names
 from quantal.export.base.word import Word
 from quantal.export.emit.c.text import c_type

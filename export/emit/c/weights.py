@@ -7,6 +7,7 @@ itself, or with one of more levels than an event could afford to multiply before
 from dataclasses import dataclass
 
 import numpy as np
+
 from quantal.export.base.fixed import Ints
 from quantal.export.emit.c.packing import by_group, code_bits, packed, packing, table_size
 

@@ -11,6 +11,7 @@ from typing import Any, assert_never
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
 from quantal.export import __version__
 from quantal.export.base.fixed import Ints
 from quantal.export.base.names import record as record_name

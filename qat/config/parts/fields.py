@@ -12,6 +12,7 @@ from msgspec import NODEFAULT, Meta, Struct, StructMeta
 from msgspec.structs import FieldInfo
 from msgspec.structs import fields as fields_of
 from msgspec.structs import replace as replace
+
 from quantal.export.base.typed import default, members
 
 

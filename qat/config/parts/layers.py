@@ -3,6 +3,7 @@
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
+
 from quantal.export.base.windows import Window
 from quantal.export.ir.check import MOST_DELAY
 from quantal.qat.config.parts.fields import Part, about, tag, within

@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
+
 from quantal.qat.config.parts.fields import Part, about, tag, within
 from quantal.qat.config.parts.layers import Conv, Layer, Pool, Weighted
 from quantal.qat.config.parts.training import Augmentation, Bptt, Training
